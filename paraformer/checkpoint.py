@@ -1,0 +1,119 @@
+"""Checkpoints: plain dictionaries that `torch.load(weights_only=True)` reads, so a file cannot run code.
+
+    {"format": "paraformer-checkpoint/1", "config": {...}, "state_dict": {...},
+     "input_shape": [channels, height, width], "training": {...}}
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paraformer.errors import CheckpointError
+from paraformer.model import VisionConfig, VisionParaFormer
+
+FORMAT = "paraformer-checkpoint/1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model as data: sizes, weights and how it was trained."""
+
+    config: VisionConfig
+    state_dict: dict[str, Tensor]
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> VisionParaFormer:
+        """Build the model with these weights, in eval mode.
+
+        Raises:
+            CheckpointError: the weights do not fit the sizes.
+        """
+        model = VisionParaFormer(self.config)
+        try:
+            model.load_state_dict(self.state_dict)
+        except RuntimeError as error:
+            first = str(error).splitlines()[-1].strip()
+            raise CheckpointError(
+                f"The checkpoint's weights do not fit its own config: {first}",
+                "The file was edited or mixed up; train it again with `parallelize train`.",
+            ) from error
+        return model.eval()
+
+
+def write_atomically(path: Path, value: object) -> None:
+    """`torch.save` to a temporary file beside `path`, then rename: a killed run leaves the old file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(value, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; an older file of that name stays whole until the new one is."""
+    write_atomically(
+        path,
+        {
+            "format": FORMAT,
+            "config": checkpoint.config.to_dict(),
+            "state_dict": dict(checkpoint.state_dict),
+            "input_shape": list(checkpoint.config.input_shape),
+            "training": checkpoint.training,
+        },
+    )
+
+
+def is_checkpoint(value: object) -> bool:
+    """Whether a loaded object carries this package's format tag, of any version."""
+    return isinstance(value, dict) and str(value.get("format", "")).startswith("paraformer-checkpoint/")
+
+
+def from_dict(value: dict[str, Any], origin: str) -> Checkpoint:
+    """Read a checkpoint out of its dictionary.
+
+    Raises:
+        CheckpointError: another format version, a missing part, or sizes that make no sense.
+    """
+    if value.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{origin} has the format {value.get('format')!r}, this version reads {FORMAT!r}.",
+            "Use the version of this tool that wrote it, or train it again.",
+        )
+    try:
+        known = {f.name for f in fields(VisionConfig)}
+        config = VisionConfig(**{k: v for k, v in value["config"].items() if k in known})
+        return Checkpoint(config, value["state_dict"], value.get("training", {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{origin} is not a whole checkpoint: {error}.", "Train it again with `parallelize train`."
+        ) from error
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint file without running any code that may be in it.
+
+    Raises:
+        CheckpointError: the file is absent, damaged, pickled objects, or something else.
+    """
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist.", "Check the path.") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: it is damaged or holds pickled objects.",
+            "Copy it again, or train it again with `parallelize train`.",
+        ) from error
+    if not is_checkpoint(value):
+        raise CheckpointError(f"{path} is not a Para-Former checkpoint.", f"It must carry the format tag {FORMAT!r}.")
+    return from_dict(value, str(path))

@@ -1,0 +1,23 @@
+"""What can go wrong here, each with one sentence and a hint that says what to do."""
+
+from __future__ import annotations
+
+
+class ParaFormerError(Exception):
+    """A problem that the user can mend.
+
+    Attributes:
+        hint: one sentence that says how.
+    """
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class DatasetError(ParaFormerError):
+    """A data set is absent or damaged."""
+
+
+class CheckpointError(ParaFormerError):
+    """A file is not a checkpoint of this package, or a damaged one."""

@@ -1,0 +1,166 @@
+"""Train a Para-Former or its serial twin: AdamW, one-cycle learning rate, seeded, resumable.
+
+Every epoch draws its order and its augmentation from a generator seeded by (seed, epoch), and the state after each
+epoch is kept beside the checkpoint, so a run that was stopped and resumed ends in the same weights as one that
+was not.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
+
+from paraformer.checkpoint import Checkpoint, save, write_atomically
+from paraformer.errors import CheckpointError
+from paraformer.fashion_mnist import LabelledImages, augment
+from paraformer.model import VisionConfig, VisionParaFormer
+
+Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train. `learning_rate` is the peak of the one-cycle schedule."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    seed: int = 0
+    shift: int = 2
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch ended with; `top1` is the share of test images classified rightly."""
+
+    epoch: int
+    loss: float
+    top1: float
+    seconds: float
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; vectors (biases, norms) and the learned positions do not."""
+    named = list(model.named_parameters())
+    decay = [p for n, p in named if p.ndim >= 2 and n != "position"]
+    plain = [p for n, p in named if p.ndim < 2 or n == "position"]
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
+    """Logits (n, classes) for uint8 images (n, channels, height, width), in batches."""
+    model.eval()
+    return torch.cat([model(part.float()) for part in images.split(batch_size)])
+
+
+def top1(model: nn.Module, data: LabelledImages) -> float:
+    """Share of images whose largest logit is at the label."""
+    return float((predict(model, data.images).argmax(1) == data.labels).float().mean())
+
+
+class Trainer:
+    """One training run. `run` goes on from the last finished epoch when a resume file of the same run is there."""
+
+    def __init__(self, config: VisionConfig, options: TrainingOptions, train: LabelledImages, test: LabelledImages) -> None:
+        torch.manual_seed(options.seed)
+        self.config, self.options, self.train_data, self.test_data = config, options, train, test
+        self.model = VisionParaFormer(config)
+        self.steps_per_epoch = len(train) // options.batch_size
+        if self.steps_per_epoch == 0 or options.epochs < 1:
+            raise ValueError("training needs at least one epoch of at least one whole batch")
+        groups = _groups(self.model, options.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.99))
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, options.learning_rate, total_steps=self.steps_per_epoch * options.epochs, pct_start=0.2
+        )
+        self.history: list[EpochRecord] = []
+
+    def _identity(self) -> str:
+        """Two runs with the same identity are the same run, so one may go on from the other's state."""
+        return json.dumps([self.config.to_dict(), asdict(self.options), len(self.train_data)])
+
+    def _resume(self, path: Path) -> None:
+        if not path.exists():
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state.get("identity") != self._identity():
+            raise CheckpointError(
+                f"{path} belongs to a run with other options.",
+                "Use the same options to go on with that run, or delete the file to start anew.",
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.history = [EpochRecord(**record) for record in state["history"]]
+
+    def _keep(self, path: Path) -> None:
+        state = {
+            "identity": self._identity(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "history": [asdict(record) for record in self.history],
+        }
+        write_atomically(path, state)
+
+    def _epoch(self, epoch: int, progress: Progress | None) -> float:
+        """One pass over the training images; returns the mean loss."""
+        options, total = self.options, 0.0
+        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.train_data), generator=generator)
+        self.model.train()
+        for step in range(self.steps_per_epoch):
+            chosen = order[step * options.batch_size : (step + 1) * options.batch_size]
+            images = augment(self.train_data.images[chosen], generator, options.shift).float()
+            loss = F.cross_entropy(self.model(images), self.train_data.labels[chosen].long())
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
+            self.optimizer.step()
+            self.scheduler.step()
+            total += loss.item()
+            if progress is not None:
+                progress(epoch * self.steps_per_epoch + step + 1, self.scheduler.total_steps, loss.item())
+        return total / self.steps_per_epoch
+
+    def run(self, output: Path, progress: Progress | None = None) -> Checkpoint:
+        """Train to the end, keep the state after every epoch, write the checkpoint to `output` and return it.
+
+        Raises:
+            CheckpointError: a resume file beside `output` belongs to a run with other options.
+        """
+        resume = output.with_name(output.name + ".resume")
+        self._resume(resume)
+        for epoch in range(len(self.history), self.options.epochs):
+            start = time.perf_counter()
+            loss = self._epoch(epoch, progress)
+            seconds = time.perf_counter() - start
+            self.history.append(EpochRecord(epoch + 1, loss, top1(self.model, self.test_data), seconds))
+            self._keep(resume)
+        checkpoint = Checkpoint(self.config, self.model.state_dict(), self.record())
+        save(output, checkpoint)
+        resume.unlink(missing_ok=True)
+        return checkpoint
+
+    def record(self) -> dict[str, Any]:
+        """How the model was trained, as plain values: options, machine, versions, one row per epoch."""
+        return {
+            "data": "Fashion-MNIST, 60,000 training images; top1 on the 10,000 test images",
+            "options": asdict(self.options),
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+            "epochs": [asdict(record) for record in self.history],
+        }
