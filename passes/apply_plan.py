@@ -1,0 +1,215 @@
+"""Run the terms of each stack as a plan says.
+
+    y = x + sum_chains (chain(x) - x)        on each level
+
+A chain of one term adds f(x); a chain of several runs them one after another on a private state; a chain that is alone
+on its level is simply serial. What a term computes is not touched, only what it reads, so the serial schedule leaves
+the graph as it was, to the bit. A post-norm term counts as N(x + f(x)) - x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from passes.dataflow import positions
+from passes.errors import ParallelizeError
+from passes.infra import Pass, PassResult, finish
+from passes.infra import clone as clone_module
+from passes.operators import ADD, aten
+from passes.plan import Level, Plan, StackPlan
+from passes.stacks import Stack, Term, find_stacks
+
+
+@dataclass(frozen=True)
+class LevelSite:
+    """Where a level is in the rewritten graph.
+
+    Attributes:
+        terms: the level's terms in the order of `contributions`.
+        entry: the state that the level reads.
+        contributions: for each term, what it adds to the state: its output, or N(x + f(x)) - x beside other chains.
+        result: the state after the level.
+    """
+
+    level: Level
+    terms: tuple[Term, ...]
+    entry: fx.Node
+    contributions: tuple[fx.Node, ...]
+    result: fx.Node
+
+
+@dataclass(frozen=True)
+class StackSite:
+    """The levels of one stack in the rewritten graph."""
+
+    name: str
+    levels: tuple[LevelSite, ...]
+
+
+@dataclass(frozen=True)
+class ApplyPlan(Pass):
+    """Rewrite residual stacks so that the terms of a level read the same state."""
+
+    plan: Plan
+    name: ClassVar[str] = "apply-plan"
+    exact: ClassVar[bool] = False
+
+    def apply(self, module: fx.GraphModule) -> PassResult:
+        """See the module's docstring."""
+        sites = schedule(module, self.plan)
+        return PassResult(
+            tuple(f"{site.name}: {sum(len(s.terms) for s in site.levels)} terms on {len(site.levels)} levels" for site in sites)
+        )
+
+
+def rewrite(module: fx.GraphModule, plan: Plan) -> tuple[fx.GraphModule, tuple[StackSite, ...]]:
+    """Apply a plan to a copy and say where its levels are.
+
+    Returns:
+        The rewritten graph, shapes propagated, and for each stack the sites of its levels in it.
+
+    Raises:
+        ParallelizeError: the plan does not fit the model's stacks.
+    """
+    edited = clone_module(module)
+    sites = schedule(edited, plan)
+    finished = finish(edited)
+    by_name = {node.name: node for node in finished.graph.nodes}
+    return finished, tuple(_follow(site, by_name) for site in sites)
+
+
+def _follow(site: StackSite, by_name: dict[str, fx.Node]) -> StackSite:
+    """The same site in a copy of the graph, found by the nodes' names."""
+    return StackSite(
+        site.name,
+        tuple(
+            LevelSite(
+                level.level,
+                level.terms,
+                by_name[level.entry.name],
+                tuple(by_name[node.name] for node in level.contributions),
+                by_name[level.result.name],
+            )
+            for level in site.levels
+        ),
+    )
+
+
+def schedule(module: fx.GraphModule, plan: Plan) -> tuple[StackSite, ...]:
+    """Apply a plan in place.
+
+    Raises:
+        ParallelizeError: the plan has another number of stacks or terms than the model.
+    """
+    stacks = find_stacks(module).stacks
+    check_fits(stacks, plan)
+    sites = tuple(_schedule_stack(module, stack, part) for stack, part in zip(stacks, plan.stacks, strict=True))
+    restore_order(module)
+    return sites
+
+
+def check_fits(stacks: Sequence[Stack], plan: Plan) -> None:
+    """Refuse a plan made for another model.
+
+    Raises:
+        ParallelizeError: the plan has another number of stacks or terms than the model.
+    """
+    hint = "Use a plan that was made for this model; `parallelize inspect MODEL` lists its stacks and terms."
+    if len(stacks) != len(plan.stacks):
+        raise ParallelizeError(f"The plan is for {len(plan.stacks)} stacks, the model has {len(stacks)}.", hint)
+    for stack, part in zip(stacks, plan.stacks, strict=True):
+        if len(stack.terms) != part.terms:
+            raise ParallelizeError(
+                f"The plan has {part.terms} terms for the stack {stack.name}, the model has {len(stack.terms)}.", hint
+            )
+        part.check()
+
+
+def _schedule_stack(module: fx.GraphModule, stack: Stack, plan: StackPlan) -> StackSite:
+    users_of_exit = list(stack.exit.users)
+    state = stack.entry
+    sites = []
+    for level in plan.levels:
+        site = _place_level(module, stack, level, state)
+        sites.append(site)
+        state = site.result
+    if state is not stack.exit:
+        for user in users_of_exit:
+            user.replace_input_with(stack.exit, state)
+    return StackSite(stack.name, tuple(sites))
+
+
+def _place_level(module: fx.GraphModule, stack: Stack, level: Level, entry: fx.Node) -> LevelSite:
+    alone = len(level.chains) == 1
+    terms: list[Term] = []
+    contributions: list[fx.Node] = []
+    state = entry
+    for chain in level.chains:
+        state = entry
+        for number in chain:
+            term = stack.terms[number]
+            last = number == chain[-1]
+            state_before, state = state, _place_term(term, state, needs_result=alone or not last or bool(term.post))
+            terms.append(term)
+            contributions.append(term.output if alone else _contribution(module, term, state_before))
+    if not alone:
+        state = _sum(module, entry, contributions)
+    return LevelSite(level, tuple(terms), entry, tuple(contributions), state)
+
+
+def _place_term(term: Term, state: fx.Node, *, needs_result: bool) -> fx.Node:
+    """Let a term read `state`; return the state after it, or `state` where nobody needs that."""
+    for node in term.inner:
+        node.replace_input_with(term.skip, state)
+    if not needs_result:
+        return state
+    term.add.replace_input_with(term.skip, state)
+    return term.result
+
+
+def _contribution(module: fx.GraphModule, term: Term, state: fx.Node) -> fx.Node:
+    """What a term adds to the state it reads: f(x), or N(x + f(x)) - x where a norm follows."""
+    if not term.post:
+        return term.output
+    with module.graph.inserting_after(term.result):
+        return module.graph.call_function(aten.sub.Tensor, (term.result, state))
+
+
+def _sum(module: fx.GraphModule, entry: fx.Node, contributions: Sequence[fx.Node]) -> fx.Node:
+    total = entry
+    for contribution in contributions:
+        with module.graph.inserting_after(contribution):
+            total = module.graph.call_function(ADD, (total, contribution))
+    return total
+
+
+def restore_order(module: fx.GraphModule) -> None:
+    """Sort the nodes so that each runs after what it reads, otherwise as they were."""
+    graph = module.graph
+    place = positions(graph)
+    done: set[fx.Node] = set()
+    order: list[fx.Node] = []
+    for root in list(graph.nodes):
+        pending = [root]
+        while pending:
+            node = pending[-1]
+            waiting = [source for source in node.all_input_nodes if source not in done]
+            if node in done or not waiting:
+                pending.pop()
+                if node not in done:
+                    done.add(node)
+                    order.append(node)
+                continue
+            pending.extend(sorted(waiting, key=place.__getitem__, reverse=True))
+    if order == list(graph.nodes):
+        return
+    previous = order[0]
+    if previous is not next(iter(graph.nodes)):
+        next(iter(graph.nodes)).prepend(previous)
+    for node in order[1:]:
+        previous.append(node)
+        previous = node

@@ -1,0 +1,110 @@
+"""Tensor data flow: who computes whose values, leaving out shape arithmetic.
+
+`sym_size(x, 0)` makes a number that depends on x's shape and not on its values, so an edge through a size never
+makes one tensor an ancestor of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeGuard
+
+import torch
+from torch import fx
+
+Key = tuple[str | int | float | bool | None, ...]
+
+
+def tensor_value(node: fx.Node) -> torch.Tensor | None:
+    """The example value of a node that computes one tensor, else None."""
+    value = node.meta.get("val")
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def carries_tensors(node: fx.Node) -> bool:
+    """Whether a node computes a tensor, or several as `unbind` and `split` do."""
+    value = node.meta.get("val")
+    if isinstance(value, (list, tuple)):
+        return any(isinstance(part, torch.Tensor) for part in value)
+    return isinstance(value, torch.Tensor)
+
+
+def tensor_inputs(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes whose tensors this node reads."""
+    return (source for source in node.all_input_nodes if carries_tensors(source))
+
+
+def positions(graph: fx.Graph) -> dict[fx.Node, int]:
+    """Each node's place in the order of execution."""
+    return {node: place for place, node in enumerate(graph.nodes)}
+
+
+def region_between(skip: fx.Node, output: fx.Node, place: dict[fx.Node, int]) -> list[fx.Node]:
+    """Nodes on the tensor paths from `skip` to `output`, `output` included and `skip` left out, in execution order.
+
+    Empty where `skip` is no ancestor of `output`. Looks only at nodes that run after `skip`.
+    """
+    start = place[skip]
+    seen: set[fx.Node] = set()
+    pending = [output]
+    while pending:
+        node = pending.pop()
+        if node in seen or place[node] <= start:
+            continue
+        seen.add(node)
+        pending.extend(tensor_inputs(node))
+    reached: set[fx.Node] = {skip}
+    region = []
+    for node in sorted(seen, key=place.__getitem__):
+        if any(source in reached for source in tensor_inputs(node)):
+            reached.add(node)
+            region.append(node)
+    return region if output in reached else []
+
+
+def descendants(sources: Iterable[fx.Node]) -> set[fx.Node]:
+    """All nodes whose tensors depend on the values of `sources`, these included."""
+    found: set[fx.Node] = set()
+    pending = list(sources)
+    while pending:
+        node = pending.pop()
+        if node in found:
+            continue
+        found.add(node)
+        if carries_tensors(node):
+            pending.extend(user for user in node.users if carries_tensors(user))
+    return found
+
+
+def is_symbolic(value: object) -> TypeGuard[torch.SymInt]:
+    """Whether a size is only known when the model runs."""
+    return isinstance(value, torch.SymInt)
+
+
+def same_shape(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether two example values have equal shapes, symbols compared by expression (no guard is added)."""
+    return left.ndim == right.ndim and all(
+        str(a) == str(b) for a, b in zip(left.shape, right.shape, strict=True)
+    )
+
+
+def canonical_walk(output: fx.Node, enter: Callable[[fx.Node], bool]) -> list[fx.Node]:
+    """Post-order walk from `output` towards its inputs, arguments in their order, without recursion.
+
+    Nodes for which `enter` is false are listed as leaves and not walked through. Two isomorphic subgraphs give lists
+    that correspond element by element; every list is a topological order.
+    """
+    order: list[fx.Node] = []
+    done: set[fx.Node] = set()
+    pending: list[tuple[fx.Node, bool]] = [(output, False)]
+    while pending:
+        node, expanded = pending.pop()
+        if node in done:
+            continue
+        if expanded or not enter(node):
+            done.add(node)
+            order.append(node)
+            continue
+        pending.append((node, True))
+        pending.extend((source, False) for source in reversed(node.all_input_nodes))
+    return order

@@ -1,0 +1,195 @@
+"""What a pass is, and the runner that owns the routine around it.
+
+A pass edits a graph that the runner has cloned for it and says what it matched and what it skipped, each with its
+reason. The runner cleans up, lints, propagates shapes, probes the numbers and refuses an exact pass that changed them.
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils import _pytree as pytree
+
+from passes.errors import PassError
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Something a pass left alone, and why: a sentence that names the node and the value."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass did: one line for each match, one reason for each thing it left alone."""
+
+    matches: tuple[str, ...] = ()
+    skipped: tuple[Skip, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pass(abc.ABC):
+    """One idea for one change of a graph. Subclasses are frozen dataclasses; their fields are the pass's parameters.
+
+    Attributes:
+        name: kebab-case, unique.
+        exact: whether outputs must stay the same up to rounding.
+    """
+
+    name: ClassVar[str]
+    exact: ClassVar[bool]
+
+    @abc.abstractmethod
+    def apply(self, module: fx.GraphModule) -> PassResult:
+        """Edit `module` in place."""
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the pass's docstring."""
+        return (inspect.getdoc(cls) or "").splitlines()[0]
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What the runner saw: `seconds` of the pass with its clean-up, `error` the largest relative change of the outputs."""
+
+    name: str
+    exact: bool
+    matches: tuple[str, ...]
+    skipped: tuple[Skip, ...]
+    nodes_before: int
+    nodes_after: int
+    seconds: float
+    error: float | None
+
+
+Callback = Callable[[int, Pass, fx.GraphModule], None]
+
+# Rounding that a reordered sum may cause, relative to the largest output.
+EXACT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def clone(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of the graph that shares the parameters and keeps node names and metadata."""
+    graph = fx.Graph()
+    value: dict[fx.Node, fx.Node] = {}
+    for node in module.graph.nodes:
+        value[node] = graph.node_copy(node, value.__getitem__)
+    graph._codegen = module.graph._codegen
+    copied = fx.GraphModule(module, graph)
+    copied.meta.update(module.meta)
+    return copied
+
+
+def eliminate_dead_code(module: fx.GraphModule) -> None:
+    """Erase nodes whose values nobody reads, parameters too; inputs stay."""
+    for node in reversed(module.graph.nodes):
+        if not node.users and node.op in ("call_function", "get_attr"):
+            module.graph.erase_node(node)
+
+
+def propagate_shapes(module: fx.GraphModule) -> None:
+    """Compute `meta["val"]` of every node anew from the inputs' example values, symbols kept."""
+    placeholders = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
+    modes = [v.fake_mode for v in pytree.tree_leaves(placeholders) if hasattr(v, "fake_mode")]
+    if not modes:
+        raise PassError("The graph's inputs carry no example values.", "Capture the model with parallelize.capture.")
+    with torch.no_grad():
+        FakeTensorProp(module, modes[0]).propagate_dont_convert_inputs(*placeholders)
+
+
+def flat_outputs(module: fx.GraphModule, inputs: Sequence[Any]) -> list[Tensor]:
+    """Run the graph on flat inputs; the tensors of its output in order."""
+    with torch.no_grad():
+        outputs = fx.Interpreter(module).run(*inputs, enable_io_processing=False)
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def largest_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """The largest difference of two lists of outputs, relative to the largest magnitude of each output."""
+    worst = 0.0
+    for a, b in zip(before, after, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return float("inf")
+        if a.numel() == 0:
+            continue
+        scale = a.double().abs().max().clamp_min(1e-30)
+        worst = max(worst, float((a.double() - b.double()).abs().max() / scale))
+    return worst
+
+
+def finish(module: fx.GraphModule) -> fx.GraphModule:
+    """Clean up after an edit: dead code, order, lint, shapes; unused parameters go, because the module is made anew."""
+    eliminate_dead_code(module)
+    module.graph.lint()
+    finished = clone(module)
+    propagate_shapes(finished)
+    return finished
+
+
+def run_passes(
+    module: fx.GraphModule,
+    passes: Sequence[Pass],
+    probe: Sequence[Any] | None = None,
+    callback: Callback | None = None,
+) -> tuple[fx.GraphModule, tuple[PassRecord, ...]]:
+    """Apply passes in order, each on a clone.
+
+    Args:
+        module: a captured graph; it is not changed.
+        passes: what to apply.
+        probe: flat inputs on which the numbers are compared before and after each pass.
+        callback: called after each pass with its number, the pass and the graph.
+
+    Raises:
+        PassError: a pass that calls itself exact changed the outputs by more than rounding.
+    """
+    records = []
+    before = None if probe is None else flat_outputs(module, probe)
+    for number, step in enumerate(passes):
+        start = time.perf_counter()
+        edited = clone(module)
+        result = step.apply(edited)
+        edited = finish(edited)
+        seconds = time.perf_counter() - start
+        error = None
+        if before is not None and probe is not None:
+            after = flat_outputs(edited, probe)
+            error = largest_change(before, after)
+            _check_exact(step, error, before)
+            before = after
+        records.append(
+            PassRecord(
+                step.name,
+                step.exact,
+                result.matches,
+                result.skipped,
+                len(module.graph.nodes),
+                len(edited.graph.nodes),
+                seconds,
+                error,
+            )
+        )
+        module = edited
+        if callback is not None:
+            callback(number, step, module)
+    return module, tuple(records)
+
+
+def _check_exact(step: Pass, error: float, outputs: Sequence[Tensor]) -> None:
+    allowed = max((EXACT_TOLERANCE.get(output.dtype, 0.0) for output in outputs), default=0.0)
+    if step.exact and not error <= allowed:
+        raise PassError(
+            f"The pass {step.name} is exact but changed the outputs by {error:.1e} of their size.",
+            "This is a bug; please report it with the model, and leave the pass out with --without meanwhile.",
+        )

@@ -1,0 +1,113 @@
+"""How N equal branches lie in one tensor.
+
+Lifting turns corresponding values of N branches into one value:
+
+    Shared   the branches agree; one tensor serves all
+    Normed   a shared normalised tensor times a gain plus a shift, one pair for each branch, waiting to be folded
+    Stored   N stored tensors (parameters), not yet in the graph
+    Wide     the branches lie side by side in one dimension: a dimension of size outer * inner has become
+             outer * N * inner, so that branch b of the original index (i, j) is at (i, b, j)
+
+`outer` decides where the branches go when a dimension is split later: the rows of a merged query-key-value projection
+(3, heads, head) take N between 3 and heads (outer = 3), so that the split heads of all branches end up as N * heads
+neighbours, as one attention with more heads wants them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+Size = int | sympy.Expr
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One node that serves all branches."""
+
+    node: fx.Node
+
+
+@dataclass(frozen=True)
+class Normed:
+    """`node * gain_b + shift_b` along the last dimension; a gain or shift of None is one or zero."""
+
+    node: fx.Node
+    gains: tuple[Tensor | None, ...]
+    shifts: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The branches' own parameters."""
+
+    tensors: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Wide:
+    """All branches in one tensor; `dim` counts from the right (-1 is the last)."""
+
+    node: fx.Node
+    dim: int
+    outer: int = 1
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What `split`, `chunk` and `unbind` give: a node of several tensors that share one layout."""
+
+    node: fx.Node
+    dim: int | None
+    outer: int
+
+
+Lifted = Shared | Normed | Stored | Wide | Pieces
+
+
+class CannotLiftError(Exception):
+    """A branch has something that cannot be made wide; the text names the node and the value."""
+
+
+def sizes(value: torch.Tensor) -> tuple[Size, ...]:
+    """The shape of an example value, symbolic sizes as expressions."""
+    return tuple(size if isinstance(size, int) else size.node.expr for size in value.shape)
+
+
+def interleave(tensors: Sequence[Tensor], dim: int, outer: int) -> Tensor:
+    """Put N equal tensors side by side in `dim`: size outer * inner becomes outer * N * inner."""
+    split = [tensor.unflatten(dim, (outer, tensor.shape[dim] // outer)) for tensor in tensors]
+    axis = dim if dim >= 0 else dim - 1
+    position = (axis if axis >= 0 else axis + split[0].ndim) + 1
+    return torch.stack(split, position).flatten(position - 1, position + 1)
+
+
+def through_view(before: Sequence[Size], after: Sequence[Size], dim: int, outer: int) -> tuple[int, int] | None:
+    """Where a wide dimension goes when the single branch's tensor is viewed in another shape.
+
+    Args:
+        before: shape of one branch's value before the view.
+        after: its shape after the view.
+        dim: the wide dimension before the view, counted from the right.
+        outer: how much of it lies before the branch index.
+
+    Returns:
+        The dimension (from the right) and the outer size after the view, or None where the branch index would end up
+        inside a dimension that the view does not cut there.
+    """
+    ahead = math.prod(before[: len(before) + dim], start=sympy.Integer(1)) * outer
+    found: tuple[int, int] | None = None
+    for place, size in enumerate(after):
+        ratio = sympy.cancel(ahead / math.prod(after[:place], start=sympy.Integer(1)))
+        if ratio == 1 and size != 1:
+            return place - len(after), 1
+        if ratio == 1:
+            found = (place - len(after), 1)
+        elif ratio.is_Integer and ratio > 1 and isinstance(size, int) and size % int(ratio) == 0 and size != ratio:
+            found = (place - len(after), int(ratio))
+    return found

@@ -1,0 +1,62 @@
+"""Remove operators that pass a value through unchanged in eval mode.
+
+    y = dropout(x, p, train=False)  ->  y = x
+
+Cases: dropout outside training, alias, detach, a conversion to the dtype that the value already has, and assertions on
+metadata. Refused: dropout in training mode, because its result is random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from passes.dataflow import tensor_value
+from passes.infra import Pass, PassResult, Skip
+
+aten = torch.ops.aten
+
+_DROPOUTS = frozenset({aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default})
+_ALIASES = frozenset({aten.alias.default, aten.detach.default, aten.detach_.default, aten.lift_fresh_copy.default})
+_CASTS = frozenset({aten.to.dtype, aten._to_copy.default, aten.to.dtype_layout})
+_ASSERTIONS = frozenset({aten._assert_tensor_metadata.default})
+
+
+@dataclass(frozen=True)
+class RemoveIdentities(Pass):
+    """Remove dropout in eval mode, aliases, casts to the same dtype and metadata assertions."""
+
+    name: ClassVar[str] = "remove-identities"
+    exact: ClassVar[bool] = True
+
+    def apply(self, module: fx.GraphModule) -> PassResult:
+        """See the module's docstring."""
+        matches, skipped = [], []
+        for node in list(module.graph.nodes):
+            if node.op != "call_function":
+                continue
+            if node.target in _ASSERTIONS and not node.users:
+                module.graph.erase_node(node)
+                matches.append(node.name)
+                continue
+            if node.target in _DROPOUTS and node.args[2]:
+                skipped.append(Skip(node.name, f"{node.name} drops values with p = {node.args[1]} in training mode"))
+                continue
+            if not _is_identity(node):
+                continue
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+            matches.append(node.name)
+        return PassResult(tuple(matches), tuple(skipped))
+
+
+def _is_identity(node: fx.Node) -> bool:
+    if node.target in _DROPOUTS or node.target in _ALIASES:
+        return True
+    if node.target not in _CASTS or not isinstance(node.args[0], fx.Node):
+        return False
+    source, result = tensor_value(node.args[0]), tensor_value(node)
+    return source is not None and result is not None and source.dtype == result.dtype and source.device == result.device
