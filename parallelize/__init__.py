@@ -1,0 +1,38 @@
+"""Turn the depth of neural networks into width: fewer operations wait for each other, at a measured cost in accuracy.
+
+    import parallelize
+    result = parallelize.convert("model.pt", output="out", inputs="calibration.npz", depth=3)
+
+The package imports nothing heavy by itself; names are loaded when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parallelize.capture import Program, capture
+    from parallelize.convert import Conversion, convert
+    from passes.errors import ParallelizeError
+    from passes.plan import Plan
+    from passes.stacks import find_stacks
+
+__version__ = "0.1.0"
+__all__ = ["Conversion", "ParallelizeError", "Plan", "Program", "__version__", "capture", "convert", "find_stacks"]
+
+_HOMES = {
+    "Conversion": "parallelize.convert",
+    "ParallelizeError": "passes.errors",
+    "Plan": "passes.plan",
+    "Program": "parallelize.capture",
+    "capture": "parallelize.capture",
+    "convert": "parallelize.convert",
+    "find_stacks": "passes.stacks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

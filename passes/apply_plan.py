@@ -176,7 +176,9 @@ def _contribution(module: fx.GraphModule, term: Term, state: fx.Node) -> fx.Node
     if not term.post:
         return term.output
     with module.graph.inserting_after(term.result):
-        return module.graph.call_function(aten.sub.Tensor, (term.result, state))
+        contribution = module.graph.call_function(aten.sub.Tensor, (term.result, state))
+    contribution.meta["val"] = state.meta.get("val")
+    return contribution
 
 
 def _sum(module: fx.GraphModule, entry: fx.Node, contributions: Sequence[fx.Node]) -> fx.Node:
@@ -184,6 +186,7 @@ def _sum(module: fx.GraphModule, entry: fx.Node, contributions: Sequence[fx.Node
     for contribution in contributions:
         with module.graph.inserting_after(contribution):
             total = module.graph.call_function(ADD, (total, contribution))
+        total.meta["val"] = entry.meta.get("val")
     return total
 
 

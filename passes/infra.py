@@ -108,6 +108,12 @@ def propagate_shapes(module: fx.GraphModule) -> None:
         FakeTensorProp(module, modes[0]).propagate_dont_convert_inputs(*placeholders)
 
 
+def flat_leaves(module: fx.GraphModule) -> list[fx.Node]:
+    """The nodes that the graph's output returns, flattened."""
+    output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
+    return [leaf for leaf in pytree.tree_leaves(output.args) if isinstance(leaf, fx.Node)]
+
+
 def flat_outputs(module: fx.GraphModule, inputs: Sequence[Any]) -> list[Tensor]:
     """Run the graph on flat inputs; the tensors of its output in order."""
     with torch.no_grad():

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
+from passes.infra import flat_leaves
 from passes.segment import extract
 from passes.stacks import Stack, Term
 
@@ -35,8 +35,6 @@ def picard(module: fx.GraphModule, stack: Stack, inputs: Sequence[Any], iteratio
         iterations: at least 1.
     """
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-    output = next(node for node in module.graph.nodes if node.op == "output")
-    leaves = [leaf for leaf in pytree.tree_leaves(output.args) if isinstance(leaf, fx.Node)]
     with torch.no_grad():
         (entry,) = extract(module, placeholders, [stack.entry])(*inputs)
         terms = [_term_function(module, term, placeholders) for term in stack.terms]
@@ -46,5 +44,5 @@ def picard(module: fx.GraphModule, stack: Stack, inputs: Sequence[Any], iteratio
             for term, state in zip(terms, states, strict=False):
                 following.append(following[-1] + (term(*inputs, state)[0] - state))
             states = following
-        results = extract(module, [*placeholders, stack.exit], leaves)(*inputs, states[-1])
+        results = extract(module, [*placeholders, stack.exit], flat_leaves(module))(*inputs, states[-1])
     return [result for result in results if isinstance(result, Tensor)]

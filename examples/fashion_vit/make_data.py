@@ -1,0 +1,29 @@
+"""Make the data that lies beside the shipped model, from the Debian package `dataset-fashion-mnist`.
+
+    python examples/fashion_vit/make_data.py
+
+calibration.npz: 2,000 images drawn at random from the training split, without labels.
+test.npz: the first 2,000 images of the test split with their labels.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from paraformer import fashion_mnist
+
+COUNT = 2000
+
+
+def main() -> None:
+    """Write both files beside this script."""
+    here = Path(__file__).parent
+    train, test = fashion_mnist.load("train"), fashion_mnist.load("test")
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:COUNT].sort().values
+    np.savez_compressed(here / "calibration.npz", images=train.images[chosen].numpy())
+    np.savez_compressed(here / "test.npz", images=test.images[:COUNT].numpy(), labels=test.labels[:COUNT].numpy())
+
+
+if __name__ == "__main__":
+    main()

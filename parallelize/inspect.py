@@ -1,0 +1,111 @@
+"""What `inspect` and `passes` print."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect as python_inspect
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from parallelize.capture import Program, TensorSpec
+from passes.dataflow import tensor_value
+from passes.errors import ParallelizeError
+from passes.measures import critical_gemms, operator_counts, parameter_count
+from passes.registry import PASSES
+from passes.stacks import Stack, find_stacks
+
+
+def as_dict(program: Program) -> dict[str, Any]:
+    """A model as plain values: inputs, outputs, sizes, operators, stacks with their terms, refusals."""
+    found = find_stacks(program.module)
+    return {
+        "model": program.origin,
+        "inputs": [_spec(spec) for spec in program.inputs],
+        "outputs": [_spec(spec) for spec in program.outputs],
+        "parameters": parameter_count(program.module),
+        "critical_gemms": critical_gemms(program.module),
+        "operators": operator_counts(program.module),
+        "stacks": [_stack(stack) for stack in found.stacks],
+        "refused": [dataclasses.asdict(refusal) for refusal in found.refused],
+    }
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": str(spec.dtype).removeprefix("torch.")}
+
+
+def _stack(stack: Stack) -> dict[str, Any]:
+    state = tensor_value(stack.entry)
+    return {
+        "name": stack.name,
+        "state": [] if state is None else [str(size) for size in state.shape],
+        "blocks": [list(block) for block in stack.blocks],
+        "terms": [
+            {
+                "index": index,
+                "kind": term.kind,
+                "module": term.module,
+                "signature": term.signature,
+                "side_inputs": [side.name for side in term.sides],
+                "post": [str(node.target) for node in term.post],
+                "nodes": len(term.inner),
+            }
+            for index, term in enumerate(stack.terms)
+        ],
+    }
+
+
+def print_tables(program: Program, console: Console) -> None:
+    """Print a model's stacks, terms and refusals."""
+    content = as_dict(program)
+    shapes = ", ".join(f"{s['name']}: {'x'.join(map(str, s['shape']))} {s['dtype']}" for s in content["inputs"])
+    console.print(f"[bold]{content['model']}[/bold]  {shapes}", highlight=False)
+    console.print(
+        f"{content['parameters']:,} parameters, {content['critical_gemms']} GEMMs on the critical path,"
+        f" {sum(content['operators'].values())} operators",
+        highlight=False,
+    )
+    for number, stack in enumerate(content["stacks"]):
+        console.print(_stack_table(number, stack))
+    if not content["stacks"]:
+        console.print("No residual stack was found.")
+    for refusal in content["refused"]:
+        console.print(f"refused {refusal['node']}: {refusal['reason']}", style="yellow", highlight=False)
+
+
+def _stack_table(number: int, stack: dict[str, Any]) -> Table:
+    blocks = len(stack["blocks"])
+    title = f"stack {number} '{stack['name']}': {len(stack['terms'])} terms in {blocks} blocks, state {' x '.join(stack['state'])}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("term", "kind", "module", "signature", "side inputs", "ends in"):
+        table.add_column(heading)
+    for term in stack["terms"]:
+        sides, post = ", ".join(term["side_inputs"]), ", ".join(term["post"])
+        table.add_row(str(term["index"]), term["kind"], term["module"], term["signature"], sides, post)
+    return table
+
+
+def print_passes(name: str | None, console: Console) -> None:
+    """Print all passes, or one with its full description.
+
+    Raises:
+        ParallelizeError: there is no pass of that name.
+    """
+    if name is None:
+        table = Table()
+        for heading in ("pass", "exact", "what it does"):
+            table.add_column(heading)
+        for step in PASSES.values():
+            table.add_row(step.name, "yes" if step.exact else "no", step.summary())
+        console.print(table)
+        return
+    if name not in PASSES:
+        raise ParallelizeError(f"There is no pass {name!r}.", f"The passes are {', '.join(PASSES)}.")
+    step = PASSES[name]
+    console.print(f"[bold]{name}[/bold] ({'exact' if step.exact else 'not exact'})")
+    console.print(python_inspect.getdoc(sys.modules[step.__module__]), markup=False, highlight=False)
+    for parameter in dataclasses.fields(step):
+        console.print(f"parameter {parameter.name}: {parameter.type}", markup=False, highlight=False)

@@ -1,0 +1,40 @@
+"""A progress line on the terminal's error stream; nothing where that is no terminal but one line for each step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+Report = Callable[[str, float | None], None]
+
+
+@contextmanager
+def reporting() -> Iterator[Report]:
+    """Yield a function (what is being done, share of it that is done or None)."""
+    if not sys.stderr.isatty():
+        yield _plain()
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def report(what: str, share: float | None) -> None:
+            progress.update(task, description=what, total=None if share is None else 1.0, completed=share or 0.0)
+
+        yield report
+
+
+def _plain() -> Report:
+    said = ""
+
+    def report(what: str, _share: float | None) -> None:
+        nonlocal said
+        if what != said:
+            said = what
+            print(what, file=sys.stderr, flush=True)
+
+    return report

@@ -1,0 +1,247 @@
+"""What a conversion tells: one table on the terminal, report.json for programs, report.html for people.
+
+Numbers stand beside the machine, the versions and the date that they were measured on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import html
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from parallelize.diagrams import draw, schedule_graph
+from parallelize.latency import Latency
+from parallelize.metrics import METRICS, Metric, Scores
+from parallelize.search import Search
+from parallelize.split import Split
+from parallelize.variants import SERIAL, Variants
+from passes.infra import PassRecord
+from passes.plan import Plan, serial
+from passes.stacks import Stacks
+
+if TYPE_CHECKING:
+    from parallelize.convert import ConvertOptions
+
+SCHEMA = "parallelize-report/1"
+RANDOM_WARNING = "The inputs are random numbers: errors and agreement say nothing about accuracy on real data."
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An ONNX file against the graph it was written from: largest difference over the largest output."""
+
+    error: float
+    tolerance: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that was measured in one conversion."""
+
+    origin: str
+    stacks: Stacks
+    variants: Variants
+    scores: Mapping[str, Scores]
+    latencies: Mapping[str, Latency]
+    comparisons: Mapping[str, Comparison]
+    search: Search | None
+    split: Split
+    random_inputs: bool
+    metric: Metric
+    options: ConvertOptions
+    records: tuple[PassRecord, ...]
+
+
+def write_report(evidence: Evidence, directory: Path) -> dict[str, Any]:
+    """Write report.json, report.html, before.svg and after.svg; returns the content of report.json."""
+    content = as_dict(evidence)
+    (directory / "report.json").write_text(json.dumps(content, indent=1) + "\n")
+    stacks = evidence.stacks.stacks
+    before = Plan(tuple(serial(len(stack.terms)) for stack in stacks))
+    draw(schedule_graph(stacks, before, f"{evidence.origin}: serial"), directory / "before.svg")
+    draw(schedule_graph(stacks, evidence.variants.plan, f"{evidence.origin}: rewritten"), directory / "after.svg")
+    (directory / "report.html").write_text(_page(evidence, content, directory))
+    return content
+
+
+def as_dict(evidence: Evidence) -> dict[str, Any]:
+    """The report as plain values."""
+    split = evidence.split
+    return {
+        "schema": SCHEMA,
+        "model": evidence.origin,
+        "measured_on": machine(evidence.options.threads),
+        "warnings": [RANDOM_WARNING] if evidence.random_inputs else [],
+        "data": {
+            "random": evidence.random_inputs,
+            "fit": len(split.fit),
+            "held_out": len(split.held_out),
+            "judge": len(split.judge),
+        },
+        "metric": {"name": evidence.metric, "meaning": METRICS[evidence.metric]},
+        "plan": json.loads(evidence.variants.plan.to_json()),
+        "deletion_plan": json.loads(evidence.variants.deletion.to_json()),
+        "stacks": [
+            {"name": stack.name, "terms": len(stack.terms), "blocks": len(stack.blocks), "kinds": stack.summary()}
+            for stack in evidence.stacks.stacks
+        ],
+        "refused": [asdict(refusal) for refusal in evidence.stacks.refused],
+        "networks": [_network(evidence, variant.name) for variant in evidence.variants.items],
+        "refit": [asdict(level) for level in evidence.variants.levels],
+        "passes": [asdict(record) for record in evidence.records],
+        "search": _search(evidence),
+    }
+
+
+def _network(evidence: Evidence, name: str) -> dict[str, Any]:
+    variant = evidence.variants[name]
+    return {
+        "name": name,
+        "depth_blocks": variant.blocks,
+        "depth_terms": variant.depth,
+        "parameters": variant.parameters,
+        "critical_gemms": variant.gemms,
+        "scores": asdict(evidence.scores[name]),
+        "onnxruntime_ms": asdict(evidence.latencies[name]),
+        "onnx_against_graph": asdict(evidence.comparisons[name]),
+    }
+
+
+def _search(evidence: Evidence) -> list[dict[str, Any]]:
+    if evidence.search is None:
+        return []
+    return [
+        {"depth_blocks": c.depth, "predicted": c.predicted, "held_out": asdict(c.scores)}
+        for c in evidence.search.measured
+    ]
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Where and when numbers were measured."""
+    import onnx
+    import onnxruntime
+    import torch
+
+    from parallelize import __version__
+
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "onnxruntime_threads": threads,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "parallelize": __version__,
+        "torch": str(torch.__version__),
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def table(content: Mapping[str, Any]) -> Table:
+    """The before/after table of a report."""
+    networks = content["networks"]
+    serial_ms = next(n for n in networks if n["name"] == SERIAL)["onnxruntime_ms"]["median"]
+    threads = content["measured_on"]["onnxruntime_threads"]
+    result = Table(title=f"{content['model']}, judged on {content['data']['judge']} samples", title_justify="left")
+    result.add_column("network", no_wrap=True)
+    for heading in ("blocks\ndeep", "para-\nmeters", "GEMMs on\ncritical path"):
+        result.add_column(heading, justify="right")
+    has_top1 = networks[0]["scores"]["top1"] is not None
+    has_kl = networks[0]["scores"]["kl"] is not None
+    for heading in (["top-1"] if has_top1 else []) + (["KL\n(nats)", "agree-\nment"] if has_kl else ["relative\nL2"]):
+        result.add_column(heading, justify="right")
+    result.add_column(f"latency, ms\nmedian / p90\n({threads} thread{'s' if threads > 1 else ''})", justify="right")
+    result.add_column("speed-\nup", justify="right")
+    for network in networks:
+        result.add_row(*_row(network, serial_ms, has_top1=has_top1, has_kl=has_kl))
+    return result
+
+
+def _row(network: Mapping[str, Any], serial_ms: float, *, has_top1: bool, has_kl: bool) -> list[str]:
+    scores, latency = network["scores"], network["onnxruntime_ms"]
+    cells = [network["name"], str(network["depth_blocks"]), _count(network["parameters"]), str(network["critical_gemms"])]
+    if has_top1:
+        cells.append(f"{scores['top1']:.2%}")
+    cells += [f"{scores['kl']:.4f}", f"{scores['agreement']:.2%}"] if has_kl else [f"{scores['relative_l2']:.4f}"]
+    cells.append(f"{latency['median']:.2f} / {latency['p90']:.2f}")
+    cells.append(f"{serial_ms / latency['median']:.2f}x")
+    return cells
+
+
+def _count(number: int) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+_PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>$title</title>
+<style>
+ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
+ table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
+ th:first-child, td:first-child { text-align: left } .warning { background: #fff3cd; padding: .6rem 1rem; border-left: 4px solid #b8860b }
+ .pair { display: flex; gap: 2rem; align-items: flex-start; overflow-x: auto } code, pre { background: #f5f5f5; padding: .1rem .3rem }
+</style></head><body>
+<h1>$title</h1>
+$warnings
+<table>$rows</table>
+<p>$meaning Latency: ONNX Runtime on the CPU, batch 1, $threads thread(s), $rounds rounds in turn.</p>
+<h2>Before and after</h2><div class="pair">$before $after</div>
+<h2>Refit, level by level</h2><table>$levels</table>
+<h2>Machine</h2><table>$machine</table>
+<h2>Plan</h2><pre>$plan</pre>
+</body></html>
+""")
+
+
+def _page(evidence: Evidence, content: Mapping[str, Any], directory: Path) -> str:
+    shown = table(content)
+    heads = "".join(f"<th>{html.escape(str(column.header)).replace(chr(10), '<br>')}</th>" for column in shown.columns)
+    cells = zip(*(list(column.cells) for column in shown.columns), strict=True)
+    rows = "".join("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>" for row in cells)
+    levels = "<tr><th>level</th><th>refit</th><th>ridge</th><th>error before</th><th>after</th></tr>" + "".join(
+        f"<tr><td>{html.escape(level['stack'])} {level['level']}</td><td>{level['strength']}</td><td>{level['ridge']:g}</td>"
+        f"<td>{level['before']:.2e}</td><td>{level['after']:.2e}</td></tr>"
+        for level in content["refit"]
+    )
+    machine_rows = "".join(f"<tr><td>{k}</td><td>{html.escape(str(v))}</td></tr>" for k, v in content["measured_on"].items())
+    return _PAGE.substitute(
+        title=html.escape(f"{evidence.origin}: depth into width"),
+        warnings="".join(f'<p class="warning">{html.escape(text)}</p>' for text in content["warnings"]),
+        rows=f"<tr>{heads}</tr>{rows}",
+        meaning=f"KL and agreement are against the serial network. {_judged(content)}",
+        threads=content["measured_on"]["onnxruntime_threads"],
+        rounds=content["networks"][0]["onnxruntime_ms"]["rounds"],
+        before=(directory / "before.svg").read_text(),
+        after=(directory / "after.svg").read_text(),
+        levels=levels,
+        machine=machine_rows,
+        plan=html.escape(evidence.variants.plan.to_json()),
+    )
+
+
+def _judged(content: Mapping[str, Any]) -> str:
+    data = content["data"]
+    return (
+        f"Judged on {data['judge']} samples; refits were fitted on {data['fit']} and chosen on {data['held_out']} others."
+    )

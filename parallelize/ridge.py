@@ -1,0 +1,94 @@
+"""Ridge regression by streaming normal equations in float64.
+
+    minimise  |F D - R|^2 + lambda sum_j s_j |D_j|^2,      s_j = sum of squares of feature j
+
+Rows come in batches and only F'F, F'R and R'R are kept, so memory does not grow with the data. The ridge is scaled by
+each feature's own second moment, which makes lambda a pure number; the last column is the constant and not penalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RIDGES = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+_BLOCK = 512
+
+
+class Moments:
+    """Second moments of features (columns) and targets: F'F, F'R, R'R, float64."""
+
+    def __init__(self, columns: int, targets: int) -> None:
+        self.features = torch.zeros(columns, columns, dtype=torch.float64)
+        self.cross = torch.zeros(columns, targets, dtype=torch.float64)
+        self.target = 0.0
+        self.rows = 0
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """Take in rows: features (rows, columns) and targets (rows, targets). Only the upper triangle of F'F is kept."""
+        wide, aim = features.double(), targets.double()
+        for start in range(0, wide.shape[1], _BLOCK):
+            stop = start + _BLOCK
+            self.features[start:stop, start:] += wide[:, start:stop].T @ wide[:, start:]
+        self.cross += wide.T @ aim
+        self.target += float(aim.square().sum())
+        self.rows += len(wide)
+
+    def __add__(self, other: Moments) -> Moments:
+        both = Moments(*self.cross.shape)
+        both.features = self.features + other.features
+        both.cross = self.cross + other.cross
+        both.target, both.rows = self.target + other.target, self.rows + other.rows
+        return both
+
+    def columns(self, chosen: slice) -> Moments:
+        """The moments of some of the features."""
+        part = Moments(0, self.cross.shape[1])
+        part.features, part.cross = self.features[chosen, chosen], self.cross[chosen]
+        part.target, part.rows = self.target, self.rows
+        return part
+
+    def symmetric(self) -> Tensor:
+        """F'F with both triangles."""
+        upper = self.features.triu()
+        return upper + upper.triu(1).T
+
+    def error(self, solution: Tensor) -> float:
+        """|F D - R|^2 on these rows."""
+        quadratic = (solution * (self.symmetric() @ solution)).sum()
+        return max(0.0, float(self.target - 2 * (solution * self.cross).sum() + quadratic))
+
+
+def solve(moments: Moments, ridges: Sequence[float] = RIDGES) -> list[Tensor]:
+    """The solution D (columns, targets) for each ridge."""
+    gram = moments.symmetric()
+    scale = (gram.diagonal() / max(moments.rows, 1)).clamp_min(0).sqrt()
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    normal = gram / (scale[:, None] * scale * max(moments.rows, 1))
+    right = moments.cross / (scale[:, None] * max(moments.rows, 1))
+    penalty = torch.ones_like(scale)
+    penalty[-1] = 0
+    solutions = []
+    for ridge in ridges:
+        factor = torch.linalg.cholesky(normal + torch.diag(ridge * penalty + 1e-12))
+        solutions.append(torch.cholesky_solve(right, factor) / scale[:, None])
+    return solutions
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best ridge on held-out rows: relative errors |F D - R|^2 / |R|^2 there."""
+
+    ridge: float
+    error: float
+
+
+def choose(fit: Moments, held_out: Moments, ridges: Sequence[float] = RIDGES) -> Choice:
+    """Pick the ridge whose solution on `fit` is best on `held_out`."""
+    scale = max(held_out.target, 1e-300)
+    errors = [held_out.error(solution) / scale for solution in solve(fit, ridges)]
+    best = min(range(len(errors)), key=errors.__getitem__)
+    return Choice(ridges[best], errors[best])

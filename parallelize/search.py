@@ -1,0 +1,245 @@
+"""Search for a schedule: measure every group of blocks alone, then combine groups by dynamic programming.
+
+The cost of running blocks i..j side by side is measured with everything else serial and an affine refit of the group:
+the error of the model's outputs on held-out samples. Errors of disjoint groups nearly add up, so the best partition of
+the blocks into D groups is an interval problem, solved exactly for every D at once. The partitions that come out are
+then measured as whole networks with the refit that was asked for; the sum of costs only proposes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, fx
+
+from parallelize.inputs import Samples
+from parallelize.metrics import Metric, Scores, predict, score
+from parallelize.refit import Batch, Refitted, StackWalk, placeholders, refit, run_segment, start_batches
+from passes.apply_plan import schedule
+from passes.errors import CheckError, ParallelizeError
+from passes.infra import clone, flat_leaves
+from passes.plan import Plan, Refit, StackPlan, grouped
+from passes.segment import extract
+from passes.stacks import Stack, find_stacks
+
+Groups = tuple[tuple[int, int], ...]  # first and last block of each group
+Progress = Callable[[str, int, int], None]  # what is measured, done, in all
+SEARCH_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that was measured as a whole network on held-out samples.
+
+    Attributes:
+        depth: blocks on the critical path.
+        predicted: sum of the groups' costs.
+        scores: measured with the refit of the plan.
+        refitted: the network that was measured.
+    """
+
+    plan: Plan
+    depth: int
+    predicted: float
+    scores: Scores
+    refitted: Refitted
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found: the chosen plan and all that were measured, deepest first."""
+
+    chosen: Candidate
+    measured: tuple[Candidate, ...]
+
+
+class Searcher:
+    """Searches schedules of one model on one split of calibration data."""
+
+    def __init__(
+        self,
+        teacher: fx.GraphModule,
+        fit: Samples,
+        held_out: Samples,
+        metric: Metric,
+        refit_strength: Refit,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        self.teacher, self.fit, self.held_out, self.metric = teacher, fit, held_out, metric
+        self.strength, self.seed, self.progress = refit_strength, seed, progress
+        self.stacks = find_stacks(teacher).stacks
+        self.expected = predict(teacher, held_out)
+        self._partitions: dict[int, tuple[float, tuple[Groups, ...]]] | None = None
+        self._measured: dict[int, Candidate] = {}
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the serial network."""
+        return sum(len(stack.blocks) for stack in self.stacks)
+
+    def at_depth(self, depth: int) -> Search:
+        """The best schedule of at most `depth` blocks.
+
+        Raises:
+            ParallelizeError: fewer blocks than the model has stacks, or less than one.
+        """
+        least = min(self.partitions())
+        if depth < least:
+            raise ParallelizeError(
+                f"No schedule is {depth} blocks deep, the shallowest has {least}.", f"Ask for --depth {least} or more."
+            )
+        chosen = self.measure(max(d for d in self.partitions() if d <= depth))
+        return Search(chosen, self._all())
+
+    def within(self, max_error: float) -> Search:
+        """The shallowest schedule whose measured error is at most `max_error`, by bisection over the depth.
+
+        Raises:
+            CheckError: not even the deepest rewrite is within the budget.
+        """
+        depths = sorted(d for d in self.partitions() if d < self.blocks)
+        low, high = 0, len(depths)
+        while low < high:
+            middle = (low + high) // 2
+            if self.measure(depths[middle]).scores.error(self.metric) <= max_error:
+                high = middle
+            else:
+                low = middle + 1
+        within = [c for c in self._all() if c.scores.error(self.metric) <= max_error]
+        if not within:
+            best = min(self._all(), key=lambda c: c.scores.error(self.metric))
+            raise CheckError(
+                f"No rewrite is within the {self.metric} budget of {max_error:g}; the nearest, {best.depth} blocks deep,"
+                f" has {best.scores.error(self.metric):.3g}.",
+                "Raise --max-error, or give more calibration data with --inputs.",
+            )
+        return Search(min(within, key=lambda c: c.depth), self._all())
+
+    def measure(self, depth: int) -> Candidate:
+        """Measure the best partition of that depth as a whole network."""
+        if depth in self._measured:
+            return self._measured[depth]
+        predicted, groups = self.partitions()[depth]
+        plan = self.plan(groups)
+        self._report(f"measuring {depth} blocks deep", 0, 1)
+        refitted = refit(self.teacher, plan, self.fit, self.held_out)
+        scores = self._score(predict(refitted.module, self.held_out))
+        candidate = Candidate(plan, depth, predicted, scores, refitted)
+        self._measured[depth] = candidate
+        return candidate
+
+    def plan(self, groups: Sequence[Groups]) -> Plan:
+        """A plan in sublayer form from groups of blocks."""
+        parts = []
+        for stack, chosen in zip(self.stacks, groups, strict=True):
+            blocks = [[stack.blocks[b] for b in range(first, last + 1)] for first, last in chosen]
+            parts.append(grouped(len(stack.terms), blocks, "sublayer", self.strength))
+        return Plan(tuple(parts), self.seed)
+
+    def partitions(self) -> dict[int, tuple[float, tuple[Groups, ...]]]:
+        """For each depth the smallest sum of group costs and the groups, one tuple for each stack."""
+        if self._partitions is None:
+            total: dict[int, tuple[float, tuple[Groups, ...]]] = {0: (0.0, ())}
+            for stack in self.stacks:
+                total = _combine(total, best_partitions(len(stack.blocks), self._costs(stack)))
+            self._partitions = total
+        return self._partitions
+
+    def _costs(self, stack: Stack) -> dict[tuple[int, int], float]:
+        """The measured cost of every group of neighbouring blocks; single blocks cost nothing."""
+        count = len(stack.blocks)
+        costs = {(block, block): 0.0 for block in range(count)}
+        pairs = [(i, j) for i in range(count) for j in range(i + 1, count) if _alike(stack, i, j)]
+        for done, (first, last) in enumerate(pairs):
+            if first != (pairs[done - 1][0] if done else -1):
+                parts = self._parts(stack, first)
+            costs[first, last] = self._group_cost(stack, first, last, parts)
+            self._report("measuring groups", done + 1, len(pairs))
+        return costs
+
+    def _parts(self, stack: Stack, first: int) -> tuple[list[Batch], list[Batch]]:
+        state = stack.terms[stack.blocks[first][0]].skip
+        fit = start_batches(self.teacher, state, self.fit.head(SEARCH_SAMPLES))
+        return fit, start_batches(self.teacher, state, self.held_out.head(SEARCH_SAMPLES))
+
+    def _group_cost(
+        self, stack: Stack, first: int, last: int, parts: tuple[list[Batch], list[Batch]]
+    ) -> float:
+        """Error on held-out samples when only blocks first..last run side by side, with an affine refit."""
+        numbers = range(len(stack.blocks))
+        groups = [[b] for b in numbers[:first]] + [list(numbers[first : last + 1])] + [[b] for b in numbers[last + 1 :]]
+        strength: Refit = "none" if self.strength == "none" else "affine"
+        part = grouped(len(stack.terms), [[stack.blocks[b] for b in g] for g in groups], "sublayer", strength)
+        serial = [grouped(len(s.terms), [[block] for block in s.blocks]) for s in self.stacks]
+        stacks = tuple(part if s is stack else other for s, other in zip(self.stacks, serial, strict=True))
+        module = clone(self.teacher)
+        site = schedule(module, Plan(stacks))[self.stacks.index(stack)]
+        begin = sum(len(stack.blocks[b]) for b in range(first))
+        copies = ([replace(b) for b in parts[0]], [replace(b) for b in parts[1]])
+        walk = StackWalk(self.teacher, stack, module, site, part, copies, begin)
+        for level in range(begin, begin + len(stack.blocks[first])):
+            walk.refit_level(level)
+        return self._error_after(module, walk.entry, copies[1])
+
+    def _error_after(self, module: fx.GraphModule, state: fx.Node, batches: Sequence[Batch]) -> float:
+        """Run the rest of the network from a state and compare the outputs with the teacher's."""
+        rest = extract(module, [*placeholders(module), state], flat_leaves(module))
+        outputs = [run_segment(rest, (*batch.inputs, batch.state)) for batch in batches]
+        return self._score(_concatenate(outputs)).error(self.metric)
+
+    def _score(self, outputs: list[Tensor]) -> Scores:
+        count = len(outputs[0])
+        labels = None if self.held_out.labels is None else self.held_out.labels[:count]
+        return score(outputs, [e[:count] for e in self.expected], labels)
+
+    def _all(self) -> tuple[Candidate, ...]:
+        return tuple(sorted(self._measured.values(), key=lambda c: -c.depth))
+
+    def _report(self, what: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(what, done, total)
+
+
+def _concatenate(batches: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+def _alike(stack: Stack, first: int, last: int) -> bool:
+    """Whether all blocks of a group have terms of the same kinds."""
+    kinds = [[stack.terms[t].kind for t in stack.blocks[b]] for b in range(first, last + 1)]
+    return all(k == kinds[0] for k in kinds)
+
+
+def best_partitions(count: int, costs: dict[tuple[int, int], float]) -> dict[int, tuple[float, Groups]]:
+    """The cheapest split of blocks 0..count-1 into D intervals, for every D that has one.
+
+    Interval dynamic programming: best[j][D] = min over i of best[i][D-1] + cost(i..j-1).
+    """
+    best: list[dict[int, tuple[float, Groups]]] = [{0: (0.0, ())}]
+    for stop in range(1, count + 1):
+        row: dict[int, tuple[float, Groups]] = {}
+        for start in range(stop):
+            cost = costs.get((start, stop - 1))
+            if cost is None:
+                continue
+            for depth, (before, groups) in best[start].items():
+                total = before + cost
+                if depth + 1 not in row or total < row[depth + 1][0]:
+                    row[depth + 1] = (total, (*groups, (start, stop - 1)))
+        best.append(row)
+    return best[count]
+
+
+def _combine(
+    left: dict[int, tuple[float, tuple[Groups, ...]]], right: dict[int, tuple[float, Groups]]
+) -> dict[int, tuple[float, tuple[Groups, ...]]]:
+    """Share a depth among stacks: the cheapest sum for every total depth."""
+    total: dict[int, tuple[float, tuple[Groups, ...]]] = {}
+    for a, (cost_a, groups_a) in left.items():
+        for b, (cost_b, groups_b) in right.items():
+            if a + b not in total or cost_a + cost_b < total[a + b][0]:
+                total[a + b] = (cost_a + cost_b, (*groups_a, groups_b))
+    return total

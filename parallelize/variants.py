@@ -1,0 +1,129 @@
+"""The networks that a conversion compares: serial, the rewrite in its stages, and deletion to the same depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import fx
+
+from parallelize.capture import Program
+from parallelize.deletion import deletion_plan
+from parallelize.inputs import Samples
+from parallelize.metrics import Metric, predict, score
+from parallelize.refit import LevelRefit, Refitted, refit
+from passes.apply_plan import ApplyPlan
+from passes.fuse_width import FuseWidth
+from passes.infra import PassRecord, run_passes
+from passes.measures import critical_gemms, parameter_count
+from passes.plan import Plan
+from passes.stacks import find_stacks
+
+SERIAL = "serial"
+AS_IS = "rewrite, as is"
+BRANCHES = "rewrite, refitted, branches not fused"
+REWRITE = "rewrite, refitted"
+DELETED = "blocks deleted, as is"
+DELETED_REFITTED = "blocks deleted, refitted"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network of the comparison.
+
+    Attributes:
+        depth: terms on the critical path of its stacks.
+        blocks: the same in blocks, rounded up.
+        gemms: matrix products on the critical path of the whole graph.
+    """
+
+    name: str
+    program: Program
+    depth: int
+    blocks: int
+    parameters: int
+    gemms: int
+
+
+@dataclass(frozen=True)
+class Variants:
+    """All networks of the comparison, what the passes did for the rewrite, and what the refits chose."""
+
+    items: tuple[Variant, ...]
+    plan: Plan
+    deletion: Plan
+    records: tuple[PassRecord, ...]
+    levels: tuple[LevelRefit, ...]
+
+    def __getitem__(self, name: str) -> Variant:
+        return next(variant for variant in self.items if variant.name == name)
+
+
+def build_variants(
+    program: Program,
+    plan: Plan,
+    fit: Samples,
+    held_out: Samples,
+    metric: Metric,
+    refitted: Refitted | None = None,
+    report: Report = lambda _: None,
+) -> Variants:
+    """Build every network of the comparison.
+
+    Args:
+        program: the captured model.
+        plan: schedule and strength of refit; without a refit the refitted rows are left out.
+        fit: samples that refits are fitted on.
+        held_out: samples that refits are chosen on.
+        metric: what a refit must improve on `held_out` to be applied at all.
+        refitted: the rewrite where a search has made it already.
+        report: told what is being done.
+    """
+    teacher = program.module
+    probe = next(iter(held_out.batches(4)))
+    as_is, records = run_passes(teacher, [ApplyPlan(plan), FuseWidth()], probe)
+    variants = [_variant(SERIAL, program, teacher, None), _variant(AS_IS, program, as_is, plan)]
+    levels: tuple[LevelRefit, ...] = ()
+    wants_refit = any(part.refit != "none" for part in plan.stacks)
+    if wants_refit:
+        report("refitting the rewrite")
+        refitted = refitted or refit(teacher, plan, fit, held_out)
+        if _helps(teacher, as_is, refitted.module, held_out, metric):
+            fused, (fusion,) = run_passes(refitted.module, [FuseWidth()], probe)
+            records, levels = (*records[:-1], fusion), refitted.levels
+            variants.append(_variant(BRANCHES, program, refitted.module, plan))
+            variants.append(_variant(REWRITE, program, fused, plan))
+    report("deleting blocks to the same depth")
+    deletion = deletion_plan(teacher, plan, fit, held_out, metric)
+    deleted, _ = run_passes(teacher, [ApplyPlan(deletion)])
+    variants.append(_variant(DELETED, program, deleted, deletion))
+    if wants_refit:
+        report("refitting the deletion")
+        deleted, _ = run_passes(refit(teacher, deletion, fit, held_out).module, [FuseWidth()], probe)
+        variants.append(_variant(DELETED_REFITTED, program, deleted, deletion))
+    return Variants(tuple(variants), plan, deletion, records, levels)
+
+
+def _helps(
+    teacher: fx.GraphModule, as_is: fx.GraphModule, refitted: fx.GraphModule, held_out: Samples, metric: Metric
+) -> bool:
+    """Whether the refit as a whole brings the outputs nearer to the teacher's on held-out samples."""
+    expected = predict(teacher, held_out)
+    before, after = (score(predict(m, held_out), expected, held_out.labels).error(metric) for m in (as_is, refitted))
+    return after <= before
+
+
+def _variant(name: str, program: Program, module: fx.GraphModule, plan: Plan | None) -> Variant:
+    stacks = find_stacks(program.module).stacks
+    parts = [len(stack.terms) for stack in stacks] if plan is None else [part.depth for part in plan.stacks]
+    blocks = sum(-(-depth // stack.period) for depth, stack in zip(parts, stacks, strict=True))
+    return Variant(
+        name,
+        replace(program, module=module),
+        sum(parts),
+        blocks,
+        parameter_count(module),
+        critical_gemms(module),
+    )
