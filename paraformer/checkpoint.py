@@ -1,7 +1,7 @@
 """Checkpoints: plain dictionaries that `torch.load(weights_only=True)` reads, so a file cannot run code.
 
-    {"format": "paraformer-checkpoint/1", "config": {...}, "state_dict": {...},
-     "input_shape": [channels, height, width], "training": {...}}
+{"format": "paraformer-checkpoint/1", "config": {...}, "state_dict": {...},
+ "input_shape": [channels, height, width], "training": {...}}
 """
 
 from __future__ import annotations

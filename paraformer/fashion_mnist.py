@@ -18,7 +18,9 @@ from torch import Tensor
 from paraformer.errors import DatasetError
 
 DEFAULT_ROOT = Path("/usr/share/datasets/fashion-mnist")
-INSTALL_HINT = "Install it with `apt-get install dataset-fashion-mnist`, or name the folder of the IDX files with --data."
+INSTALL_HINT = (
+    "Install it with `apt-get install dataset-fashion-mnist`, or name the folder of the IDX files with --data."
+)
 CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 Split = Literal["train", "test"]

@@ -135,7 +135,9 @@ class VisionParaFormer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed(images)
-        per_branch = self.config.depth // self.config.branches if self.config.mode == "para-former" else len(self.blocks)
+        per_branch = (
+            self.config.depth // self.config.branches if self.config.mode == "para-former" else len(self.blocks)
+        )
         y = x
         for first in range(0, len(self.blocks), per_branch):
             state = x

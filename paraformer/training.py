@@ -73,7 +73,9 @@ def top1(model: nn.Module, data: LabelledImages) -> float:
 class Trainer:
     """One training run. `run` goes on from the last finished epoch when a resume file of the same run is there."""
 
-    def __init__(self, config: VisionConfig, options: TrainingOptions, train: LabelledImages, test: LabelledImages) -> None:
+    def __init__(
+        self, config: VisionConfig, options: TrainingOptions, train: LabelledImages, test: LabelledImages
+    ) -> None:
         torch.manual_seed(options.seed)
         self.config, self.options, self.train_data, self.test_data = config, options, train, test
         self.model = VisionParaFormer(config)

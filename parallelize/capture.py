@@ -179,13 +179,13 @@ def export(program: Program) -> ExportedProgram:
         exported = _torch_export(program.module, examples, {}, dims)
     except Exception as error:  # a rewrite may have broken the graph in any way
         raise PassError(
-            f"The graph of {program.origin} cannot be exported again: {_first_line(error)}.",
+            f"The graph of {program.origin} cannot be exported again: {first_sentence(error)}.",
             "Please report this with the model and the plan.",
         ) from error
     for spec, after in zip(program.inputs, _program(exported, program.origin, dims).inputs, strict=True):
         if after.shape != spec.shape:
             raise PassError(
-                f"The rewrite of {program.origin} fixed the input {spec.name!r} of shape {spec.shape} to {after.shape}.",
+                f"The rewrite of {program.origin} fixed the input {spec.name!r}: {spec.shape} is now {after.shape}.",
                 "Please report this with the model and the plan.",
             )
     return exported
@@ -337,16 +337,16 @@ def _capture_error(
             for leaf in pytree.tree_leaves((args, kwargs))
             if isinstance(leaf, Tensor)
         )
-        cause = f"{type(own).__name__}: {_first_line(own)}{_place(own)}"
+        cause = f"{type(own).__name__}: {first_sentence(own)}{_place(own)}"
         return ParallelizeError(
             f"{origin} does not run on an input of {shapes}: {cause}.",
             "Give the shape and dtype that the model reads, for example --input batchx3x224x224@float32.",
         )
     hint = next((hint for words, hint in _HINTS.items() if words in str(error)), _HINTS[""])
-    return ParallelizeError(f"torch.export cannot capture {origin}: {_first_line(error)}{_place(error)}.", hint)
+    return ParallelizeError(f"torch.export cannot capture {origin}: {first_sentence(error)}{_place(error)}.", hint)
 
 
-def _first_line(error: BaseException) -> str:
+def first_sentence(error: BaseException) -> str:
     """The first sentence of an exception's text, without its full stop."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return re.split(r"(?<=\w)\. (?=[A-Z])", line)[0].rstrip(".:")
@@ -410,7 +410,7 @@ def _program(ep: ExportedProgram, origin: str, dims: Sequence[Mapping[int, str]]
         source = _unlift(ep)
     except Exception as error:  # the format allows much that the exporter's own code refuses
         raise ParallelizeError(
-            f"The exported program {origin} cannot be turned into a module: {_first_line(error)}.",
+            f"The exported program {origin} cannot be turned into a module: {first_sentence(error)}.",
             "Export it again with the installed version of PyTorch.",
         ) from error
     graph = fx.Graph()

@@ -120,7 +120,8 @@ Model = Annotated[
     ),
 ]
 Weights = Annotated[
-    Path | None, typer.Option(help="State dict (.pt or .safetensors) for a factory.", metavar="FILE", show_default=False)
+    Path | None,
+    typer.Option(help="State dict (.pt or .safetensors) for a factory.", metavar="FILE", show_default=False),
 ]
 InputShapes = Annotated[
     list[str] | None,
@@ -134,7 +135,9 @@ InputShapes = Annotated[
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled module; that runs code in the file.")]
 Inputs = Annotated[
     Path | None,
-    typer.Option(help="Calibration data: .npz, one array for each input, first axis samples.", metavar="FILE", show_default=False),
+    typer.Option(
+        help="Calibration data: .npz, one array for each input, first axis samples.", metavar="FILE", show_default=False
+    ),
 ]
 
 
@@ -146,11 +149,17 @@ def convert(
     inputs: Inputs = None,
     test_inputs: Annotated[
         Path | None,
-        typer.Option(help=".npz to judge on; without it a fifth of --inputs is kept for that.", metavar="FILE", show_default=False),
+        typer.Option(
+            help=".npz to judge on; without it a fifth of --inputs is kept for that.",
+            metavar="FILE",
+            show_default=False,
+        ),
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(help="Array of class labels in the .npz that judges, for top-1.", metavar="NAME", show_default=False),
+        typer.Option(
+            help="Array of class labels in the .npz that judges, for top-1.", metavar="NAME", show_default=False
+        ),
     ] = None,
     depth: Annotated[
         int | None, typer.Option(help="The best schedule of at most N blocks.", metavar="N", min=1, show_default=False)
@@ -164,9 +173,7 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    plan: Annotated[
-        Path | None, typer.Option(help="Replay a plan.json.", metavar="FILE", show_default=False)
-    ] = None,
+    plan: Annotated[Path | None, typer.Option(help="Replay a plan.json.", metavar="FILE", show_default=False)] = None,
     metric: Annotated[
         MetricName | None,
         typer.Option(help="What the search minimises. [default: kl for logits, else relative-l2]", show_default=False),
@@ -217,7 +224,9 @@ def convert(
     for warning in conversion.report["warnings"]:
         console.print(f"warning: {warning}", style="yellow")
     console.print(table(conversion.report))
-    console.print(f"Written to {output}: {', '.join(sorted(path.name for path in Path(output).iterdir()))}", highlight=False)
+    console.print(
+        f"Written to {output}: {', '.join(sorted(path.name for path in Path(output).iterdir()))}", highlight=False
+    )
 
 
 @app.command()
@@ -252,7 +261,8 @@ def draw(
         Path, typer.Option("-o", "--output", help="File: .svg, .dot, .graphml or .json.", metavar="FILE")
     ],
     plan: Annotated[
-        Path | None, typer.Option(help="Draw this plan; without it the serial model.", metavar="FILE", show_default=False)
+        Path | None,
+        typer.Option(help="Draw this plan; without it the serial model.", metavar="FILE", show_default=False),
     ] = None,
     inputs: Inputs = None,
     weights: Weights = None,
@@ -289,9 +299,9 @@ def passes(name: Annotated[str | None, typer.Argument(help="Show one pass.", sho
 @_reports_errors
 def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.", metavar="FILE.pt")],
-    data: Annotated[
-        Path, typer.Option(help="Folder of the Fashion-MNIST IDX files.", metavar="DIR")
-    ] = Path("/usr/share/datasets/fashion-mnist"),
+    data: Annotated[Path, typer.Option(help="Folder of the Fashion-MNIST IDX files.", metavar="DIR")] = Path(
+        "/usr/share/datasets/fashion-mnist"
+    ),
     mode: Annotated[Mode, typer.Option(help="Serial, or branches that all read the embedding.")] = Mode.serial,
     branches: Annotated[int, typer.Option(help="Branches of a para-former.", min=1)] = 1,
     depth: Annotated[int, typer.Option(help="Blocks in all.", min=1)] = 12,
@@ -326,7 +336,9 @@ def train(
     typer.echo(f"Written to {output}: top-1 {top1:.2%} on the test images")
 
 
-def _load(model: str, inputs: Path | None, weights: Path | None, shapes: list[str] | None, *, allow_pickle: bool) -> Any:
+def _load(
+    model: str, inputs: Path | None, weights: Path | None, shapes: list[str] | None, *, allow_pickle: bool
+) -> Any:
     from parallelize.inputs import parse_input, read_arrays
     from parallelize.references import LoadOptions, load_program
 

@@ -215,7 +215,9 @@ def _settle(options: ConvertOptions, program: Program, stacks: Stacks, data: Spl
     """Fill in what was left open: metric, budget, and no refit on noise."""
     given = [name for name in ("plan", "depth", "max_error") if getattr(options, name) is not None]
     if len(given) > 1:
-        raise ParallelizeError("Only one of a plan, a depth and a maximal error can be asked for.", "Leave out the rest.")
+        raise ParallelizeError(
+            "Only one of a plan, a depth and a maximal error can be asked for.", "Leave out the rest."
+        )
     if options.plan is not None:
         check_fits(stacks.stacks, options.plan)
         wants_refit = any(part.refit != "none" for part in options.plan.stacks)
@@ -236,9 +238,7 @@ def _settle(options: ConvertOptions, program: Program, stacks: Stacks, data: Spl
     return options if given else replace(options, max_error=DEFAULT_BUDGET)
 
 
-def _choose(
-    program: Program, data: Split, options: ConvertOptions, report: Report
-) -> tuple[Search | None, Plan]:
+def _choose(program: Program, data: Split, options: ConvertOptions, report: Report) -> tuple[Search | None, Plan]:
     if options.plan is not None:
         return None, options.plan
     assert options.metric is not None

@@ -58,7 +58,11 @@ def _first_of_each_group(stacks: Sequence[Stack], plan: Plan) -> list[list[int]]
     kept = []
     for stack, part, depth in zip(stacks, plan.stacks, _depths(stacks, plan), strict=True):
         begins = {block[0]: number for number, block in enumerate(stack.blocks)}
-        blocks = [min(begins[t] for t in level.terms if t in begins) for level in part.levels if set(level.terms) & set(begins)]
+        blocks = [
+            min(begins[t] for t in level.terms if t in begins)
+            for level in part.levels
+            if set(level.terms) & set(begins)
+        ]
         if len(set(blocks)) != depth:
             return None
         kept.append(sorted(set(blocks)))

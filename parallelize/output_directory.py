@@ -35,7 +35,9 @@ def output_directory(path: Path, *, force: bool) -> Iterator[Path]:
     if path.is_file():
         raise ParallelizeError(f"{path} is a file.", "Name a directory with -o.")
     if path.exists() and not force:
-        raise ParallelizeError(f"The output directory {path} exists.", "Choose another with -o, or add --force to replace it.")
+        raise ParallelizeError(
+            f"The output directory {path} exists.", "Choose another with -o, or add --force to replace it."
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parallelize.capture import Program, TensorSpec, capture, from_exported, quiet_logs
-from parallelize.inputs import UNNAMED, Array, InputSpec, readable
 from paraformer import checkpoint
 from paraformer.errors import ParaFormerError
+from parallelize.capture import Program, TensorSpec, capture, first_sentence, from_exported, quiet_logs
+from parallelize.inputs import UNNAMED, Array, InputSpec, readable
 from passes.errors import EnvironmentLackError, ParallelizeError
 
 _PICKLE_HINT = (
@@ -205,7 +205,7 @@ def _torch_load(path: Path, options: LoadOptions) -> Any:
 def _held(path: Path, error: Exception) -> str | None:
     """Why a file did not load: "pickle" and "script" are whole files of another kind, None is a damaged one."""
     if not zipfile.is_zipfile(path):
-        is_global = isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error)
+        is_global = isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower()
         return "pickle" if is_global else None
     with zipfile.ZipFile(path) as archive:
         names = {Path(name).name for name in archive.namelist()}
@@ -308,9 +308,9 @@ def _called(factory: Any, reference: str) -> Any:
 
 
 def _described(error: BaseException) -> str:
-    """Type and first line of an exception."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {line}".rstrip(": .")
+    """Type and first sentence of an exception."""
+    name, text = type(error).__name__, first_sentence(error)
+    return name if text == name else f"{name}: {text}"
 
 
 # ---------------------------------------------------------------------------------------------------- weights
@@ -445,7 +445,7 @@ def _capture_specs(module: nn.Module, specs: Sequence[InputSpec], origin: str, s
     _refuse_names(module, specs, origin)
     sizes: dict[str, int] = {}
     for spec in specs:
-        held = samples[spec.name].shape if spec.name in samples else ()
+        held = samples[spec.name].shape if spec.name is not None and spec.name in samples else ()
         if len(held) == len(spec.shape):
             sizes |= {word: size for word, size in zip(spec.shape[1:], held[1:], strict=True) if isinstance(word, str)}
     tensors = [

@@ -178,7 +178,12 @@ def table(content: Mapping[str, Any]) -> Table:
 
 def _row(network: Mapping[str, Any], serial_ms: float, *, has_top1: bool, has_kl: bool) -> list[str]:
     scores, latency = network["scores"], network["onnxruntime_ms"]
-    cells = [network["name"], str(network["depth_blocks"]), _count(network["parameters"]), str(network["critical_gemms"])]
+    cells = [
+        network["name"],
+        str(network["depth_blocks"]),
+        _count(network["parameters"]),
+        str(network["critical_gemms"]),
+    ]
     if has_top1:
         cells.append(f"{scores['top1']:.2%}")
     cells += [f"{scores['kl']:.4f}", f"{scores['agreement']:.2%}"] if has_kl else [f"{scores['relative_l2']:.4f}"]
@@ -224,7 +229,9 @@ def _page(evidence: Evidence, content: Mapping[str, Any], directory: Path) -> st
         f"<td>{level['before']:.2e}</td><td>{level['after']:.2e}</td></tr>"
         for level in content["refit"]
     )
-    machine_rows = "".join(f"<tr><td>{k}</td><td>{html.escape(str(v))}</td></tr>" for k, v in content["measured_on"].items())
+    machine_rows = "".join(
+        f"<tr><td>{k}</td><td>{html.escape(str(v))}</td></tr>" for k, v in content["measured_on"].items()
+    )
     return _PAGE.substitute(
         title=html.escape(f"{evidence.origin}: depth into width"),
         warnings="".join(f'<p class="warning">{html.escape(text)}</p>' for text in content["warnings"]),
@@ -242,6 +249,4 @@ def _page(evidence: Evidence, content: Mapping[str, Any], directory: Path) -> st
 
 def _judged(content: Mapping[str, Any]) -> str:
     data = content["data"]
-    return (
-        f"Judged on {data['judge']} samples; refits were fitted on {data['fit']} and chosen on {data['held_out']} others."
-    )
+    return f"Judged on {data['judge']} samples; refits were fitted on {data['fit']} and chosen on {data['held_out']} others."

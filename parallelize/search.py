@@ -165,9 +165,7 @@ class Searcher:
         fit = start_batches(self.teacher, state, self.fit.head(SEARCH_SAMPLES))
         return fit, start_batches(self.teacher, state, self.held_out.head(SEARCH_SAMPLES))
 
-    def _group_cost(
-        self, stack: Stack, first: int, last: int, parts: tuple[list[Batch], list[Batch]]
-    ) -> float:
+    def _group_cost(self, stack: Stack, first: int, last: int, parts: tuple[list[Batch], list[Batch]]) -> float:
         """Error on held-out samples when only blocks first..last run side by side, with an affine refit."""
         numbers = range(len(stack.blocks))
         groups = [[b] for b in numbers[:first]] + [list(numbers[first : last + 1])] + [[b] for b in numbers[last + 1 :]]

@@ -62,7 +62,10 @@ class ApplyPlan(Pass):
         """See the module's docstring."""
         sites = schedule(module, self.plan)
         return PassResult(
-            tuple(f"{site.name}: {sum(len(s.terms) for s in site.levels)} terms on {len(site.levels)} levels" for site in sites)
+            tuple(
+                f"{site.name}: {sum(len(s.terms) for s in site.levels)} terms on {len(site.levels)} levels"
+                for site in sites
+            )
         )
 
 

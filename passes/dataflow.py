@@ -83,9 +83,7 @@ def is_symbolic(value: object) -> TypeGuard[torch.SymInt]:
 
 def same_shape(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Whether two example values have equal shapes, symbols compared by expression (no guard is added)."""
-    return left.ndim == right.ndim and all(
-        str(a) == str(b) for a, b in zip(left.shape, right.shape, strict=True)
-    )
+    return left.ndim == right.ndim and all(str(a) == str(b) for a, b in zip(left.shape, right.shape, strict=True))
 
 
 def canonical_walk(output: fx.Node, enter: Callable[[fx.Node], bool]) -> list[fx.Node]:

@@ -98,7 +98,9 @@ class Lifter:
 
     def _trials(self) -> Iterator[dict[fx.Node, int]]:
         """Ways to lay the branches into the rows of the in-projections, the plain ones first."""
-        linears = [node for node in self.branches.lists[0] if node.target in ops.LINEARS and node in self.branches.inner]
+        linears = [
+            node for node in self.branches.lists[0] if node.target in ops.LINEARS and node in self.branches.inner
+        ]
         choices = [_row_layouts(node) for node in linears]
         for combination in itertools.islice(itertools.product(*choices), MAX_TRIALS):
             yield dict(zip(linears, combination, strict=True))
@@ -374,12 +376,16 @@ def _drop_dimension(lifter: Lifter, node: fx.Node, value: Wide) -> int:
 
 def _unbind(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
     value = _wide(lifter, node, env)
-    return Pieces(lifter._emit(node.target, (value.node, *node.args[1:])), _drop_dimension(lifter, node, value), value.outer)
+    return Pieces(
+        lifter._emit(node.target, (value.node, *node.args[1:])), _drop_dimension(lifter, node, value), value.outer
+    )
 
 
 def _select(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
     value = _wide(lifter, node, env)
-    return Wide(lifter._emit(node.target, (value.node, *node.args[1:])), _drop_dimension(lifter, node, value), value.outer)
+    return Wide(
+        lifter._emit(node.target, (value.node, *node.args[1:])), _drop_dimension(lifter, node, value), value.outer
+    )
 
 
 def _split(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:

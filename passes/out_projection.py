@@ -80,7 +80,9 @@ def add_to_out_projection(module: fx.GraphModule, out: fx.Node, change: Tensor) 
     out.update_arg(1, changed)
 
 
-def add_affine_branch(module: fx.GraphModule, site: LevelSite, source: fx.Node, weight: Tensor, bias: Tensor) -> fx.Node:
+def add_affine_branch(
+    module: fx.GraphModule, site: LevelSite, source: fx.Node, weight: Tensor, bias: Tensor
+) -> fx.Node:
     """Add `source @ weight.T + bias` to the state after a level; returns the new state."""
     result = site.result
     users = list(result.users)
@@ -96,5 +98,3 @@ def add_affine_branch(module: fx.GraphModule, site: LevelSite, source: fx.Node, 
     for user in users:
         user.replace_input_with(result, total)
     return total
-
-

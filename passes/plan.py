@@ -76,7 +76,9 @@ class StackPlan:
         Raises:
             ParallelizeError: an unknown or repeated term, an empty level, or a term before one it reads.
         """
-        hint = "Each level lists chains, each chain lists term numbers from 0; every term at most once, in serial order."
+        hint = (
+            "Each level lists chains, each chain lists term numbers from 0; every term at most once, in serial order."
+        )
         seen: set[int] = set()
         last = -1
         for number, level in enumerate(self.levels):
@@ -125,7 +127,9 @@ class Plan:
             levels = ",\n".join(f"        {json.dumps([list(c) for c in level.chains])}" for level in stack.levels)
             head = f'      "terms": {stack.terms},\n      "refit": {json.dumps(stack.refit)},\n'
             lines.append(f'    {{\n{head}      "levels": [\n{levels}\n      ]\n    }}')
-        return f'{{\n  "format": "{FORMAT}",\n  "seed": {self.seed},\n  "stacks": [\n' + ",\n".join(lines) + "\n  ]\n}\n"
+        return (
+            f'{{\n  "format": "{FORMAT}",\n  "seed": {self.seed},\n  "stacks": [\n' + ",\n".join(lines) + "\n  ]\n}\n"
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -160,7 +164,9 @@ def serial(terms: int) -> StackPlan:
     return StackPlan(terms, tuple(Level(((term,),)) for term in range(terms)))
 
 
-def grouped(terms: int, groups: Iterable[Sequence[Sequence[int]]], form: Form = "sublayer", refit: Refit = "none") -> StackPlan:
+def grouped(
+    terms: int, groups: Iterable[Sequence[Sequence[int]]], form: Form = "sublayer", refit: Refit = "none"
+) -> StackPlan:
     """Run groups of blocks side by side.
 
     Args:

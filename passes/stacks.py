@@ -383,7 +383,9 @@ def explain_difference(left: Term, right: Term) -> str:
         if a != b:
             return f"{left.output.name} has {a}, {right.output.name} has {b}"
     if len(left.structure) != len(right.structure):
-        return f"{left.output.name} has {len(left.structure)} operations, {right.output.name} has {len(right.structure)}"
+        return (
+            f"{left.output.name} has {len(left.structure)} operations, {right.output.name} has {len(right.structure)}"
+        )
     return "they are alike"
 
 
