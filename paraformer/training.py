@@ -62,7 +62,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
     """Logits (n, classes) for uint8 images (n, channels, height, width), in batches."""
     model.eval()
-    return torch.cat([model(part.float()) for part in images.split(batch_size)])
+    return torch.cat([model(part.float()) for part in torch.split(images, batch_size)])
 
 
 def top1(model: nn.Module, data: LabelledImages) -> float:

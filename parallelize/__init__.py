@@ -1,7 +1,8 @@
 """Turn the depth of neural networks into width: fewer operations wait for each other, at a measured cost in accuracy.
 
     import parallelize
-    result = parallelize.convert("model.pt", output="out", inputs="calibration.npz", depth=3)
+    options = parallelize.ConvertOptions(depth=3)
+    result = parallelize.convert("model.pt", "out", inputs="calibration.npz", options=options)
 
 The package imports nothing heavy by itself; names are loaded when they are used.
 """
@@ -13,16 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from parallelize.capture import Program, capture
-    from parallelize.convert import Conversion, convert
+    from parallelize.convert import Conversion, ConvertOptions, convert
     from passes.errors import ParallelizeError
     from passes.plan import Plan
     from passes.stacks import find_stacks
 
 __version__ = "0.1.0"
-__all__ = ["Conversion", "ParallelizeError", "Plan", "Program", "__version__", "capture", "convert", "find_stacks"]
+__all__ = [
+    "Conversion",
+    "ConvertOptions",
+    "ParallelizeError",
+    "Plan",
+    "Program",
+    "__version__",
+    "capture",
+    "convert",
+    "find_stacks",
+]
 
 _HOMES = {
     "Conversion": "parallelize.convert",
+    "ConvertOptions": "parallelize.convert",
     "ParallelizeError": "passes.errors",
     "Plan": "passes.plan",
     "Program": "parallelize.capture",

@@ -109,6 +109,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    del version  # its callback has ended the run where it is set
     _Settings.debug = debug or _Settings.debug
 
 
@@ -200,8 +201,8 @@ def convert(
         plan=None if plan is None else _read_plan(plan),
         depth=depth,
         max_error=max_error,
-        metric=None if metric is None else metric.value,  # type: ignore[arg-type]  # the enum repeats the literal
-        refit=refit.value,  # type: ignore[arg-type]  # the enum repeats the literal
+        metric=None if metric is None else metric.value,
+        refit=refit.value,
         seed=seed,
         threads=threads,
         rounds=rounds,

@@ -28,7 +28,7 @@ from parallelize.references import LoadOptions, load_program
 from parallelize.report import Comparison, Evidence, write_report
 from parallelize.search import Search, Searcher
 from parallelize.split import Split, split
-from parallelize.variants import AS_IS, BRANCHES, REWRITE, SERIAL, Variant, Variants, build_variants
+from parallelize.variants import AS_IS, REWRITE, SERIAL, Variant, Variants, build_variants
 from passes.apply_plan import check_fits
 from passes.errors import CheckError, ParallelizeError
 from passes.infra import flat_outputs, largest_change, run_passes
@@ -302,6 +302,3 @@ def _measure_onnx(
 def _save_program(program: Program, path: Path) -> None:
     with torch.no_grad():
         torch.export.save(export(program), path)
-
-
-__all__ = ["BRANCHES", "Conversion", "ConvertOptions", "convert", "final"]

@@ -7,6 +7,7 @@ refit, is the rival; it then gets the same refit as the rewrite.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, fx
@@ -88,7 +89,7 @@ def block_influence(teacher: fx.GraphModule, stack: Stack, samples: Samples) -> 
     for inputs in samples.batches(100):
         states = run_segment(segment, inputs)
         count += len(states[0])
-        for block, (before, after) in enumerate(zip(states, states[1:], strict=False)):
+        for block, (before, after) in enumerate(itertools.pairwise(states)):
             totals[block] += float(_distance(before, after)) * len(before)
     return [total / max(count, 1) for total in totals]
 

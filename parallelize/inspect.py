@@ -78,7 +78,8 @@ def print_tables(program: Program, console: Console) -> None:
 
 def _stack_table(number: int, stack: dict[str, Any]) -> Table:
     blocks = len(stack["blocks"])
-    title = f"stack {number} '{stack['name']}': {len(stack['terms'])} terms in {blocks} blocks, state {' x '.join(stack['state'])}"
+    state = " x ".join(stack["state"])
+    title = f"stack {number} '{stack['name']}': {len(stack['terms'])} terms in {blocks} blocks, state {state}"
     table = Table(title=title, title_justify="left")
     for heading in ("term", "kind", "module", "signature", "side inputs", "ends in"):
         table.add_column(heading)

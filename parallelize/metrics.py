@@ -26,7 +26,7 @@ METRICS: dict[Metric, str] = {
 
 @dataclass(frozen=True)
 class Scores:
-    """Measured on `samples` samples; `top1` is None without labels, `kl` and `agreement` where outputs are no logits."""
+    """Measured on `samples` samples; `top1` needs labels, `kl` and `agreement` need logits, else they are None."""
 
     samples: int
     relative_l2: float

@@ -35,6 +35,7 @@ def _plain() -> Report:
         nonlocal said
         if what != said:
             said = what
-            print(what, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{what}\n")
+            sys.stderr.flush()
 
     return report

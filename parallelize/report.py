@@ -5,7 +5,7 @@ Numbers stand beside the machine, the versions and the date that they were measu
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import html
 import json
 import os
@@ -135,7 +135,7 @@ def machine(threads: int) -> dict[str, Any]:
     from parallelize import __version__
 
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "onnxruntime_threads": threads,
@@ -203,9 +203,12 @@ _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title>
 <style>
  body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
- table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
- th:first-child, td:first-child { text-align: left } .warning { background: #fff3cd; padding: .6rem 1rem; border-left: 4px solid #b8860b }
- .pair { display: flex; gap: 2rem; align-items: flex-start; overflow-x: auto } code, pre { background: #f5f5f5; padding: .1rem .3rem }
+ table { border-collapse: collapse; margin: 1rem 0 }
+ th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
+ th:first-child, td:first-child { text-align: left }
+ .warning { background: #fff3cd; padding: .6rem 1rem; border-left: 4px solid #b8860b }
+ .pair { display: flex; gap: 2rem; align-items: flex-start; overflow-x: auto }
+ code, pre { background: #f5f5f5; padding: .1rem .3rem }
 </style></head><body>
 <h1>$title</h1>
 $warnings
@@ -225,8 +228,8 @@ def _page(evidence: Evidence, content: Mapping[str, Any], directory: Path) -> st
     cells = zip(*(list(column.cells) for column in shown.columns), strict=True)
     rows = "".join("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>" for row in cells)
     levels = "<tr><th>level</th><th>refit</th><th>ridge</th><th>error before</th><th>after</th></tr>" + "".join(
-        f"<tr><td>{html.escape(level['stack'])} {level['level']}</td><td>{level['strength']}</td><td>{level['ridge']:g}</td>"
-        f"<td>{level['before']:.2e}</td><td>{level['after']:.2e}</td></tr>"
+        f"<tr><td>{html.escape(level['stack'])} {level['level']}</td><td>{level['strength']}</td>"
+        f"<td>{level['ridge']:g}</td><td>{level['before']:.2e}</td><td>{level['after']:.2e}</td></tr>"
         for level in content["refit"]
     )
     machine_rows = "".join(
@@ -249,4 +252,7 @@ def _page(evidence: Evidence, content: Mapping[str, Any], directory: Path) -> st
 
 def _judged(content: Mapping[str, Any]) -> str:
     data = content["data"]
-    return f"Judged on {data['judge']} samples; refits were fitted on {data['fit']} and chosen on {data['held_out']} others."
+    return (
+        f"Judged on {data['judge']} samples;"
+        f" refits were fitted on {data['fit']} and chosen on {data['held_out']} others."
+    )

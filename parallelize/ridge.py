@@ -28,7 +28,7 @@ class Moments:
         self.rows = 0
 
     def add(self, features: Tensor, targets: Tensor) -> None:
-        """Take in rows: features (rows, columns) and targets (rows, targets). Only the upper triangle of F'F is kept."""
+        """Take in rows: features (rows, columns), targets (rows, targets). Only the upper triangle of F'F is kept."""
         wide, aim = features.double(), targets.double()
         for start in range(0, wide.shape[1], _BLOCK):
             stop = start + _BLOCK

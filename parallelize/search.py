@@ -20,7 +20,7 @@ from parallelize.refit import Batch, Refitted, StackWalk, placeholders, refit, r
 from passes.apply_plan import schedule
 from passes.errors import CheckError, ParallelizeError
 from passes.infra import clone, flat_leaves
-from passes.plan import Plan, Refit, StackPlan, grouped
+from passes.plan import Plan, Refit, grouped
 from passes.segment import extract
 from passes.stacks import Stack, find_stacks
 
@@ -112,8 +112,8 @@ class Searcher:
         if not within:
             best = min(self._all(), key=lambda c: c.scores.error(self.metric))
             raise CheckError(
-                f"No rewrite is within the {self.metric} budget of {max_error:g}; the nearest, {best.depth} blocks deep,"
-                f" has {best.scores.error(self.metric):.3g}.",
+                f"No rewrite is within the {self.metric} budget of {max_error:g}; the nearest,"
+                f" {best.depth} blocks deep, has {best.scores.error(self.metric):.3g}.",
                 "Raise --max-error, or give more calibration data with --inputs.",
             )
         return Search(min(within, key=lambda c: c.depth), self._all())

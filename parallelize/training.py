@@ -31,7 +31,7 @@ def train_model(
     Raises:
         ParallelizeError: sizes that do not fit each other, or too few images for one batch.
     """
-    train, test = (_first(fashion_mnist.load(split, data), limit) for split in ("train", "test"))  # type: ignore[arg-type]
+    train, test = (_first(fashion_mnist.load(split, data), limit) for split in ("train", "test"))
     try:
         trainer = Trainer(VisionConfig(**sizes), TrainingOptions(**schedule), train, test)
     except ValueError as error:

@@ -54,7 +54,7 @@ class FuseWidth(Pass):
         skipped: list[Skip] = []
         for root in [node for node in module.graph.nodes if _is_sum(node) and not _is_inside_sum(node)]:
             summands = _summands(root)
-            branches = [branch for node in summands if (branch := _branch(node, root)) is not None]
+            branches = [branch for node in summands if (branch := _branch(node)) is not None]
             if len(branches) < 2:
                 continue
             line, reasons = _fuse_sum(module, root, summands, branches)
@@ -91,7 +91,7 @@ def _summands(root: fx.Node) -> list[fx.Node]:
     return found
 
 
-def _branch(output: fx.Node, root: fx.Node) -> _Branch | None:
+def _branch(output: fx.Node) -> _Branch | None:
     """What only this summand needs, or None if the summand is read elsewhere or is no computation."""
     if output.op != "call_function" or len(output.users) != 1:
         return None

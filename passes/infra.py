@@ -61,7 +61,7 @@ class Pass(abc.ABC):
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What the runner saw: `seconds` of the pass with its clean-up, `error` the largest relative change of the outputs."""
+    """What the runner saw; `seconds` include the clean-up, `error` is the largest relative change of the outputs."""
 
     name: str
     exact: bool
@@ -197,5 +197,5 @@ def _check_exact(step: Pass, error: float, outputs: Sequence[Tensor]) -> None:
     if step.exact and not error <= allowed:
         raise PassError(
             f"The pass {step.name} is exact but changed the outputs by {error:.1e} of their size.",
-            "This is a bug; please report it with the model, and leave the pass out with --without meanwhile.",
+            "This is a bug; please report it with the model.",
         )

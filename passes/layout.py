@@ -18,12 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import sympy
 import torch
 from torch import Tensor, fx
 
-Size = int | sympy.Expr
+Size: TypeAlias = int | sympy.Expr
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,11 @@ def sizes(value: torch.Tensor) -> tuple[Size, ...]:
 
 def interleave(tensors: Sequence[Tensor], dim: int, outer: int) -> Tensor:
     """Put N equal tensors side by side in `dim`: size outer * inner becomes outer * N * inner."""
-    split = [tensor.unflatten(dim, (outer, tensor.shape[dim] // outer)) for tensor in tensors]
-    axis = dim if dim >= 0 else dim - 1
-    position = (axis if axis >= 0 else axis + split[0].ndim) + 1
-    return torch.stack(split, position).flatten(position - 1, position + 1)
+    shape = tensors[0].shape
+    place = dim % len(shape)
+    ahead, behind = shape[:place], shape[place + 1 :]
+    split = [tensor.reshape(*ahead, outer, shape[place] // outer, *behind) for tensor in tensors]
+    return torch.stack(split, place + 1).reshape(*ahead, len(tensors) * shape[place], *behind)
 
 
 def through_view(before: Sequence[Size], after: Sequence[Size], dim: int, outer: int) -> tuple[int, int] | None:

@@ -5,17 +5,14 @@ In the form sum_j alpha_j sigma(W_j x + b_j) these are the alpha_j. A refit chan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx
 
 from passes import operators as ops
 from passes.apply_plan import LevelSite
 from passes.infra import Skip
 from passes.parameters import add_parameter, read_parameter
-from passes.stacks import Term
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class LevelFeatures:
 
 
 def level_features(site: LevelSite) -> LevelFeatures:
-    """Find the out-projections of a level: of each chain the last term's, because only that acts linearly on the sum."""
+    """Find the out-projections of a level: of each chain the last term's, as only that acts linearly on the sum."""
     ends = {chain[-1] for chain in site.level.chains}
     numbered = zip([number for chain in site.level.chains for number in chain], site.contributions, strict=True)
     outs, skipped = [], []
@@ -71,7 +68,7 @@ def plain_norm(module: fx.GraphModule, norm: fx.Node) -> fx.Node:
 
 
 def add_to_out_projection(module: fx.GraphModule, out: fx.Node, change: Tensor) -> None:
-    """Add `change` (out, in) to a linear's weight; the weight is copied, so that whoever shares it keeps the old one."""
+    """Add `change` (out, in) to a linear's weight, on a copy: whoever shares the weight keeps the old one."""
     weight_node = out.args[1]
     assert isinstance(weight_node, fx.Node)
     weight = read_parameter(module, weight_node)

@@ -182,8 +182,8 @@ def grouped(
         if form == "block" and len(blocks) > 1:
             levels.append(Level(tuple(tuple(block) for block in blocks)))
             continue
-        for position in range(max(len(block) for block in blocks)):
-            levels.append(Level(tuple((block[position],) for block in blocks if position < len(block))))
+        length = max(len(block) for block in blocks)
+        levels.extend(Level(tuple((block[p],) for block in blocks if p < len(block))) for p in range(length))
     plan = StackPlan(terms, tuple(levels), refit)
     plan.check()
     return plan

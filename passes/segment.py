@@ -2,7 +2,7 @@
 
     extract(module, given=[x, y], wanted=[f, g])  is a module  (x, y) -> (f, g)
 
-Only what `wanted` needs beyond `given` is computed. Parameters are shared with the source, so a segment costs no memory.
+Only what `wanted` needs beyond `given` is computed. Parameters are shared with the source and cost no memory.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-import torch
 from torch import fx
 
 from passes import operators as ops
@@ -103,7 +102,7 @@ class Stack:
 
     @cached_property
     def period(self) -> int:
-        """Terms of one block: the shortest period of the sequence of signatures, or of kinds, at most half the stack."""
+        """Terms of one block: the shortest period of the signatures, or else of the kinds, at most half the stack."""
         for labels in ([t.signature for t in self.terms], [t.kind for t in self.terms]):
             count = len(labels)
             for period in range(1, count // 2 + 1):
@@ -172,7 +171,7 @@ def find_stacks(module: fx.GraphModule) -> Stacks:
     adds = [add for node in module.graph.nodes if (add := _residual_add(node, place)) is not None]
     with_weights = [add for add in adds if _has_weights(add)]
     chains = _without_nested(_chains(with_weights), refused)
-    stacks = []
+    stacks: list[Stack] = []
     for chain in chains:
         for part in _legal_parts(chain, refused):
             terms = tuple(_term(add) for add in part)
@@ -249,7 +248,7 @@ def _close_post(chain: list[_Add]) -> list[_Add]:
 
 
 def _without_nested(chains: list[list[_Add]], refused: list[Refusal]) -> list[list[_Add]]:
-    """Keep the longest chains; an add inside a kept term is part of that term, a term around a kept chain is refused."""
+    """Keep the longest chains; an add inside a kept term is part of it, a term around a kept chain is refused."""
     owner: dict[fx.Node, _Add] = {}
     kept_adds: set[fx.Node] = set()
     kept: list[list[_Add]] = []
@@ -317,7 +316,7 @@ def _term(add: _Add) -> Term:
 
 
 def structure(nodes: Iterable[fx.Node], inner: frozenset[fx.Node], skip: fx.Node | None) -> Iterable[str]:
-    """One line for each node: its operator and arguments by place, the shape of a parameter, the name of a side input."""
+    """One line for each node: operator and arguments by place, a parameter's shape, a side input's name."""
     number = {node: f"%{place}" for place, node in enumerate(nodes)}
     for node in number:
         if node is skip:
@@ -375,22 +374,3 @@ def _stack_name(terms: Sequence[Term], number: int) -> str:
             break
         common.append(parts[0])
     return ".".join(part for part in common if part) or f"stack{number}"
-
-
-def explain_difference(left: Term, right: Term) -> str:
-    """Why two terms are not alike: the first line of structure in which they differ."""
-    for a, b in zip(left.structure, right.structure, strict=False):
-        if a != b:
-            return f"{left.output.name} has {a}, {right.output.name} has {b}"
-    if len(left.structure) != len(right.structure):
-        return (
-            f"{left.output.name} has {len(left.structure)} operations, {right.output.name} has {len(right.structure)}"
-        )
-    return "they are alike"
-
-
-def example_dtype(stack: Stack) -> torch.dtype:
-    """The dtype of a stack's state."""
-    value = tensor_value(stack.entry)
-    assert value is not None
-    return value.dtype

@@ -1,0 +1,99 @@
+"""Accuracy and latency of the shipped vision transformer at every depth, beside deletion to the same depth.
+
+    python benchmarks/fashion_depths.py [DEPTH ...]
+
+One search over the calibration images proposes a plan for each depth; `convert` replays it, refits it without any
+gradient step and judges it on the shipped test images, which neither the search nor the refits see. Latency is ONNX
+Runtime on the CPU at batch 1. Writes benchmarks/results/fashion_depths.{json,md}.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from parallelize.convert import ConvertOptions, convert
+from parallelize.inputs import load_samples
+from parallelize.references import LoadOptions, load_program
+from parallelize.search import Searcher
+from parallelize.split import split
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = ROOT / "examples" / "fashion_vit"
+RESULTS = ROOT / "benchmarks" / "results"
+COLUMNS = ("rewrite, as is", "rewrite, refitted", "blocks deleted, as is", "blocks deleted, refitted")
+
+
+def plans(depths: list[int]) -> dict[int, str]:
+    """The plan that the search proposes for each depth, as JSON."""
+    program = load_program(str(MODEL / "vit12.pt"), LoadOptions())
+    samples = load_samples(MODEL / "calibration.npz", program.inputs)
+    data = split(samples, load_samples(MODEL / "test.npz", program.inputs), 0)
+    searcher = Searcher(program.module, data.fit, data.held_out, "kl", "full", progress=say)
+    return {depth: searcher.plan(searcher.partitions()[depth][1]) for depth in depths}
+
+
+def say(what: str, done: int, total: int) -> None:
+    """One line for every tenth group."""
+    if done % 10 == 0:
+        print(f"{what}: {done} of {total}", flush=True)
+
+
+def groups(plan: dict) -> str:
+    """Blocks of each group, such as "0 / 1-3 / 4-11"."""
+    found = {tuple(sorted(term // 2 for chain in level for term in chain)) for level in plan["stacks"][0]["levels"]}
+    return " / ".join(str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in sorted(found))
+
+
+def row(report: dict, depth: int) -> str:
+    """One line of the table."""
+    networks = {network["name"]: network for network in report["networks"]}
+    serial, rewrite = networks["serial"], networks["rewrite, refitted"]
+    cells = [str(depth), groups(report["plan"])]
+    cells += [f"{networks[name]['scores']['top1']:.2%}" for name in COLUMNS]
+    cells.append(f"{100 * (serial['scores']['top1'] - rewrite['scores']['top1']):.2f}")
+    times = [network["onnxruntime_ms"]["median"] for network in (serial, rewrite, networks[COLUMNS[3]])]
+    cells += [f"{time:.2f}" for time in times]
+    return "| " + " | ".join([*cells, f"{times[0] / times[1]:.2f}x"]) + " |"
+
+
+def main() -> None:
+    """Measure and write."""
+    depths = [int(text) for text in sys.argv[1:]] or [10, 8, 7, 6, 5, 4, 3, 2, 1]
+    reports = {}
+    for depth, plan in plans(depths).items():
+        print(f"{depth} blocks deep", flush=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            result = convert(
+                MODEL / "vit12.pt",
+                Path(scratch) / "out",
+                inputs=MODEL / "calibration.npz",
+                test_inputs=MODEL / "test.npz",
+                labels="labels",
+                options=ConvertOptions(plan=plan),
+            )
+        reports[depth] = result.report
+        print(row(result.report, depth), flush=True)
+    first = next(iter(reports.values()))
+    serial = first["networks"][0]["scores"]["top1"]
+    heads = ("depth", "groups of blocks", *COLUMNS, "points lost", "serial ms", "rewrite ms", "deletion ms", "speed-up")
+    lines = [
+        "# The shipped vision transformer at every depth",
+        "",
+        f"Serial: 12 blocks, top-1 {serial:.2%} on {first['data']['judge']} test images.",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+        *(row(report, depth) for depth, report in reports.items()),
+        "",
+        "Latency: ONNX Runtime, CPU, batch 1, median; networks of one row were timed in turn.",
+        "",
+        *(f"- {key}: {value}" for key, value in first["measured_on"].items()),
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "fashion_depths.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / "fashion_depths.json").write_text(json.dumps(reports, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
