@@ -21,7 +21,7 @@ from parallelize.split import split
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "examples" / "fashion_vit"
 RESULTS = ROOT / "benchmarks" / "results"
-COLUMNS = ("rewrite, as is", "rewrite, refitted", "blocks deleted, as is", "blocks deleted, refitted")
+COLUMNS = ("rewrite, as is", "rewrite, refitted", "deletion, as is", "deletion, refitted")
 
 
 def plans(depths: list[int]) -> dict[int, str]:

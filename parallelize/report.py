@@ -16,6 +16,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from parallelize.diagrams import draw, schedule_graph
@@ -23,7 +24,7 @@ from parallelize.latency import Latency
 from parallelize.metrics import METRICS, Metric, Scores
 from parallelize.search import Search
 from parallelize.split import Split
-from parallelize.variants import SERIAL, Variants
+from parallelize.variants import SERIAL, UNFUSED, Variants
 from passes.infra import PassRecord
 from passes.plan import Plan, serial
 from passes.stacks import Stacks
@@ -161,19 +162,36 @@ def table(content: Mapping[str, Any]) -> Table:
     networks = content["networks"]
     serial_ms = next(n for n in networks if n["name"] == SERIAL)["onnxruntime_ms"]["median"]
     threads = content["measured_on"]["onnxruntime_threads"]
-    result = Table(title=f"{content['model']}, judged on {content['data']['judge']} samples", title_justify="left")
+    result = Table(
+        title=f"{content['model']}: {content['data']['judge']} samples judge",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=0,
+    )
     result.add_column("network", no_wrap=True)
-    for heading in ("blocks\ndeep", "para-\nmeters", "GEMMs on\ncritical path"):
-        result.add_column(heading, justify="right")
     has_top1 = networks[0]["scores"]["top1"] is not None
     has_kl = networks[0]["scores"]["kl"] is not None
-    for heading in (["top-1"] if has_top1 else []) + (["KL\n(nats)", "agree-\nment"] if has_kl else ["relative\nL2"]):
-        result.add_column(heading, justify="right")
-    result.add_column(f"latency, ms\nmedian / p90\n({threads} thread{'s' if threads > 1 else ''})", justify="right")
-    result.add_column("speed-\nup", justify="right")
+    headings = ["blocks\ndeep", "para-\nmeters", "GEMMs\ndeep"]
+    headings += (["top-1"] if has_top1 else []) + (["KL\nnats", "agree"] if has_kl else ["rel.\nL2"])
+    headings += ["median\nms", "p90\nms", "speed\nup"]
+    for heading in headings:
+        result.add_column(heading, justify="right", no_wrap=True)
+    result.caption_justify = "left"
+    result.caption = (
+        f"GEMMs deep: matrix products that wait for each other. {_legend(content, has_kl=has_kl)}"
+        f"ms: ONNX Runtime on the CPU, batch 1, {threads} thread{'s' if threads > 1 else ''}, timed in turn."
+    )
     for network in networks:
         result.add_row(*_row(network, serial_ms, has_top1=has_top1, has_kl=has_kl))
     return result
+
+
+def _legend(content: Mapping[str, Any], *, has_kl: bool) -> str:
+    """What the columns and rows that are there mean."""
+    text = "KL, agree: against serial. " if has_kl else "rel. L2: against serial. "
+    if any(network["name"] == UNFUSED for network in content["networks"]):
+        text += "unfused: refitted, branches side by side; all other rewrites are fused. "
+    return text
 
 
 def _row(network: Mapping[str, Any], serial_ms: float, *, has_top1: bool, has_kl: bool) -> list[str]:
@@ -186,8 +204,8 @@ def _row(network: Mapping[str, Any], serial_ms: float, *, has_top1: bool, has_kl
     ]
     if has_top1:
         cells.append(f"{scores['top1']:.2%}")
-    cells += [f"{scores['kl']:.4f}", f"{scores['agreement']:.2%}"] if has_kl else [f"{scores['relative_l2']:.4f}"]
-    cells.append(f"{latency['median']:.2f} / {latency['p90']:.2f}")
+    cells += [f"{scores['kl']:.4f}", f"{scores['agreement']:.1%}"] if has_kl else [f"{scores['relative_l2']:.4f}"]
+    cells += [f"{latency['median']:.2f}", f"{latency['p90']:.2f}"]
     cells.append(f"{serial_ms / latency['median']:.2f}x")
     return cells
 
@@ -195,7 +213,7 @@ def _row(network: Mapping[str, Any], serial_ms: float, *, has_top1: bool, has_kl
 def _count(number: int) -> str:
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
-            return f"{number / size:.3g} {unit}"
+            return f"{number / size:.3g}{unit}"
     return str(number)
 
 

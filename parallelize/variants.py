@@ -21,10 +21,10 @@ from passes.stacks import find_stacks
 
 SERIAL = "serial"
 AS_IS = "rewrite, as is"
-BRANCHES = "rewrite, refitted, branches not fused"
+UNFUSED = "rewrite, unfused"
 REWRITE = "rewrite, refitted"
-DELETED = "blocks deleted, as is"
-DELETED_REFITTED = "blocks deleted, refitted"
+DELETED = "deletion, as is"
+DELETED_REFITTED = "deletion, refitted"
 
 Report = Callable[[str], None]
 
@@ -93,7 +93,7 @@ def build_variants(
         if _helps(teacher, as_is, refitted.module, held_out, metric):
             fused, (fusion,) = run_passes(refitted.module, [FuseWidth()], probe)
             records, levels = (*records[:-1], fusion), refitted.levels
-            variants.append(_variant(BRANCHES, program, refitted.module, plan))
+            variants.append(_variant(UNFUSED, program, refitted.module, plan))
             variants.append(_variant(REWRITE, program, fused, plan))
     report("deleting blocks to the same depth")
     deletion = deletion_plan(teacher, plan, fit, held_out, metric)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 aten = ops.aten
 
-Rule = Callable[[Lifter, fx.Node, dict[fx.Node, Lifted]], Lifted]
+Rule = Callable[["Lifter", fx.Node, dict[fx.Node, Lifted]], Lifted]
 
 
 def _norm(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
