@@ -13,8 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parallelize.capture import Program, capture
+    from parallelize.capture import capture
     from parallelize.convert import Conversion, ConvertOptions, convert
+    from parallelize.program import Program
     from passes.errors import ParallelizeError
     from passes.plan import Plan
     from passes.stacks import find_stacks
@@ -37,7 +38,7 @@ _HOMES = {
     "ConvertOptions": "parallelize.convert",
     "ParallelizeError": "passes.errors",
     "Plan": "passes.plan",
-    "Program": "parallelize.capture",
+    "Program": "parallelize.program",
     "capture": "parallelize.capture",
     "convert": "parallelize.convert",
     "find_stacks": "passes.stacks",

@@ -18,12 +18,13 @@ import torch
 from torch import nn
 
 from parallelize.backends.onnxruntime import OnnxRuntime
-from parallelize.capture import Program, capture, export
+from parallelize.capture import capture, export
 from parallelize.inputs import InputSpec, Samples, load_samples, random_samples, read_arrays
 from parallelize.latency import Latency, in_turn
 from parallelize.metrics import Metric, Scores, predict, score
 from parallelize.onnx_export import write_onnx
 from parallelize.output_directory import output_directory
+from parallelize.program import Program
 from parallelize.references import LoadOptions, load_program
 from parallelize.report import Comparison, Evidence, write_report
 from parallelize.search import Search, Searcher

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from parallelize.capture import TensorSpec
+from parallelize.program import TensorSpec
 from passes.errors import ParallelizeError
 
 Array = NDArray[Any]

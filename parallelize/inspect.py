@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from parallelize.capture import Program, TensorSpec
+from parallelize.program import Program, TensorSpec
 from passes.dataflow import tensor_value
 from passes.errors import ParallelizeError
 from passes.measures import critical_gemms, operator_counts, parameter_count
@@ -28,7 +28,7 @@ def as_dict(program: Program) -> dict[str, Any]:
         "parameters": parameter_count(program.module),
         "critical_gemms": critical_gemms(program.module),
         "operators": operator_counts(program.module),
-        "stacks": [_stack(stack) for stack in found.stacks],
+        "stacks": [_stack(program, stack) for stack in found.stacks],
         "refused": [dataclasses.asdict(refusal) for refusal in found.refused],
     }
 
@@ -37,11 +37,11 @@ def _spec(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "shape": list(spec.shape), "dtype": str(spec.dtype).removeprefix("torch.")}
 
 
-def _stack(stack: Stack) -> dict[str, Any]:
+def _stack(program: Program, stack: Stack) -> dict[str, Any]:
     state = tensor_value(stack.entry)
     return {
         "name": stack.name,
-        "state": [] if state is None else [str(size) for size in state.shape],
+        "state": [] if state is None else [str(size) for size in program.shape(state)],
         "blocks": [list(block) for block in stack.blocks],
         "terms": [
             {
@@ -81,11 +81,22 @@ def _stack_table(number: int, stack: dict[str, Any]) -> Table:
     state = " x ".join(stack["state"])
     title = f"stack {number} '{stack['name']}': {len(stack['terms'])} terms in {blocks} blocks, state {state}"
     table = Table(title=title, title_justify="left")
-    for heading in ("term", "kind", "module", "signature", "side inputs", "ends in"):
+    rows = [
+        {
+            "term": str(term["index"]),
+            "kind": term["kind"],
+            "module": term["module"],
+            "signature": term["signature"],
+            "side inputs": ", ".join(term["side_inputs"]),
+            "ends in": ", ".join(term["post"]),
+        }
+        for term in stack["terms"]
+    ]
+    headings = [heading for heading in rows[0] if any(row[heading] for row in rows)]
+    for heading in headings:
         table.add_column(heading)
-    for term in stack["terms"]:
-        sides, post = ", ".join(term["side_inputs"]), ", ".join(term["post"])
-        table.add_row(str(term["index"]), term["kind"], term["module"], term["signature"], sides, post)
+    for row in rows:
+        table.add_row(*(row[heading] for heading in headings))
     return table
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from parallelize.capture import Program, export
+from parallelize.capture import export
+from parallelize.program import Program
 from passes.errors import ParallelizeError
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 OPSET = 18
 _INLINE_LIMIT = 1 << 30  # bytes of weights that go into the .onnx file itself; a protobuf ends at 2 GiB
@@ -45,6 +51,8 @@ def write_onnx(program: Program, path: Path, opset: int = OPSET) -> None:
                 verbose=False,
             )
             assert result is not None
+            _name_dimensions(result.model, program)
+            _forget_origins(result.model)
             result.save(str(path), external_data=size >= _INLINE_LIMIT)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
@@ -57,6 +65,27 @@ def write_onnx(program: Program, path: Path, opset: int = OPSET) -> None:
         raise ParallelizeError(
             f"The ONNX checker refuses the exported model: {error}", "Please report this with the model."
         ) from error
+
+
+def _name_dimensions(model: onnx_ir.Model, program: Program) -> None:
+    """Call dynamic dimensions what the program calls them ("batch"), not what the exporter does ("s77")."""
+    names: dict[str, str] = {}
+    for value, spec in zip(model.graph.inputs, program.inputs, strict=True):
+        for size, word in zip(value.shape or (), spec.shape, strict=True):
+            if isinstance(word, str) and not isinstance(size, int) and size.value is not None:
+                names[size.value] = word
+    values = [*model.graph.inputs, *(value for node in model.graph.all_nodes() for value in node.outputs)]
+    for value in values:
+        for axis, size in enumerate(value.shape or ()):
+            if value.shape is not None and not isinstance(size, int) and size.value is not None:
+                value.shape[axis] = re.sub(r"[A-Za-z_]\w*", lambda found: names.get(found[0], found[0]), size.value)
+
+
+def _forget_origins(model: onnx_ir.Model) -> None:
+    """Drop the exporter's notes on each node: they are a fifth of a small file and hold paths of this machine."""
+    for node in model.graph.all_nodes():
+        for key in [key for key in node.metadata_props if key.startswith("pkg.torch")]:
+            del node.metadata_props[key]
 
 
 @contextlib.contextmanager

@@ -32,8 +32,9 @@ from torch import Tensor, nn
 
 from paraformer import checkpoint
 from paraformer.errors import ParaFormerError
-from parallelize.capture import Program, TensorSpec, capture, first_sentence, from_exported, quiet_logs
+from parallelize.capture import capture, first_sentence, from_exported, quiet_logs
 from parallelize.inputs import UNNAMED, Array, InputSpec, readable
+from parallelize.program import Program, TensorSpec
 from passes.errors import EnvironmentLackError, ParallelizeError
 
 _PICKLE_HINT = (

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from parallelize.capture import Program
 from parallelize.deletion import deletion_plan
 from parallelize.inputs import Samples
 from parallelize.metrics import Metric, predict, score
+from parallelize.program import Program
 from parallelize.refit import LevelRefit, Refitted, refit
 from passes.apply_plan import ApplyPlan
 from passes.fuse_width import FuseWidth

@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from paraformer.model import VisionConfig, VisionParaFormer
-from parallelize.capture import Program, TensorSpec, capture, export, from_exported
+from parallelize.capture import capture, export, from_exported
+from parallelize.program import Program, TensorSpec
 from passes.errors import ParallelizeError, PassError
 
 SMALL = VisionConfig(depth=2, width=16, heads=2, hidden=32)

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallelize.capture import TensorSpec
 from parallelize.inputs import (
     DTYPES,
     InputSpec,
@@ -21,6 +20,7 @@ from parallelize.inputs import (
     random_samples,
     read_arrays,
 )
+from parallelize.program import TensorSpec
 from passes.errors import ParallelizeError
 
 IMAGES = TensorSpec("images", ("batch", 1, 2, 2), torch.float32)

@@ -1,0 +1,136 @@
+"""A **Program**: a captured model as one flat ATen graph, and what its inputs and outputs look like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from passes.errors import PassError
+
+OTHER_SIZE = 16  # of a free dimension that is no batch, where nothing else is known
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a program reads or returns.
+
+    Attributes:
+        name: unique among the inputs, or among the outputs, of a program.
+        shape: sizes; a string is a dimension left free, by its name ("batch") or as an expression of names ("2*batch").
+        dtype: element type.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of the free dimensions, in order and each once; expressions are left out."""
+        return tuple(dict.fromkeys(size for size in self.shape if isinstance(size, str) and size.isidentifier()))
+
+    def sizes(self, known: Mapping[str, int], other: int = OTHER_SIZE) -> tuple[int, ...]:
+        """The shape in numbers: free dimensions take their size from `known`, the rest of them get `other`."""
+        return tuple(size if isinstance(size, int) else _evaluate(size, known, other) for size in self.shape)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured model.
+
+    Attributes:
+        module: the graph. `get_attr` nodes (parameters, buffers, constants) come first, then a placeholder for each
+            input, then calls of ATen operations; every node has its value's shape and dtype in `meta["val"]`.
+        inputs: what the placeholders take, in their order.
+        outputs: the tensors that the graph returns, flattened.
+        origin: what the user called the model.
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    origin: str
+
+    def shape(self, value: Tensor) -> tuple[int | str, ...]:
+        """The shape of a node's value, free dimensions by the names that the inputs give them."""
+        labels = Labels()
+        for spec, node in zip(self.inputs, self.module.graph.find_nodes(op="placeholder"), strict=True):
+            words = {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+            labels.choose(node.meta["val"], words)
+        return labels.spec("", value).shape
+
+    def flat_outputs(self, result: object) -> tuple[Tensor, ...]:
+        """The tensors in what the graph, or the model it came from, returned, in the order of `outputs`.
+
+        Raises:
+            PassError: `result` has another number of tensors than the program has outputs.
+        """
+        tensors = tuple(leaf for leaf in pytree.tree_leaves(plain(result)) if isinstance(leaf, Tensor))
+        if len(tensors) != len(self.outputs):
+            raise PassError(
+                f"{self.origin} returned {len(tensors)} tensors where {len(self.outputs)} were captured.",
+                "Please report this with the model and the plan.",
+            )
+        return tensors
+
+
+class Labels:
+    """Names for the symbols that stand for free dimensions; one symbol has one name everywhere."""
+
+    def __init__(self) -> None:
+        self.names: dict[Any, str] = {}
+
+    def choose(self, value: Tensor, dims: Mapping[int, str]) -> None:
+        """Take the user's names for the dimensions of one input; the first name of a symbol stays."""
+        for axis, name in dims.items():
+            size = value.shape[axis]
+            if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
+                self.names.setdefault(size.node.expr, name)
+
+    def spec(self, name: str, value: Tensor) -> TensorSpec:
+        """The spec of one input or output."""
+        return TensorSpec(name, tuple(self._size(size, axis) for axis, size in enumerate(value.shape)), value.dtype)
+
+    def _size(self, size: int | torch.SymInt, axis: int) -> int | str:
+        if not isinstance(size, torch.SymInt):
+            return int(size)
+        expression = size.node.expr
+        if expression.is_number:
+            return int(expression)
+        for symbol in sorted(expression.free_symbols, key=str):
+            if symbol not in self.names:
+                self.names[symbol] = "batch" if axis == 0 else unique(f"dim_{axis}", tuple(self.names.values()))
+        return str(expression.xreplace({symbol: sympy.Symbol(name) for symbol, name in self.names.items()}))
+
+
+def _evaluate(expression: str, known: Mapping[str, int], other: int) -> int:
+    """The size that an expression of dimension names stands for."""
+    if expression.isidentifier():
+        return known.get(expression, other)
+    words = re.findall(r"[A-Za-z_]\w*", expression)
+    return int(sympy.sympify(expression, locals={word: sympy.Integer(known.get(word, other)) for word in words}))
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses that pytree does not know, as dictionaries; anything else as it is."""
+
+    def leaf(item: Any) -> Any:
+        if not is_dataclass(item) or isinstance(item, type):
+            return item
+        return {field.name: plain(getattr(item, field.name)) for field in fields(item)}
+
+    return pytree.tree_map(leaf, value)
+
+
+def unique(name: str, taken: Sequence[str]) -> str:
+    """The name, with a number behind it where it is taken."""
+    if name not in taken:
+        return name
+    return next(other for number in range(1, 10**6) if (other := f"{name}_{number}") not in taken)
