@@ -168,7 +168,7 @@ def convert(
     max_error: Annotated[
         float | None,
         typer.Option(
-            help="The shallowest schedule whose --metric is at most E on held-out data. [default: 0.02]",
+            help="The shallowest schedule whose --metric is at most E on held-out data (default: 0.02).",
             metavar="E",
             min=0.0,
             show_default=False,
@@ -177,7 +177,10 @@ def convert(
     plan: Annotated[Path | None, typer.Option(help="Replay a plan.json.", metavar="FILE", show_default=False)] = None,
     metric: Annotated[
         MetricName | None,
-        typer.Option(help="What the search minimises. [default: kl for logits, else relative-l2]", show_default=False),
+        typer.Option(
+            help="What the search minimises and --max-error limits (default: kl for logits, else relative-l2).",
+            show_default=False,
+        ),
     ] = None,
     refit: Annotated[RefitName, typer.Option(help="The strongest closed-form refit a level may get.")] = RefitName.full,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output directory.")] = False,
@@ -195,7 +198,7 @@ def convert(
     from parallelize.convert import convert as run
     from parallelize.inputs import parse_input
     from parallelize.progress import reporting
-    from parallelize.report import table
+    from parallelize.report import notes, table
 
     options = ConvertOptions(
         plan=None if plan is None else _read_plan(plan),
@@ -222,9 +225,9 @@ def convert(
             report=report,
         )
     console = Console(soft_wrap=False)
-    for warning in conversion.report["warnings"]:
-        console.print(f"warning: {warning}", style="yellow")
     console.print(table(conversion.report))
+    for note in notes(conversion.report):
+        console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
     console.print(
         f"Written to {output}: {', '.join(sorted(path.name for path in Path(output).iterdir()))}", highlight=False
     )
@@ -308,7 +311,7 @@ def train(
     depth: Annotated[int, typer.Option(help="Blocks in all.", min=1)] = 12,
     width: Annotated[int, typer.Option(help="Features of the state.", min=1)] = 64,
     heads: Annotated[int, typer.Option(help="Attention heads.", min=1)] = 4,
-    hidden: Annotated[int | None, typer.Option(help="Hidden features of an MLP. [default: 4 x width]", min=1)] = None,
+    hidden: Annotated[int | None, typer.Option(help="Hidden features of an MLP (default: 4 x width).", min=1)] = None,
     patch_size: Annotated[int, typer.Option(help="Pixels of a patch's side.", min=1)] = 4,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 18,
     batch_size: Annotated[int, typer.Option(help="Images in a step.", min=1)] = 128,

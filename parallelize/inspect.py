@@ -69,18 +69,19 @@ def print_tables(program: Program, console: Console) -> None:
         highlight=False,
     )
     for number, stack in enumerate(content["stacks"]):
-        console.print(_stack_table(number, stack))
+        state = " x ".join(stack["state"])
+        counts = f"{len(stack['terms'])} terms in {len(stack['blocks'])} blocks"
+        console.print(f"\nstack {number} '{stack['name']}': {counts}, state {state}", highlight=False)
+        console.print(_stack_table(stack))
     if not content["stacks"]:
         console.print("No residual stack was found.")
     for refusal in content["refused"]:
         console.print(f"refused {refusal['node']}: {refusal['reason']}", style="yellow", highlight=False)
 
 
-def _stack_table(number: int, stack: dict[str, Any]) -> Table:
-    blocks = len(stack["blocks"])
-    state = " x ".join(stack["state"])
-    title = f"stack {number} '{stack['name']}': {len(stack['terms'])} terms in {blocks} blocks, state {state}"
-    table = Table(title=title, title_justify="left")
+def _stack_table(stack: dict[str, Any]) -> Table:
+    """The terms of a stack; columns in which nothing stands are left out."""
+    table = Table()
     rows = [
         {
             "term": str(term["index"]),

@@ -8,16 +8,14 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import onnx_ir
 
 from parallelize.capture import export
 from parallelize.program import Program
 from passes.errors import ParallelizeError
-
-if TYPE_CHECKING:
-    import onnx_ir
 
 OPSET = 18
 _INLINE_LIMIT = 1 << 30  # bytes of weights that go into the .onnx file itself; a protobuf ends at 2 GiB
@@ -74,11 +72,15 @@ def _name_dimensions(model: onnx_ir.Model, program: Program) -> None:
         for size, word in zip(value.shape or (), spec.shape, strict=True):
             if isinstance(word, str) and not isinstance(size, int) and size.value is not None:
                 names[size.value] = word
-    values = [*model.graph.inputs, *(value for node in model.graph.all_nodes() for value in node.outputs)]
-    for value in values:
-        for axis, size in enumerate(value.shape or ()):
-            if value.shape is not None and not isinstance(size, int) and size.value is not None:
-                value.shape[axis] = re.sub(r"[A-Za-z_]\w*", lambda found: names.get(found[0], found[0]), size.value)
+    for value in [*model.graph.inputs, *(value for node in model.graph.all_nodes() for value in node.outputs)]:
+        if value.shape is not None:
+            value.shape = onnx_ir.Shape([_named(size, names) for size in value.shape])
+
+
+def _named(size: int | onnx_ir.SymbolicDim, names: Mapping[str, str]) -> int | str | None:
+    if isinstance(size, int) or size.value is None:
+        return size if isinstance(size, int) else None
+    return re.sub(r"[A-Za-z_]\w*", lambda found: names.get(found[0], found[0]), size.value)
 
 
 def _forget_origins(model: onnx_ir.Model) -> None:

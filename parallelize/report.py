@@ -24,7 +24,7 @@ from parallelize.latency import Latency
 from parallelize.metrics import METRICS, Metric, Scores
 from parallelize.search import Search
 from parallelize.split import Split
-from parallelize.variants import SERIAL, UNFUSED, Variants
+from parallelize.variants import AS_IS, DELETED, DELETED_REFITTED, REWRITE, SERIAL, UNFUSED, Variants
 from passes.infra import PassRecord
 from passes.plan import Plan, serial
 from passes.stacks import Stacks
@@ -113,6 +113,7 @@ def _network(evidence: Evidence, name: str) -> dict[str, Any]:
         "parameters": variant.parameters,
         "critical_gemms": variant.gemms,
         "scores": asdict(evidence.scores[name]),
+        "errors": {evidence.metric: evidence.scores[name].error(evidence.metric)},
         "onnxruntime_ms": asdict(evidence.latencies[name]),
         "onnx_against_graph": asdict(evidence.comparisons[name]),
     }
@@ -205,9 +206,30 @@ def _row(network: Mapping[str, Any], serial_ms: float, *, has_top1: bool, has_kl
     if has_top1:
         cells.append(f"{scores['top1']:.2%}")
     cells += [f"{scores['kl']:.4f}", f"{scores['agreement']:.1%}"] if has_kl else [f"{scores['relative_l2']:.4f}"]
-    cells += [f"{latency['median']:.2f}", f"{latency['p90']:.2f}"]
+    cells += [_milliseconds(latency[name]) for name in ("median", "p90")]
     cells.append(f"{serial_ms / latency['median']:.2f}x")
     return cells
+
+
+def _milliseconds(time: float) -> str:
+    return f"{time:.2f}" if time >= 0.995 else f"{time:.2g}"
+
+
+def notes(content: Mapping[str, Any]) -> list[str]:
+    """Sentences that a reader of the table should not miss."""
+    found = list(content["warnings"])
+    skipped = [skip for record in content["passes"] if record["name"] == "fuse-width" for skip in record["skipped"]]
+    if skipped:
+        found.append(f"{len(skipped)} branches stay side by side, not fused: {skipped[0]['reason']}.")
+    networks = {network["name"]: network for network in content["networks"]}
+    if DELETED_REFITTED in networks and REWRITE not in networks:
+        found.append("The refit did not help on held-out samples and was left out.")
+    ours = networks.get(REWRITE, networks[AS_IS])
+    rivals = [networks[name] for name in (DELETED, DELETED_REFITTED) if name in networks]
+    metric = content["metric"]["name"]
+    if any(rival["errors"][metric] < ours["errors"][metric] for rival in rivals):
+        found.append(f"Deleting blocks to the same depth measures better in {metric} than the rewrite.")
+    return found
 
 
 def _count(number: int) -> str:
@@ -255,7 +277,7 @@ def _page(evidence: Evidence, content: Mapping[str, Any], directory: Path) -> st
     )
     return _PAGE.substitute(
         title=html.escape(f"{evidence.origin}: depth into width"),
-        warnings="".join(f'<p class="warning">{html.escape(text)}</p>' for text in content["warnings"]),
+        warnings="".join(f'<p class="warning">{html.escape(text)}</p>' for text in notes(content)),
         rows=f"<tr>{heads}</tr>{rows}",
         meaning=f"KL and agreement are against the serial network. {_judged(content)}",
         threads=content["measured_on"]["onnxruntime_threads"],
