@@ -2,8 +2,8 @@
 
     python benchmarks/fashion_depths.py [DEPTH ...]
 
-One search over the calibration images proposes a plan for each depth; `convert` replays it, refits it without any
-gradient step and judges it on the shipped test images, which neither the search nor the refits see. Latency is ONNX
+One search over the calibration images finds a plan for each depth; `convert` replays it, refits it without any gradient
+step and judges it on the shipped test images, which neither the search nor the refits see. Latency is ONNX
 Runtime on the CPU at batch 1. Writes benchmarks/results/fashion_depths.{json,md}.
 """
 
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from parallelize.convert import ConvertOptions, convert
+from parallelize.conversion import ConvertOptions, convert
 from parallelize.inputs import load_samples
 from parallelize.references import LoadOptions, load_program
 from parallelize.search import Searcher
@@ -24,13 +24,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = ("rewrite, as is", "rewrite, refitted", "deletion, as is", "deletion, refitted")
 
 
-def plans(depths: list[int]) -> dict[int, str]:
-    """The plan that the search proposes for each depth, as JSON."""
+def searcher() -> Searcher:
+    """A search on the calibration images."""
     program = load_program(str(MODEL / "vit12.pt"), LoadOptions())
     samples = load_samples(MODEL / "calibration.npz", program.inputs)
     data = split(samples, load_samples(MODEL / "test.npz", program.inputs), 0)
-    searcher = Searcher(program.module, data.fit, data.held_out, "kl", "full", progress=say)
-    return {depth: searcher.plan(searcher.partitions()[depth][1]) for depth in depths}
+    return Searcher(program.module, data.fit, data.held_out, "kl", "full", progress=say)
 
 
 def say(what: str, done: int, total: int) -> None:
@@ -40,9 +39,17 @@ def say(what: str, done: int, total: int) -> None:
 
 
 def groups(plan: dict) -> str:
-    """Blocks of each group, such as "0 / 1-3 / 4-11"."""
-    found = {tuple(sorted(term // 2 for chain in level for term in chain)) for level in plan["stacks"][0]["levels"]}
-    return " / ".join(str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in sorted(found))
+    """Blocks of each group, such as "0 / 1-3 / 4-11"; [0-3][4-11] is one group in GPT-J form."""
+    found = []
+    for level in plan["stacks"][0]["levels"]:
+        terms = sorted(term for chain in level for term in chain)
+        run = str(terms[0] // 2) if terms[0] // 2 == terms[-1] // 2 else f"{terms[0] // 2}-{terms[-1] // 2}"
+        kinds = {term % 2 for term in terms}
+        if kinds == {0, 1}:
+            found.append(f"[{run}]")
+        elif kinds == {0}:
+            found.append(run)
+    return " / ".join(found).replace("] / [", "][")
 
 
 def row(report: dict, depth: int) -> str:
@@ -59,10 +66,11 @@ def row(report: dict, depth: int) -> str:
 
 def main() -> None:
     """Measure and write."""
-    depths = [int(text) for text in sys.argv[1:]] or [10, 8, 7, 6, 5, 4, 3, 2, 1]
+    depths = [int(text) for text in sys.argv[1:]] or [1, 2, 3, 4, 5, 6, 7, 8, 10]
     reports = {}
-    for depth, plan in plans(depths).items():
-        print(f"{depth} blocks deep", flush=True)
+    search = searcher()
+    for depth in depths:
+        plan = search.measure(depth).plan
         with tempfile.TemporaryDirectory() as scratch:
             result = convert(
                 MODEL / "vit12.pt",
@@ -85,6 +93,8 @@ def main() -> None:
         "| " + " | ".join(heads) + " |",
         "|" + "---|" * len(heads),
         *(row(report, depth) for depth, report in reports.items()),
+        "",
+        "[a][b] is one group in GPT-J form: attentions and MLPs of blocks a side by side, then those of blocks b.",
         "",
         "Latency: ONNX Runtime, CPU, batch 1, median; networks of one row were timed in turn.",
         "",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -49,7 +50,7 @@ def read_idx(path: Path) -> Tensor:
         raw = gzip.decompress(path.read_bytes())
     except FileNotFoundError:
         raise DatasetError(f"Fashion-MNIST is not here: {path} does not exist.", INSTALL_HINT) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path} cannot be read: {error}.", INSTALL_HINT) from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE:
         raise DatasetError(f"{path} is not an IDX file of unsigned bytes.", INSTALL_HINT)

@@ -13,8 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parallelize.capture import capture
-    from parallelize.convert import Conversion, ConvertOptions, convert
+    from parallelize.capturing import capture
+    from parallelize.conversion import Conversion, ConvertOptions, convert
     from parallelize.program import Program
     from passes.errors import ParallelizeError
     from passes.plan import Plan
@@ -34,13 +34,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Conversion": "parallelize.convert",
-    "ConvertOptions": "parallelize.convert",
+    "Conversion": "parallelize.conversion",
+    "ConvertOptions": "parallelize.conversion",
     "ParallelizeError": "passes.errors",
     "Plan": "passes.plan",
     "Program": "parallelize.program",
-    "capture": "parallelize.capture",
-    "convert": "parallelize.convert",
+    "capture": "parallelize.capturing",
+    "convert": "parallelize.conversion",
     "find_stacks": "passes.stacks",
 }
 

@@ -194,8 +194,8 @@ def convert(
     """Rewrite a model's depth into width: capture, plan, rewrite, refit, fuse, export, compare, time."""
     from rich.console import Console
 
-    from parallelize.convert import ConvertOptions
-    from parallelize.convert import convert as run
+    from parallelize.conversion import ConvertOptions
+    from parallelize.conversion import convert as run
     from parallelize.inputs import parse_input
     from parallelize.progress import reporting
     from parallelize.report import notes, table

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx_ir
 
-from parallelize.capture import export
+from parallelize.capturing import export
 from parallelize.program import Program
 from passes.errors import ParallelizeError
 

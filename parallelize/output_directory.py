@@ -31,7 +31,7 @@ def output_directory(path: Path, *, force: bool) -> Iterator[Path]:
         ParallelizeError: `path` exists and `force` is false, or is a file.
         EnvironmentLackError: the place cannot be written to.
     """
-    path = path.absolute()
+    path = path.resolve()
     if path.is_file():
         raise ParallelizeError(f"{path} is a file.", "Name a directory with -o.")
     if path.exists() and not force:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from paraformer import checkpoint
 from paraformer.errors import ParaFormerError
-from parallelize.capture import capture, first_sentence, from_exported, quiet_logs
+from parallelize.capturing import capture, first_sentence, from_exported, quiet_logs
 from parallelize.inputs import UNNAMED, Array, InputSpec, readable
 from parallelize.program import Program, TensorSpec
 from passes.errors import EnvironmentLackError, ParallelizeError

@@ -13,8 +13,8 @@ The target after a level that has run the terms S is the teacher's own
 which is the teacher's state wherever S is a prefix of the network. A deleted term counts as run as soon as all earlier
 kept terms have run, so what is left learns to do its work.
 
-Each level chooses between no change, affine and full on samples that did not fit it, and is then solved once more on
-both parts with the ridge that was chosen.
+Each level chooses between no change, affine and full, and the ridge, on samples that did not fit it. They are never
+fitted, not even in the end, so that errors on them can still choose between plans.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class StackWalk:
     def _fit(
         self, level: LevelSite, features: LevelFeatures, source: fx.Node
     ) -> tuple[Refit, Choice | None, float, Tensor | None]:
-        """Choose a strength and a ridge; strength, choice, relative error before, solution on all samples."""
+        """Choose a strength and a ridge; strength, choice, relative error before, solution."""
         outs = features.outs if self.plan.refit == "full" else ()
         if self._level_error(level) <= NEGLIGIBLE:
             return "none", None, 0.0, None
@@ -213,11 +213,11 @@ class StackWalk:
         for strength, fitting, judging in options:
             found = choose(fitting, judging)
             if found.error < 1.0 and (best is None or found.error < best[1].error):
-                best = (strength, found, fitting + judging)
+                best = (strength, found, fitting)
         if best is None:
             return "none", None, before, None
-        strength, choice, both = best
-        return strength, choice, before, solve(both, [choice.ridge])[0]
+        strength, choice, fitted = best
+        return strength, choice, before, solve(fitted, [choice.ridge])[0]
 
     def _level_error(self, level: LevelSite) -> float:
         """Relative error of the state after the level on the first held-out batch."""

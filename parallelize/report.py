@@ -30,7 +30,7 @@ from passes.plan import Plan, serial
 from passes.stacks import Stacks
 
 if TYPE_CHECKING:
-    from parallelize.convert import ConvertOptions
+    from parallelize.conversion import ConvertOptions
 
 SCHEMA = "parallelize-report/1"
 RANDOM_WARNING = "The inputs are random numbers: errors and agreement say nothing about accuracy on real data."
@@ -90,6 +90,7 @@ def as_dict(evidence: Evidence) -> dict[str, Any]:
             "judge": len(split.judge),
         },
         "metric": {"name": evidence.metric, "meaning": METRICS[evidence.metric]},
+        "refit_allowed": evidence.options.refit,
         "plan": json.loads(evidence.variants.plan.to_json()),
         "deletion_plan": json.loads(evidence.variants.deletion.to_json()),
         "stacks": [
@@ -222,7 +223,7 @@ def notes(content: Mapping[str, Any]) -> list[str]:
     if skipped:
         found.append(f"{len(skipped)} branches stay side by side, not fused: {skipped[0]['reason']}.")
     networks = {network["name"]: network for network in content["networks"]}
-    if DELETED_REFITTED in networks and REWRITE not in networks:
+    if content["refit_allowed"] != "none" and REWRITE not in networks:
         found.append("The refit did not help on held-out samples and was left out.")
     ours = networks.get(REWRITE, networks[AS_IS])
     rivals = [networks[name] for name in (DELETED, DELETED_REFITTED) if name in networks]

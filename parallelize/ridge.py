@@ -37,13 +37,6 @@ class Moments:
         self.target += float(aim.square().sum())
         self.rows += len(wide)
 
-    def __add__(self, other: Moments) -> Moments:
-        both = Moments(*self.cross.shape)
-        both.features = self.features + other.features
-        both.cross = self.cross + other.cross
-        both.target, both.rows = self.target + other.target, self.rows + other.rows
-        return both
-
     def columns(self, chosen: slice) -> Moments:
         """The moments of some of the features."""
         part = Moments(0, self.cross.shape[1])

@@ -2,13 +2,19 @@
 
 The cost of running blocks i..j side by side is measured with everything else serial and an affine refit of the group:
 the error of the model's outputs on held-out samples. Errors of disjoint groups nearly add up, so the best partition of
-the blocks into D groups is an interval problem, solved exactly for every D at once. The partitions that come out are
-then measured as whole networks with the refit that was asked for; the sum of costs only proposes.
+the blocks into D groups is an interval problem, solved exactly for every D at once.
+
+A group of attention-MLP blocks is as deep as one block in two forms, and the partition is tried in both:
+
+    sublayer form    {a1..an} then {m1..mn}
+    GPT-J form       {a1, m1 .. ac, mc} then {ac+1, mc+1 .. an, mn}, cut where the group's cost is least
+
+What comes out is measured as a whole network with the refit that was asked for; the sum of costs only proposes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +26,7 @@ from parallelize.refit import Batch, Refitted, StackWalk, placeholders, refit, r
 from passes.apply_plan import schedule
 from passes.errors import CheckError, ParallelizeError
 from passes.infra import clone, flat_leaves
-from passes.plan import Plan, Refit, grouped
+from passes.plan import Level, Plan, Refit, StackPlan, grouped
 from passes.segment import extract
 from passes.stacks import Stack, find_stacks
 
@@ -122,22 +128,50 @@ class Searcher:
         """Measure the best partition of that depth as a whole network."""
         if depth in self._measured:
             return self._measured[depth]
-        predicted, groups = self.partitions()[depth]
-        plan = self.plan(groups)
-        self._report(f"measuring {depth} blocks deep", 0, 1)
-        refitted = refit(self.teacher, plan, self.fit, self.held_out)
-        scores = self._score(predict(refitted.module, self.held_out))
-        candidate = Candidate(plan, depth, predicted, scores, refitted)
-        self._measured[depth] = candidate
-        return candidate
+        plans = self.proposals(depth)
+        found: list[Candidate] = []
+        for number, plan in enumerate(plans):
+            self._report(f"measuring {depth} blocks deep", number, len(plans))
+            found.extend(self._candidates(plan, depth))
+        self._measured[depth] = min(found, key=lambda candidate: candidate.scores.error(self.metric))
+        return self._measured[depth]
 
-    def plan(self, groups: Sequence[Groups]) -> Plan:
-        """A plan in sublayer form from groups of blocks."""
+    def proposals(self, depth: int) -> list[Plan]:
+        """The best partition of that depth in sublayer form, and with the best GPT-J form of its groups if any."""
+        groups = self.partitions()[depth][1]
+        cuts = [self._cuts(stack, chosen) for stack, chosen in zip(self.stacks, groups, strict=True)]
+        plans = [self._plan(groups, [{} for _ in cuts])]
+        return [*plans, self._plan(groups, cuts)] if any(cuts) else plans
+
+    def _candidates(self, plan: Plan, depth: int) -> Iterator[Candidate]:
+        """A plan as measured with its refit, and as is, which is better where the refit does not generalise."""
+        strengths: tuple[Refit, ...] = ("none",) if self.strength == "none" else (self.strength, "none")
+        for strength in strengths:
+            chosen = plan.with_refit(strength)
+            refitted = refit(self.teacher, chosen, self.fit, self.held_out)
+            scores = self._score(predict(refitted.module, self.held_out))
+            yield Candidate(chosen, depth, self.partitions()[depth][0], scores, refitted)
+
+    def _plan(self, groups: Sequence[Groups], cuts: Sequence[Mapping[tuple[int, int], int]]) -> Plan:
+        """A plan from groups of blocks; those in `cuts` are in GPT-J form, the others in sublayer form."""
         parts = []
-        for stack, chosen in zip(self.stacks, groups, strict=True):
-            blocks = [[stack.blocks[b] for b in range(first, last + 1)] for first, last in chosen]
-            parts.append(grouped(len(stack.terms), blocks, "sublayer", self.strength))
+        for stack, chosen, cut in zip(self.stacks, groups, cuts, strict=True):
+            levels = [level for first, last in chosen for level in _levels(stack, first, last, cut.get((first, last)))]
+            parts.append(StackPlan(len(stack.terms), tuple(levels), self.strength))
         return Plan(tuple(parts), self.seed)
+
+    def _cuts(self, stack: Stack, groups: Groups) -> dict[tuple[int, int], int]:
+        """For each group of two-term blocks the cut of its GPT-J form, where that costs less than the sublayer form."""
+        found = {}
+        for first, last in groups if stack.period == 2 else ():
+            if first == last:
+                continue
+            parts = self._parts(stack, first)
+            costs = {cut: self._group_cost(stack, first, last, parts, cut) for cut in range(first + 1, last + 1)}
+            best = min(costs, key=costs.__getitem__)
+            if costs[best] < self._group_cost(stack, first, last, parts):
+                found[first, last] = best
+        return found
 
     def partitions(self) -> dict[int, tuple[float, tuple[Groups, ...]]]:
         """For each depth the smallest sum of group costs and the groups, one tuple for each stack."""
@@ -165,12 +199,14 @@ class Searcher:
         fit = start_batches(self.teacher, state, self.fit.head(SEARCH_SAMPLES))
         return fit, start_batches(self.teacher, state, self.held_out.head(SEARCH_SAMPLES))
 
-    def _group_cost(self, stack: Stack, first: int, last: int, parts: tuple[list[Batch], list[Batch]]) -> float:
+    def _group_cost(
+        self, stack: Stack, first: int, last: int, parts: tuple[list[Batch], list[Batch]], cut: int | None = None
+    ) -> float:
         """Error on held-out samples when only blocks first..last run side by side, with an affine refit."""
-        numbers = range(len(stack.blocks))
-        groups = [[b] for b in numbers[:first]] + [list(numbers[first : last + 1])] + [[b] for b in numbers[last + 1 :]]
         strength: Refit = "none" if self.strength == "none" else "affine"
-        part = grouped(len(stack.terms), [[stack.blocks[b] for b in g] for g in groups], "sublayer", strength)
+        alone = [_levels(stack, block, block) for block in range(len(stack.blocks))]
+        levels = [*alone[:first], _levels(stack, first, last, cut), *alone[last + 1 :]]
+        part = StackPlan(len(stack.terms), tuple(level for group in levels for level in group), strength)
         serial = [grouped(len(s.terms), [[block] for block in s.blocks]) for s in self.stacks]
         stacks = tuple(part if s is stack else other for s, other in zip(self.stacks, serial, strict=True))
         module = clone(self.teacher)
@@ -178,7 +214,7 @@ class Searcher:
         begin = sum(len(stack.blocks[b]) for b in range(first))
         copies = ([replace(b) for b in parts[0]], [replace(b) for b in parts[1]])
         walk = StackWalk(self.teacher, stack, module, site, part, copies, begin)
-        for level in range(begin, begin + len(stack.blocks[first])):
+        for level in range(begin, begin + len(levels[first])):
             walk.refit_level(level)
         return self._error_after(module, walk.entry, copies[1])
 
@@ -203,6 +239,15 @@ class Searcher:
 
 def _concatenate(batches: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
     return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+def _levels(stack: Stack, first: int, last: int, cut: int | None = None) -> tuple[Level, ...]:
+    """Blocks first..last as deep as one: in sublayer form, or in GPT-J form with the second level from block `cut`."""
+    blocks = stack.blocks[first : last + 1]
+    if cut is None:
+        return grouped(len(stack.terms), [blocks]).levels
+    runs = (blocks[: cut - first], blocks[cut - first :])
+    return tuple(Level(tuple((term,) for block in run for term in block)) for run in runs)
 
 
 def _alike(stack: Stack, first: int, last: int) -> bool:

@@ -9,7 +9,7 @@ from torch import fx
 
 from parallelize.deletion import deletion_plan
 from parallelize.inputs import Samples
-from parallelize.metrics import Metric, predict, score
+from parallelize.metrics import Metric
 from parallelize.program import Program
 from parallelize.refit import LevelRefit, Refitted, refit
 from passes.apply_plan import ApplyPlan
@@ -77,7 +77,7 @@ def build_variants(
         plan: schedule and strength of refit; without a refit the refitted rows are left out.
         fit: samples that refits are fitted on.
         held_out: samples that refits are chosen on.
-        metric: what a refit must improve on `held_out` to be applied at all.
+        metric: what the choice of blocks to delete minimises on `held_out`.
         refitted: the rewrite where a search has made it already.
         report: told what is being done.
     """
@@ -90,11 +90,10 @@ def build_variants(
     if wants_refit:
         report("refitting the rewrite")
         refitted = refitted or refit(teacher, plan, fit, held_out)
-        if _helps(teacher, as_is, refitted.module, held_out, metric):
-            fused, (fusion,) = run_passes(refitted.module, [FuseWidth()], probe)
-            records, levels = (*records[:-1], fusion), refitted.levels
-            variants.append(_variant(UNFUSED, program, refitted.module, plan))
-            variants.append(_variant(REWRITE, program, fused, plan))
+        fused, (fusion,) = run_passes(refitted.module, [FuseWidth()], probe)
+        records, levels = (*records[:-1], fusion), refitted.levels
+        variants.append(_variant(UNFUSED, program, refitted.module, plan))
+        variants.append(_variant(REWRITE, program, fused, plan))
     report("deleting blocks to the same depth")
     deletion = deletion_plan(teacher, plan, fit, held_out, metric)
     deleted, _ = run_passes(teacher, [ApplyPlan(deletion)])
@@ -104,15 +103,6 @@ def build_variants(
         deleted, _ = run_passes(refit(teacher, deletion, fit, held_out).module, [FuseWidth()], probe)
         variants.append(_variant(DELETED_REFITTED, program, deleted, deletion))
     return Variants(tuple(variants), plan, deletion, records, levels)
-
-
-def _helps(
-    teacher: fx.GraphModule, as_is: fx.GraphModule, refitted: fx.GraphModule, held_out: Samples, metric: Metric
-) -> bool:
-    """Whether the refit as a whole brings the outputs nearer to the teacher's on held-out samples."""
-    expected = predict(teacher, held_out)
-    before, after = (score(predict(m, held_out), expected, held_out.labels).error(metric) for m in (as_is, refitted))
-    return after <= before
 
 
 def _variant(name: str, program: Program, module: fx.GraphModule, plan: Plan | None) -> Variant:

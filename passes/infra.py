@@ -100,7 +100,7 @@ def eliminate_dead_code(module: fx.GraphModule) -> None:
 
 def propagate_shapes(module: fx.GraphModule) -> None:
     """Compute `meta["val"]` of every node anew from the inputs' example values, symbols kept."""
-    placeholders = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
+    placeholders = [node.meta.get("val") for node in module.graph.nodes if node.op == "placeholder"]
     modes = [v.fake_mode for v in pytree.tree_leaves(placeholders) if hasattr(v, "fake_mode")]
     if not modes:
         raise PassError("The graph's inputs carry no example values.", "Capture the model with parallelize.capture.")

@@ -2,7 +2,8 @@
 
 One rule for each kind of operator says how the layout passes through it (passes/layout.py). The last linear of the
 branches is not lifted but returned as a `Part`, features with one weight, because the sum over branches is the
-contraction of that linear: concatenate the branches along its input and the GEMM adds them up.
+contraction of that linear: concatenate the branches along its input and the GEMM adds them up. Changes of shape after
+it (batch and sequence swapped back, say) move before it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from passes.layout import (
     interleave,
     sizes,
 )
-from passes.lift_rules import RULES, fold, linear_parameters
+from passes.lift_rules import RULES, SHAPES, carry, fold, linear_parameters
 from passes.parameters import add_parameter, read_parameter
 
 aten = ops.aten
@@ -111,7 +112,7 @@ class Lifter:
         tail = self._tail()
         for column in columns:
             if column[0] in tail:
-                break
+                continue
             env[column[0]] = self._value(column, env)
         return self._part(tail, env)
 
@@ -160,10 +161,10 @@ class Lifter:
     # the last linear -------------------------------------------------------------------------------------------
 
     def _tail(self) -> list[fx.Node]:
-        """The last linear of branch 0 and what follows it: scales by a parameter (LayerScale)."""
+        """The last linear of branch 0 and what follows it: scales by a parameter (LayerScale), changes of shape."""
         node = self.branches.lists[0][-1]
         tail = [node]
-        while node.target == aten.mul.Tensor:
+        while node.target == aten.mul.Tensor or node.target in SHAPES:
             sources = [arg for arg in node.args if isinstance(arg, fx.Node) and arg in self.branches.inner]
             if len(sources) != 1:
                 break
@@ -179,13 +180,15 @@ class Lifter:
         for branch in self.branches.lists:
             linear = branch[place[tail[0]]]
             weight, bias = linear_parameters(self.module, linear)
-            for scaled in tail[1:]:
+            for scaled in (node for node in tail if node.target == aten.mul.Tensor):
                 scale = self._tail_scale(branch[place[scaled]])
                 weight, bias = weight * scale[:, None], None if bias is None else bias * scale
             weights.append(weight)
             biases.append(bias)
         source = env[tail[0].args[0]]  # type: ignore[index]
         features, weight, shift = self._contract(tail[0], source, weights)
+        for shaped in (node for node in tail if node.target in SHAPES):
+            features = carry(self, shaped, features, weight.shape[1], env)
         total = [bias for bias in (*biases, shift) if bias is not None]
         dtype = weights[0].dtype
         return Part(features, weight.to(dtype), torch.stack(total).sum(0).to(dtype) if total else None)

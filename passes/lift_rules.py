@@ -6,7 +6,7 @@ where the branches lie in its result, or raises CannotLiftError with the node an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 aten = ops.aten
 
+SHAPES = ops.VIEWS | {aten.transpose.int, aten.permute.default}
 Rule = Callable[["Lifter", fx.Node, dict[fx.Node, Lifted]], Lifted]
 
 
@@ -92,7 +93,7 @@ def _elementwise(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> L
 
 def _wide_parameter(lifter: Lifter, node: fx.Node, value: Stored, dim: int, outer: int) -> fx.Node:
     first = value.tensors[0]
-    if first.ndim < -dim or first.shape[dim] % outer or first.shape[dim] < outer or first.numel() == 1:
+    if first.ndim < -dim or first.shape[dim] % outer or first.shape[dim] < outer or first.shape[dim] == 1:
         raise CannotLiftError(f"{node.name} reads a parameter of shape {list(first.shape)} across the branches")
     return lifter.store("parameter", interleave(value.tensors, first.ndim + dim, outer))
 
@@ -210,12 +211,40 @@ def _attention(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lif
     return Wide(lifter.emit(node.target, args, kwargs), -3, layouts[0])
 
 
+def carry(lifter: Lifter, node: fx.Node, features: fx.Node, width: int, env: Mapping[fx.Node, Lifted]) -> fx.Node:
+    """Apply a change of shape to `features` (.., width) in place of what the node reads; the last dimension stays."""
+    before, after = _shape(node), sizes(cast("Tensor", tensor_value(node)))
+    args = list(lifter.plain(node, {**env, _operand(node): Shared(features)})[0])
+    if node.target in ops.VIEWS:
+        stays = before[-1] == after[-1]
+        args[1] = [*args[1][:-1], width]
+    elif node.target == aten.permute.default:
+        stays = args[1][-1] % len(before) == len(before) - 1
+    else:
+        stays = all(_number(node, place) % len(before) != len(before) - 1 for place in (1, 2))
+    if not stays:
+        raise CannotLiftError(f"{node.name} ({node.target}) moves the features of the state")
+    return lifter.emit(node.target, tuple(args))
+
+
+def _of_shape(rule: Rule) -> Rule:
+    """A change of shape leaves gains and shifts of a normalised state alone."""
+
+    def lifted(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
+        value = env[_operand(node)]
+        if not isinstance(value, Normed):
+            return rule(lifter, node, env)
+        return Normed(carry(lifter, node, value.node, _shape(node)[-1], env), value.gains, value.shifts)
+
+    return lifted
+
+
 RULES: dict[Any, Rule] = {
     ops.LAYER_NORM: _norm,
     aten.rms_norm.default: _norm,
     ops.LINEAR: _linear,
-    aten.transpose.int: _transpose,
-    aten.permute.default: _permute,
+    aten.transpose.int: _of_shape(_transpose),
+    aten.permute.default: _of_shape(_permute),
     aten.unbind.int: _unbind,
     aten.select.int: _select,
     aten.chunk.default: _split,
@@ -223,7 +252,7 @@ RULES: dict[Any, Rule] = {
     aten.split_with_sizes.default: _split,
     ops.GETITEM: _getitem,
     ops.ATTENTION: _attention,
-    **dict.fromkeys(ops.VIEWS, _view),
+    **dict.fromkeys(ops.VIEWS, _of_shape(_view)),
     **dict.fromkeys(ops.ELEMENTWISE, _elementwise),
 }
 

@@ -152,7 +152,7 @@ class Plan:
                 for stack in value["stacks"]
             )
             plan = cls(stacks, int(value.get("seed", 0)))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ParallelizeError(f"The plan cannot be read: {type(error).__name__} {error}.", hint) from error
         for stack in plan.stacks:
             stack.check()

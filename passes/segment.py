@@ -20,7 +20,7 @@ def extract(module: fx.GraphModule, given: Sequence[fx.Node], wanted: Sequence[f
 
     Args:
         module: the graph the nodes are of.
-        given: nodes whose values the caller hands in, in this order.
+        given: nodes whose values the caller hands in, in this order; of a node named twice the last value counts.
         wanted: nodes whose values come back, as a tuple in this order.
 
     Raises:
@@ -30,7 +30,7 @@ def extract(module: fx.GraphModule, given: Sequence[fx.Node], wanted: Sequence[f
     graph = fx.Graph()
     value: dict[fx.Node, fx.Node] = {}
     for node in given:
-        value[node] = graph.placeholder(node.name)
+        value[node] = graph.placeholder(f"{node.name}_last" if node in value else node.name)
         value[node].meta = dict(node.meta)
     for target in wanted:
         for node in canonical_walk(target, lambda n: n not in known and n not in value):

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from paraformer.model import VisionConfig, VisionParaFormer
-from parallelize.capture import capture, export, from_exported
+from parallelize.capturing import capture, export, from_exported
 from parallelize.program import Program, TensorSpec
 from passes.errors import ParallelizeError, PassError
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from parallelize.backends.onnxruntime import OnnxRuntime
-from parallelize.capture import capture, export
+from parallelize.capturing import capture, export
 from parallelize.inputs import InputSpec, Samples, load_samples, random_samples, read_arrays
 from parallelize.latency import Latency, in_turn
 from parallelize.metrics import Metric, Scores, predict, score
@@ -31,7 +31,7 @@ from parallelize.search import Search, Searcher
 from parallelize.split import Split, split
 from parallelize.variants import AS_IS, REWRITE, SERIAL, Variant, Variants, build_variants
 from passes.apply_plan import check_fits
-from passes.errors import CheckError, ParallelizeError
+from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
 from passes.infra import flat_outputs, largest_change, run_passes
 from passes.plan import Plan, Refit
 from passes.remove_identities import RemoveIdentities
@@ -122,6 +122,7 @@ def convert(
     """
     options = options or ConvertOptions()
     target = Path(output)
+    _refuse_foreign(target)
     with output_directory(target, force=force) as directory:
         report("capturing the model", None)
         program = _capture(model, example, inputs, LoadOptions(_path(weights), input_specs, allow_pickle))
@@ -167,6 +168,21 @@ def final(variants: Variants) -> Variant:
     """The network that a conversion is for: refitted where the refit helps, else the rewrite as is."""
     names = {variant.name for variant in variants.items}
     return variants[REWRITE if REWRITE in names else AS_IS]
+
+
+def _refuse_foreign(target: Path) -> None:
+    """Only what an earlier conversion made may be replaced, whatever the options say."""
+    try:
+        foreign = target.is_dir() and any(target.iterdir()) and not (target / "report.json").is_file()
+    except OSError as error:
+        raise EnvironmentLackError(
+            f"The output directory {target} cannot be read: {error.strerror}.", "Choose a place that you may write to."
+        ) from error
+    if foreign:
+        raise ParallelizeError(
+            f"The directory {target} exists and was not made by a conversion: it has no report.json.",
+            "Choose another with -o, or delete it yourself.",
+        )
 
 
 def _path(value: str | os.PathLike[str] | None) -> Path | None:

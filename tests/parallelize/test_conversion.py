@@ -1,0 +1,184 @@
+"""The main job from Python: what is written, that it can be replayed, and that its numbers are those of the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import parallelize
+from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.conversion import Conversion, ConvertOptions, convert
+from parallelize.inputs import load_samples
+from parallelize.metrics import predict, score
+from passes.errors import CheckError, ParallelizeError
+from passes.plan import Plan
+from tests.parallelize.small_models import images, vision
+
+OPTIONS = ConvertOptions(depth=2, rounds=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name, count, seed in (("fit", 60, 1), ("test", 30, 2)):
+        samples = images(count, seed, labelled=True)
+        assert samples.labels is not None
+        np.savez(folder / f"{name}.npz", images=samples.arrays["images"].numpy(), labels=samples.labels.numpy())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def conversion(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
+    return convert(
+        vision(),
+        tmp_path_factory.mktemp("out") / "first",
+        inputs=data / "fit.npz",
+        test_inputs=data / "test.npz",
+        labels="labels",
+        options=OPTIONS,
+    )
+
+
+def outputs(path: Path, inputs: Tensor) -> Tensor:
+    with torch.inference_mode():
+        result: Tensor = torch.export.load(path).module()(inputs)
+    return result
+
+
+def test_the_written_model_has_the_scores_of_the_report(conversion: Conversion, data: Path) -> None:
+    judge = load_samples(data / "test.npz", vision().inputs, "labels")
+    pixels = judge.arrays["images"]
+    ours = [outputs(conversion.output / "model.pt2", pixels)]
+    scores = score(ours, predict(vision().module, judge), judge.labels)
+    reported = next(n for n in conversion.report["networks"] if n["name"] == "rewrite, refitted")["scores"]
+    assert reported["kl"] == pytest.approx(scores.kl, rel=1e-3)
+    assert reported["top1"] == pytest.approx(scores.top1)
+    assert reported["samples"] == len(judge)
+
+
+def test_the_onnx_is_the_written_model_at_any_batch(conversion: Conversion) -> None:
+    session = OnnxRuntime(conversion.output / "model.onnx", 1)
+    for count in (1, 3, 8):
+        pixels = images(count, count).arrays["images"]
+        expected = outputs(conversion.output / "model.pt2", pixels)
+        torch.testing.assert_close(session([pixels])[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_replayed_plan_gives_the_same_tensors(conversion: Conversion, data: Path, tmp_path: Path) -> None:
+    plan = Plan.from_json((conversion.output / "plan.json").read_text())
+    again = convert(
+        vision(),
+        tmp_path / "out",
+        inputs=data / "fit.npz",
+        test_inputs=data / "test.npz",
+        options=ConvertOptions(plan=plan, rounds=1),
+    )
+    assert (again.output / "plan.json").read_bytes() == (conversion.output / "plan.json").read_bytes()
+    first, second = (torch.export.load(c.output / "model.pt2").state_dict for c in (conversion, again))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_two_runs_with_one_seed_agree_to_the_bit(conversion: Conversion, data: Path, tmp_path: Path) -> None:
+    again = convert(
+        vision(),
+        tmp_path / "out",
+        inputs=data / "fit.npz",
+        test_inputs=data / "test.npz",
+        labels="labels",
+        options=OPTIONS,
+    )
+    assert (again.output / "plan.json").read_bytes() == (conversion.output / "plan.json").read_bytes()
+    first, second = (torch.export.load(c.output / "model.pt2").state_dict for c in (conversion, again))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_report_says_where_and_on_what_it_was_measured(conversion: Conversion) -> None:
+    content = json.loads((conversion.output / "report.json").read_text())
+    assert content == json.loads(json.dumps(conversion.report))
+    assert content["schema"] == "parallelize-report/1"
+    assert content["data"] == {"random": False, "fit": 48, "held_out": 12, "judge": 30}
+    assert {"date", "processor", "cores", "torch", "onnx", "onnxruntime", "onnxruntime_threads"} <= set(
+        content["measured_on"]
+    )
+    assert all(network["onnx_against_graph"]["error"] <= 1e-3 for network in content["networks"])
+    serial, *others = content["networks"]
+    assert (serial["name"], serial["depth_blocks"], serial["scores"]["kl"]) == ("serial", 4, 0.0)
+    assert {network["depth_blocks"] for network in others} == {2}
+    assert max(network["critical_gemms"] for network in others) < serial["critical_gemms"]
+
+
+def test_diagrams_and_page_are_drawn(conversion: Conversion) -> None:
+    before, after = ((conversion.output / f"{name}.svg").read_text() for name in ("before", "after"))
+    page = (conversion.output / "report.html").read_text()
+    assert before.lstrip().startswith("<")
+    assert before != after
+    assert "<table>" in page
+    assert before in page
+
+
+def test_a_budget_is_kept_on_held_out_samples(data: Path, tmp_path: Path) -> None:
+    generous = convert(
+        vision(), tmp_path / "a", inputs=data / "fit.npz", options=ConvertOptions(max_error=10.0, rounds=1)
+    )
+    assert generous.plan.depth == 2
+    assert all(step["held_out"]["kl"] <= 10.0 for step in generous.report["search"][-1:])
+    with pytest.raises(CheckError, match="budget"):
+        convert(vision(), tmp_path / "b", inputs=data / "fit.npz", options=ConvertOptions(max_error=0.0, rounds=1))
+    assert not (tmp_path / "b").exists()
+
+
+def test_without_data_nothing_is_refitted_and_the_report_warns(tmp_path: Path) -> None:
+    result = convert(vision(), tmp_path / "out", options=ConvertOptions(rounds=1))
+    assert result.report["warnings"]
+    assert "random" in result.report["warnings"][0]
+    names = [network["name"] for network in result.report["networks"]]
+    assert names == ["serial", "rewrite, as is", "deletion, as is"]
+    plan = Plan(tuple(result.plan.with_refit("full").stacks))
+    with pytest.raises(ParallelizeError, match="needs data"):
+        convert(vision(), tmp_path / "again", options=ConvertOptions(plan=plan, rounds=1))
+
+
+class Actor(nn.Module):
+    """Two outputs by name, post-activation blocks, a block whose branch ends in a change of shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(4)
+        )
+        self.value, self.action = nn.Linear(8, 1), nn.Linear(8, 3)
+
+    def forward(self, state: Tensor) -> dict[str, Tensor]:
+        for term in self.terms:
+            state = state + term(state.transpose(0, 1)).transpose(0, 1)
+        return {"value": self.value(state), "action": self.action(state)}
+
+
+def test_named_outputs_and_branches_that_swap_dimensions(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    np.savez(tmp_path / "data.npz", state=torch.randn(60, 5, 8).numpy())
+    result = parallelize.convert(
+        Actor().eval(),
+        tmp_path / "out",
+        inputs=tmp_path / "data.npz",
+        example=(torch.zeros(2, 5, 8),),
+        options=parallelize.ConvertOptions(depth=1, rounds=1),
+    )
+    names = OnnxRuntime(tmp_path / "out" / "model.onnx", 1).outputs
+    assert names == ["value", "action"]
+    fusion = next(record for record in result.report["passes"] if record["name"] == "fuse-width")
+    assert fusion["skipped"] == []
+    serial, rewritten = result.report["networks"][0], result.report["networks"][-3]
+    assert rewritten["critical_gemms"] == serial["critical_gemms"] - 6
+    assert rewritten["scores"]["kl"] is None
+
+
+def test_a_module_needs_an_example(tmp_path: Path) -> None:
+    with pytest.raises(ParallelizeError, match="example"):
+        convert(nn.Linear(2, 2).eval(), tmp_path / "out")

@@ -1,0 +1,208 @@
+"""ONNX files: checked, of any batch, with the names and the operators of the graph, and the graph's numbers."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.capturing import capture
+from parallelize.onnx_export import OPSET, operator_counts, write_onnx
+from parallelize.program import Program
+from parallelize.refit import refit
+from passes import measures
+from passes.errors import ParallelizeError
+from passes.fuse_width import FuseWidth
+from passes.infra import flat_outputs, run_passes
+from tests.parallelize.small_models import images, pairs, vision
+
+
+class TwoInputs(nn.Module):
+    """Token numbers and a mask of one free length -> two outputs by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, ids: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        state = self.norm(self.embedding(ids)) * weights[..., None]
+        return {"states": state, "total": state.sum((1, 2))}
+
+
+def _program(kind: str) -> Program:
+    if kind == "serial":
+        return vision()
+    if kind == "two inputs":
+        torch.manual_seed(0)
+        example = torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, 5)
+        dims = [{0: "batch", 1: "tokens"}] * 2
+        return capture(TwoInputs().eval(), example, dynamic=dims, origin="two")
+    refitted = refit(vision().module, pairs("full"), images(60, 0), images(30, 1)).module
+    module, _ = run_passes(refitted, [FuseWidth()])
+    return Program(module, vision().inputs, vision().outputs, "rewritten")
+
+
+@pytest.fixture(scope="module", params=["serial", "rewritten and fused"])
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Path]:
+    program = _program(request.param)
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    write_onnx(program, path)
+    return program, path
+
+
+def test_the_checker_passes_a_file_of_the_opset(written: tuple[Program, Path]) -> None:
+    _, path = written
+    onnx.checker.check_model(str(path), full_check=True)
+    opsets = {entry.domain: entry.version for entry in onnx.load(path).opset_import}
+    assert opsets[""] == OPSET >= 18
+
+
+def test_the_file_computes_what_the_graph_computes_at_every_batch_size(written: tuple[Program, Path]) -> None:
+    program, path = written
+    session = OnnxRuntime(path, threads=1)
+    for batch in (1, 3, 8):
+        inputs = (images(batch, seed=batch).arrays["images"],)
+        expected = flat_outputs(program.module, inputs)
+        results = session(inputs)
+        assert [result.shape for result in results] == [(batch, 10)]
+        torch.testing.assert_close(results, expected, rtol=0, atol=1e-4)
+
+
+def test_each_layer_norm_of_the_graph_is_one_operator(written: tuple[Program, Path]) -> None:
+    program, path = written
+    norms = program.module.graph.find_nodes(op="call_function", target=torch.ops.aten.layer_norm.default)
+    different = {str(node.args) for node in norms}  # the exporter merges equal ones
+    file = operator_counts(path)
+    assert file["LayerNormalization"] == len(different) >= 5
+    assert file["ReduceMean"] == measures.operator_counts(program.module)["aten.mean.dim"] == 1
+    assert "Sqrt" not in file
+
+
+def test_inputs_and_outputs_keep_their_names_types_and_free_batch(written: tuple[Program, Path]) -> None:
+    program, path = written
+    graph = onnx.load(path).graph
+    for values, specs in ((graph.input, program.inputs), (graph.output, program.outputs)):
+        assert [value.name for value in values] == [spec.name for spec in specs]
+        for value, spec in zip(values, specs, strict=True):
+            assert _shape(value) == spec.shape
+            assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    return tuple(size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim)
+
+
+def test_no_node_carries_notes_of_the_exporter_or_paths_of_this_machine(written: tuple[Program, Path]) -> None:
+    _, path = written
+    for node in onnx.load(path).graph.node:
+        assert [entry.key for entry in node.metadata_props if entry.key.startswith("pkg.torch")] == []
+    content = path.read_bytes()
+    for word in (b"site-packages", b"stack_trace", str(Path(__file__).parents[2]).encode()):
+        assert word not in content
+
+
+def test_weights_are_in_the_file_itself(written: tuple[Program, Path]) -> None:
+    program, path = written
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+    assert path.stat().st_size > 4 * measures.parameter_count(program.module)
+
+
+def test_several_inputs_and_outputs_and_all_their_free_dimensions_are_kept(tmp_path: Path) -> None:
+    program = _program("two inputs")
+    write_onnx(program, tmp_path / "two.onnx")
+    graph = onnx.load(tmp_path / "two.onnx").graph
+    assert {value.name: _shape(value) for value in (*graph.input, *graph.output)} == {
+        "ids": ("batch", "tokens"),
+        "weights": ("batch", "tokens"),
+        "states": ("batch", "tokens", 8),
+        "total": ("batch",),
+    }
+    session = OnnxRuntime(tmp_path / "two.onnx", threads=1)
+    for shape in ((1, 1), (3, 4), (2, 9)):
+        inputs = torch.randint(0, 11, shape), torch.rand(shape)
+        torch.testing.assert_close(session(inputs), flat_outputs(program.module, inputs), rtol=0, atol=1e-5)
+
+
+def test_the_names_are_those_of_the_program_and_not_of_its_nodes(tmp_path: Path) -> None:
+    program = _program("two inputs")
+    renamed = replace(program, inputs=tuple(replace(spec, name=f"my_{spec.name}") for spec in program.inputs))
+    write_onnx(renamed, tmp_path / "two.onnx")
+    assert OnnxRuntime(tmp_path / "two.onnx", threads=1).inputs == ["my_ids", "my_weights"]
+
+
+def test_a_higher_opset_can_be_asked_for(tmp_path: Path) -> None:
+    write_onnx(_program("two inputs"), tmp_path / "two.onnx", opset=20)
+    assert onnx.load(tmp_path / "two.onnx").opset_import[0].version == 20
+
+
+class Bessel(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def test_an_operator_without_an_onnx_form_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    program = capture(Bessel().eval(), (torch.rand(2, 3),), origin="bessel")
+    with pytest.raises(ParallelizeError, match=r"^The model cannot be written as ONNX: ") as caught:
+        write_onnx(program, tmp_path / "bessel.onnx")
+    assert "\n" not in str(caught.value)
+    assert "--debug" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_the_checker_refuses_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+
+    def refuse(path: str, *, full_check: bool) -> None:
+        checked.append(path)
+        assert full_check
+        raise onnx.checker.ValidationError("Nodes in a graph must be topologically sorted")
+
+    monkeypatch.setattr(onnx.checker, "check_model", refuse)
+    with pytest.raises(ParallelizeError, match="The ONNX checker refuses the exported model: Nodes in a graph"):
+        write_onnx(_program("two inputs"), tmp_path / "two.onnx")
+    assert checked == [str(tmp_path / "two.onnx")]
+
+
+def test_the_exporter_says_nothing_and_its_loggers_are_left_as_they_were(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = torch.onnx.export
+
+    def chatter(*args: Any, **options: Any) -> object:
+        print("step 1 of 3")  # noqa: T201
+        logging.getLogger("onnxscript").warning("step 2 of 3")
+        return export(*args, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", chatter)
+    logger = logging.getLogger("onnxscript")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            write_onnx(_program("two inputs"), tmp_path / "two.onnx")
+        assert logger.level == logging.INFO
+    finally:
+        logger.setLevel(before)
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+
+
+def test_operators_are_counted_the_most_frequent_first(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2])
+    result = onnx.helper.make_tensor_value_info("d", onnx.TensorProto.FLOAT, [2])
+    names = ["x", "a", "b", "c", "d"]
+    operators = ["Neg", "Exp", "Neg", "Neg"]
+    nodes = [onnx.helper.make_node(op, [names[i]], [names[i + 1]]) for i, op in enumerate(operators)]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "four", [value], [result])), tmp_path / "four.onnx")
+    counts = operator_counts(tmp_path / "four.onnx")
+    assert list(counts.items()) == [("Neg", 3), ("Exp", 1)]
