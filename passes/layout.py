@@ -10,7 +10,8 @@ Lifting turns corresponding values of N branches into one value:
 
 `outer` decides where the branches go when a dimension is split later: the rows of a merged query-key-value projection
 (3, heads, head) take N between 3 and heads (outer = 3), so that the split heads of all branches end up as N * heads
-neighbours, as one attention with more heads wants them.
+neighbours, as one attention with more heads wants them. It is an expression where heads and a dynamic batch are one
+dimension for a while.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Wide:
 
     node: fx.Node
     dim: int
-    outer: int = 1
+    outer: Size = 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Pieces:
 
     node: fx.Node
     dim: int | None
-    outer: int
+    outer: Size
 
 
 Lifted = Shared | Normed | Stored | Wide | Pieces
@@ -89,7 +90,7 @@ def interleave(tensors: Sequence[Tensor], dim: int, outer: int) -> Tensor:
     return torch.stack(split, place + 1).reshape(*ahead, len(tensors) * shape[place], *behind)
 
 
-def through_view(before: Sequence[Size], after: Sequence[Size], dim: int, outer: int) -> tuple[int, int] | None:
+def through_view(before: Sequence[Size], after: Sequence[Size], dim: int, outer: Size) -> tuple[int, Size] | None:
     """Where a wide dimension goes when the single branch's tensor is viewed in another shape.
 
     Args:
@@ -103,13 +104,15 @@ def through_view(before: Sequence[Size], after: Sequence[Size], dim: int, outer:
         inside a dimension that the view does not cut there.
     """
     ahead = math.prod(before[: len(before) + dim], start=sympy.Integer(1)) * outer
-    found: tuple[int, int] | None = None
+    found: tuple[int, Size] | None = None
     for place, size in enumerate(after):
         ratio = sympy.cancel(ahead / math.prod(after[:place], start=sympy.Integer(1)))
         if ratio == 1 and size != 1:
             return place - len(after), 1
         if ratio == 1:
             found = (place - len(after), 1)
-        elif ratio.is_Integer and ratio > 1 and isinstance(size, int) and size % int(ratio) == 0 and size != ratio:
-            found = (place - len(after), int(ratio))
+        elif sympy.fraction(ratio)[1] == 1:
+            inner = sympy.cancel(size / ratio)
+            if inner.is_Integer and inner > 1:
+                found = (place - len(after), int(ratio) if ratio.is_Integer else ratio)
     return found

@@ -213,7 +213,7 @@ class Lifter:
             folded = [fold(w, g, s) for w, g, s in zip(wide, source.gains, source.shifts, strict=True)]
             shifts = [shift for _, shift in folded if shift is not None]
             return source.node, torch.stack([w for w, _ in folded]).sum(0), sum(shifts) if shifts else None  # type: ignore[return-value]
-        if isinstance(source, Wide) and source.dim == -1:
+        if isinstance(source, Wide) and source.dim == -1 and isinstance(source.outer, int):
             return source.node, interleave(wide, 1, source.outer), None
         raise CannotLiftError(f"{linear.name} contracts a dimension in which the branches do not lie side by side")
 
@@ -226,7 +226,7 @@ def _row_layouts(linear: fx.Node) -> list[int]:
     while pending and value is not None and seen < 32:
         user, seen = pending.pop(), seen + 1
         result = tensor_value(user)
-        if user.target in ops.VIEWS and result is not None:
+        if user.target in ops.VIEWS | {aten.unflatten.int} and result is not None:
             inside = [s for s in sizes(result)[value.ndim - 1 :] if isinstance(s, int)]
             layouts.extend(math.prod(inside[:cut]) for cut in range(1, len(inside)))
         elif user.target in (aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default):

@@ -6,7 +6,7 @@ where the branches lie in its result, or raises CannotLiftError with the node an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,7 +14,19 @@ from torch import Tensor, fx
 
 from passes import operators as ops
 from passes.dataflow import tensor_value
-from passes.layout import CannotLiftError, Lifted, Normed, Pieces, Shared, Stored, Wide, interleave, sizes, through_view
+from passes.layout import (
+    CannotLiftError,
+    Lifted,
+    Normed,
+    Pieces,
+    Shared,
+    Size,
+    Stored,
+    Wide,
+    interleave,
+    sizes,
+    through_view,
+)
 from passes.parameters import read_parameter
 
 if TYPE_CHECKING:
@@ -123,13 +135,18 @@ def _shape(node: fx.Node) -> tuple[Any, ...]:
     return sizes(value)
 
 
-def _view(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
+def _moved(node: fx.Node, env: dict[fx.Node, Lifted]) -> tuple[int, Size]:
+    """Where the branches lie after a change of shape that keeps the order of elements."""
     value, result = _wide(node, env), tensor_value(node)
     assert result is not None
     moved = through_view(_shape(node), sizes(result), value.dim, value.outer)
     if moved is None:
         raise CannotLiftError(f"{node.name} views {list(_shape(node))} as {list(result.shape)} across the branches")
-    dim, outer = moved
+    return moved
+
+
+def _view(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
+    value, (dim, outer) = _wide(node, env), _moved(node, env)
     wanted = list(cast("list[int | fx.Node]", node.args[1]))
     size = wanted[dim]
     if isinstance(size, fx.Node):
@@ -138,6 +155,25 @@ def _view(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
         wanted[dim] = size * lifter.count
     plain = fx.map_arg(wanted, lambda n: lifter.node(env[n], node) if n in env else n)
     return Wide(lifter.emit(aten.reshape.default, (value.node, plain)), dim, outer)
+
+
+def _unflatten(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
+    """Split one dimension into several; of these the one that holds the branches grows."""
+    value, (dim, outer) = _wide(node, env), _moved(node, env)
+    axis = _number(node, 1) % len(_shape(node))
+    parts = list(cast("list[int]", node.args[2]))
+    place = dim + len(_shape(node)) + len(parts) - 1 - axis
+    if 0 <= place < len(parts) and parts[place] != -1:
+        parts[place] *= lifter.count
+    return Wide(lifter.emit(node.target, (value.node, axis, parts)), dim, outer)
+
+
+def _unit_dimension(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
+    """Squeeze and unsqueeze: dimensions of size 1 come and go."""
+    value, (dim, outer) = _wide(node, env), _moved(node, env)
+    if node.target == aten.squeeze.dim and _number(node, 1) % len(_shape(node)) == value.dim % len(_shape(node)):
+        raise CannotLiftError(f"{node.name} drops the dimension in which the branches lie")
+    return Wide(lifter.emit(node.target, (value.node, *node.args[1:])), dim, outer)
 
 
 def _transpose(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
@@ -180,7 +216,7 @@ def _split(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
     if dim != value.dim % len(shape):
         return Pieces(lifter.emit(node.target, (value.node, *node.args[1:])), value.dim, value.outer)
     parts = [piece.shape[dim] for piece in node.meta["val"]]
-    if value.outer % len(parts) or len(set(parts)) != 1:
+    if not isinstance(value.outer, int) or value.outer % len(parts) or len(set(parts)) != 1:
         raise CannotLiftError(f"{node.name} splits the branches' dimension into {parts}")
     pieces = lifter.emit(aten.split.Tensor, (value.node, parts[0] * lifter.count, dim))
     return Pieces(pieces, value.dim, value.outer // len(parts))
@@ -203,12 +239,26 @@ def _attention(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lif
         layouts.append(value.outer)
     if len(set(layouts)) != 1:
         raise CannotLiftError(f"{node.name} reads heads of the branches in different orders")
+    args, kwargs = lifter.plain(node, env)
     mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
     shape = tensor_value(mask) if isinstance(mask, fx.Node) else None
-    if shape is not None and shape.ndim >= 3 and shape.shape[-3] != 1:
-        raise CannotLiftError(f"{node.name} has a mask with {shape.shape[-3]} heads")
-    args, kwargs = lifter.plain(node, env)
+    if isinstance(mask, fx.Node) and shape is not None and shape.ndim >= 3 and shape.shape[-3] != 1:
+        times = [lifter.count if dim == shape.ndim - 3 else 1 for dim in range(shape.ndim)]
+        args, kwargs = _with_mask(args, kwargs, _repeated(lifter, node, env[mask], layouts[0], times))
     return Wide(lifter.emit(node.target, args, kwargs), -3, layouts[0])
+
+
+def _repeated(lifter: Lifter, node: fx.Node, mask: Lifted, outer: Size, times: Sequence[int]) -> fx.Node:
+    """A mask with heads of its own, once for every branch."""
+    if not isinstance(mask, Shared) or outer != 1:
+        raise CannotLiftError(f"{node.name} has a mask with heads that differs between the branches")
+    return lifter.emit(aten.repeat.default, (mask.node, list(times)))
+
+
+def _with_mask(args: tuple[Any, ...], kwargs: dict[str, Any], mask: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if len(args) > 3:
+        return (*args[:3], mask, *args[4:]), kwargs
+    return args, {**kwargs, "attn_mask": mask}
 
 
 def carry(lifter: Lifter, node: fx.Node, features: fx.Node, width: int, env: Mapping[fx.Node, Lifted]) -> fx.Node:
@@ -245,6 +295,9 @@ RULES: dict[Any, Rule] = {
     ops.LINEAR: _linear,
     aten.transpose.int: _of_shape(_transpose),
     aten.permute.default: _of_shape(_permute),
+    aten.unflatten.int: _unflatten,
+    aten.unsqueeze.default: _unit_dimension,
+    aten.squeeze.dim: _unit_dimension,
     aten.unbind.int: _unbind,
     aten.select.int: _select,
     aten.chunk.default: _split,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from parallelize.inputs import Samples
 from parallelize.metrics import Metric, predict, score
+from parallelize.program import Program
 from parallelize.refit import StackWalk, refit, start_batches
 from parallelize.search import Searcher, best_partitions
 from passes.apply_plan import restore_order, rewrite
@@ -21,9 +22,9 @@ from passes.errors import CheckError, ParallelizeError
 from passes.infra import finish
 from passes.plan import Plan, Refit, grouped
 from passes.stacks import find_stacks
-from tests.parallelize.small_models import Residual, capture_vectors, images, mlp, vectors, vision
+from tests.parallelize.small_models import Residual, capture_vectors, images, mlp, stack_plan, vectors, vision
 
-FIT, HELD_OUT, JUDGE = (images(count, seed, labelled=True) for seed, count in enumerate((120, 60, 60)))
+FIT, HELD_OUT, JUDGE = (images(count, seed, labelled=True) for seed, count in enumerate((100, 50, 50)))
 
 
 def _searcher(metric: Metric = "kl", strength: Refit = "affine", **options: Any) -> Searcher:
@@ -32,8 +33,19 @@ def _searcher(metric: Metric = "kl", strength: Refit = "affine", **options: Any)
 
 @pytest.fixture(scope="module")
 def searcher() -> Searcher:
-    """Four blocks, all groups measured once for this file."""
+    """Four blocks of attention and MLP, all groups measured once for this file."""
     return _searcher(seed=3)
+
+
+@functools.cache
+def _mlps() -> Program:
+    """Four MLPs in front of a classifier: blocks of one term, measured quickly."""
+    torch.manual_seed(0)
+    return capture_vectors(Residual([mlp(6, 12) for _ in range(4)], nn.Linear(6, 5)), 6)
+
+
+def _quick(metric: Metric = "kl", strength: Refit = "affine", seed: int = 0) -> Searcher:
+    return Searcher(_mlps().module, vectors(100, 6, 0), vectors(50, 6, 1), metric, strength, seed)
 
 
 # --------------------------------------------------------------------------------------------- the best partition
@@ -124,11 +136,11 @@ def test_a_group_costs_the_error_of_the_network_with_that_group_alone_side_by_si
         groups = [[b] for b in range(first)] + [list(range(first, last + 1))] + [[b] for b in range(last + 1, 4)]
         plan = Plan((grouped(8, [[stack.blocks[b] for b in group] for group in groups], refit="affine"),))
         # What the whole network would be, but with the later blocks left as they are.
-        alone = _refit_group_only(plan, first, last)
+        alone = _refit_group_only(plan, first)
         assert costs[first, last] == pytest.approx(score(alone, expected).error("kl"), rel=1e-3)
 
 
-def _refit_group_only(plan: Plan, first: int, last: int) -> list[Tensor]:
+def _refit_group_only(plan: Plan, first: int) -> list[Tensor]:
     """Outputs when the two levels of a group are refitted and everything after it is serial and untouched."""
     teacher = vision().module
     module, (site,) = rewrite(teacher, plan)
@@ -173,7 +185,6 @@ def test_a_schedule_of_a_wanted_depth_is_never_deeper(searcher: Searcher, depth:
     (part,) = chosen.plan.stacks
     part.check()
     assert part.deleted == ()
-    assert part.refit == "affine"
 
 
 def test_the_full_depth_is_the_serial_network(searcher: Searcher) -> None:
@@ -203,8 +214,89 @@ def test_a_candidate_carries_the_network_that_was_measured_and_its_scores(search
     assert chosen.predicted == searcher.partitions()[2][0]
 
 
+def _levels(plan: Plan) -> list[tuple[int, ...]]:
+    (part,) = plan.stacks
+    assert all(len(chain) == 1 for level in part.levels for chain in level.chains)
+    return [level.terms for level in part.levels]
+
+
+def test_groups_of_attention_and_mlp_are_proposed_in_sublayer_form_and_where_it_costs_less_in_gptj_form(
+    searcher: Searcher,
+) -> None:
+    (stack,) = searcher.stacks
+    teacher = predict(vision().module, HELD_OUT)
+    parts = searcher._parts(stack, 0)
+    costs = {cut: searcher._group_cost(stack, 0, 3, parts, cut) for cut in (None, 1, 2, 3)}
+    forms = {
+        None: [(0, 2, 4, 6), (1, 3, 5, 7)],
+        1: [(0, 1), (2, 3, 4, 5, 6, 7)],
+        2: [(0, 1, 2, 3), (4, 5, 6, 7)],
+        3: [(0, 1, 2, 3, 4, 5), (6, 7)],
+    }
+    for cut, levels in forms.items():
+        plan = stack_plan(8, [[[term] for term in level] for level in levels], "affine")
+        outputs = predict(refit(vision().module, plan, FIT, HELD_OUT).module, HELD_OUT)
+        assert costs[cut] == pytest.approx(score(outputs, teacher).error("kl"), rel=1e-3)
+    best = min((1, 2, 3), key=lambda cut: costs[cut])
+    assert costs[best] < costs[None], "these weights do not show a GPT-J form that is better"
+    assert [_levels(plan) for plan in searcher.proposals(1)] == [forms[None], forms[best]]
+
+
+def test_blocks_of_one_term_and_the_serial_network_have_one_proposal(searcher: Searcher) -> None:
+    assert len(_quick().proposals(1)) == 1
+    assert len(searcher.proposals(4)) == 1
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_best_of_all_proposals_with_and_without_their_refit_is_chosen(searcher: Searcher, depth: int) -> None:
+    teacher = predict(vision().module, HELD_OUT)
+    errors = {}
+    for proposal in searcher.proposals(depth):
+        assert proposal.depth == 2 * depth
+        for strength in ("affine", "none"):
+            plan = proposal.with_refit(strength)
+            outputs = predict(refit(vision().module, plan, FIT, HELD_OUT).module, HELD_OUT)
+            errors[plan] = score(outputs, teacher).error("kl")
+    chosen = searcher.measure(depth)
+    assert chosen.plan == min(errors, key=lambda plan: errors[plan])
+    assert chosen.scores.error("kl") == pytest.approx(min(errors.values()))
+
+
+def _hardtanh(up: list[float], down: list[float]) -> nn.Sequential:
+    """Each of two coordinates alone: down * hardtanh(up * x)."""
+    term = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Hardtanh(), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        term[0].weight.copy_(torch.diag(torch.tensor(up)))
+        term[2].weight.copy_(torch.diag(torch.tensor(down)))
+    return term
+
+
+def test_a_refit_that_helps_the_states_and_hurts_the_outputs_is_not_chosen() -> None:
+    """Side by side the second term misses 0.5 sign(x_0) and 2 x_1.
+
+    What is fitted where x_0 is positive doubles the error of coordinate 0 where it is negative, and mends coordinate 1,
+    which is most of the state and which the head does not read.
+    """
+    head = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[1.0, 0.0]]))
+    network = Residual([_hardtanh([1, 0.01], [0.5, 200]), _hardtanh([0.01, 0.01], [100, 100])], head)
+    teacher = capture_vectors(network, 2).module
+    fit, held_out = vectors(100, 2, 0), vectors(50, 2, 1)
+    fit.arrays["x"][:, 0] = torch.linspace(1, 2, 100)
+    held_out.arrays["x"][:, 0] = torch.linspace(-2, -1, 50)
+    searcher = Searcher(teacher, fit, held_out, "relative-l2", "affine")
+    (plan,) = searcher.proposals(1)
+    (level,) = refit(teacher, plan, fit, held_out).levels
+    assert level.strength == "affine"
+    assert level.after < 0.5 * level.before
+    chosen = searcher.measure(1)
+    assert chosen.plan.stacks[0].refit == "none"
+    assert chosen.refitted.levels == ()
+
+
 def test_what_was_measured_is_listed_from_deep_to_shallow_and_measured_once() -> None:
-    searcher = _searcher(strength="none")
+    searcher = _quick(strength="none")
     first = searcher.at_depth(1).chosen
     assert searcher.at_depth(1).chosen is first
     searcher.at_depth(3)
@@ -214,36 +306,30 @@ def test_what_was_measured_is_listed_from_deep_to_shallow_and_measured_once() ->
 # ------------------------------------------------------------------------------------------------------ budgets
 
 
-def _errors(searcher: Searcher) -> dict[int, float]:
+def _errors() -> dict[int, float]:
+    searcher = _quick()
     return {depth: searcher.measure(depth).scores.error("kl") for depth in (1, 2, 3)}
 
 
-def test_the_shallowest_schedule_within_a_budget_is_found(searcher: Searcher) -> None:
-    errors = _errors(searcher)
+def test_the_shallowest_schedule_within_a_budget_is_found() -> None:
+    errors = _errors()
     assert errors[1] > errors[2] > errors[3] > 0
     for depth, error in errors.items():
-        found = _fresh(searcher).within(error).chosen
-        assert found.depth == depth
-        assert found.scores.error("kl") <= error
+        for budget in (error, 1.01 * error):
+            found = _quick().within(budget).chosen
+            assert found.depth == depth
+            assert found.scores.error("kl") <= budget
 
 
-def _fresh(searcher: Searcher) -> Searcher:
-    """The same searcher without what it has measured, but with the costs of its groups."""
-    fresh = _searcher(seed=searcher.seed)
-    fresh._partitions = searcher.partitions()
-    return fresh
+def test_a_budget_above_all_errors_runs_all_blocks_side_by_side() -> None:
+    found = _quick().within(1e9).chosen
+    assert _levels(found.plan) == [(0, 1, 2, 3)]
 
 
-def test_a_budget_above_all_errors_gives_one_level_of_all_blocks(searcher: Searcher) -> None:
-    found = searcher.within(1e9).chosen
-    assert found.depth == 1
-    assert [level.terms for level in found.plan.stacks[0].levels] == [(0, 2, 4, 6), (1, 3, 5, 7)]
-
-
-def test_an_impossible_budget_is_refused_with_the_nearest_error_and_exit_code_1(searcher: Searcher) -> None:
-    nearest = _errors(searcher)[3]
+def test_an_impossible_budget_is_refused_with_the_nearest_error_and_exit_code_1() -> None:
+    nearest = _errors()[3]
     with pytest.raises(CheckError) as caught:
-        _fresh(searcher).within(nearest / 2)
+        _quick().within(nearest / 2)
     assert str(caught.value) == (
         f"No rewrite is within the kl budget of {nearest / 2:g}; the nearest, 3 blocks deep, has {nearest:.3g}."
     )
@@ -252,24 +338,32 @@ def test_an_impossible_budget_is_refused_with_the_nearest_error_and_exit_code_1(
 
 
 @pytest.mark.xfail(reason="a serial network that was measured before counts as within", raises=pytest.fail.Exception)
-def test_the_serial_network_is_no_rewrite_even_where_it_was_measured_before(searcher: Searcher) -> None:
-    measured = _fresh(searcher)
-    measured.at_depth(4)
+def test_the_serial_network_is_no_rewrite_even_where_it_was_measured_before() -> None:
+    searcher = _quick()
+    searcher.at_depth(4)
     with pytest.raises(CheckError, match="No rewrite is within the kl budget"):
-        measured.within(0.0)
+        searcher.within(0.0)
 
 
 def test_a_budget_is_measured_with_the_metric_that_was_asked_for() -> None:
-    searcher = _searcher("top1-drop", "none")
-    found = searcher.within(1.0).chosen
-    teacher, outputs = predict(vision().module, HELD_OUT), predict(found.refitted.module, HELD_OUT)
-    assert found.scores.error("top1-drop") == score(outputs, teacher, HELD_OUT.labels).error("top1-drop")
+    """Scaling the logits down keeps the answers, so all disagree no more, and a budget for relative L2 fails."""
+    found = _quick("disagreement").within(0.5).chosen
+    assert found.scores.error("disagreement") <= 0.5
+    assert found.scores.error("relative-l2") > 0
+    with pytest.raises(CheckError, match="relative-l2 budget"):
+        _quick("relative-l2").within(1e-6)
 
 
 def test_a_metric_that_the_outputs_do_not_have_is_refused() -> None:
-    unlabelled = Samples(HELD_OUT.arrays)
     with pytest.raises(ParallelizeError, match="top1-drop needs labels"):
-        Searcher(vision().module, FIT, unlabelled, "top1-drop", "none").at_depth(2)
+        _quick("top1-drop").at_depth(2)
+
+
+def test_labels_reach_the_metric(searcher: Searcher) -> None:
+    labelled = _searcher("top1-drop", "none").measure(3).scores
+    teacher = predict(vision().module, HELD_OUT)[0].argmax(1)
+    assert HELD_OUT.labels is not None
+    assert labelled.top1_teacher == pytest.approx(float((teacher == HELD_OUT.labels).double().mean()))
 
 
 @pytest.mark.xfail(reason="there is nothing to take the nearest of", raises=ValueError)
@@ -289,8 +383,8 @@ def test_a_search_repeats_to_the_bit_whatever_the_random_state(searcher: Searche
     assert again.at_depth(2).chosen.scores == searcher.at_depth(2).chosen.scores
 
 
-def test_the_best_partition_beats_the_worst_of_the_same_depth_as_a_whole_network() -> None:
-    """Blocks 0 and 1 depend on each other, the others add almost nothing: the search leaves those two apart."""
+def test_blocks_that_need_each_other_are_left_apart() -> None:
+    """The first two blocks add much, the others almost nothing."""
     torch.manual_seed(0)
     terms = [mlp(6, 12) for _ in range(4)]
     with torch.no_grad():
@@ -301,21 +395,20 @@ def test_the_best_partition_beats_the_worst_of_the_same_depth_as_a_whole_network
             term[3].bias.mul_(0.01)
     teacher = capture_vectors(Residual(terms), 6).module
     searcher = Searcher(teacher, vectors(100, 6, 0), vectors(50, 6, 1), "relative-l2", "none")
-    chosen = searcher.at_depth(2).chosen
-    assert [level.terms for level in chosen.plan.stacks[0].levels] == [(0,), (1, 2, 3)]
+    assert _levels(searcher.at_depth(2).chosen.plan) == [(0,), (1, 2, 3)]
 
 
 def test_progress_tells_how_many_groups_are_measured_and_then_the_networks() -> None:
     seen: list[tuple[str, int, int]] = []
-    searcher = _searcher(strength="none", progress=lambda *what: seen.append(what))
+    searcher = _quick()
+    searcher.progress = lambda *what: seen.append(what)
     searcher.at_depth(2)
-    assert seen[:6] == [("measuring groups", done, 6) for done in range(1, 7)]
-    assert seen[6:] == [("measuring 2 blocks deep", 0, 1)]
+    assert seen == [*(("measuring groups", done, 6) for done in range(1, 7)), ("measuring 2 blocks deep", 0, 1)]
 
 
-def test_the_teacher_is_not_touched(searcher: Searcher) -> None:
-    teacher = vision().module
-    code, before = teacher.code, predict(teacher, JUDGE)[0]
-    _searcher().at_depth(2)
+def test_the_teacher_is_not_touched() -> None:
+    teacher, samples = _mlps().module, vectors(50, 6, 2)
+    code, before = teacher.code, predict(teacher, samples)[0]
+    _quick(strength="full").at_depth(2)
     assert teacher.code == code
-    assert torch.equal(predict(teacher, JUDGE)[0], before)
+    assert torch.equal(predict(teacher, samples)[0], before)

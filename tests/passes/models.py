@@ -61,8 +61,7 @@ class Attention(nn.Module):
         if self.projection == "unbind":
             return qkv.reshape(x.shape[0], x.shape[1], 3, self.heads, self.head).permute(2, 0, 3, 1, 4).unbind(0)
         if self.projection == "heads outside":
-            parts = qkv.view(x.shape[0], x.shape[1], self.heads, 3 * self.head).transpose(1, 2).chunk(3, -1)
-            return parts
+            return qkv.view(x.shape[0], x.shape[1], self.heads, 3 * self.head).transpose(1, 2).chunk(3, -1)
         parts = qkv.chunk(3, dim=-1) if self.projection == "chunk" else qkv.split(WIDTH, dim=-1)
         return [self._split_heads(part) for part in parts]
 

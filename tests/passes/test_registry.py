@@ -1,0 +1,28 @@
+"""The passes by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from passes.infra import Pass
+from passes.registry import PASSES
+
+
+def test_passes_are_listed_in_the_order_in_which_they_run() -> None:
+    assert list(PASSES) == ["remove-identities", "apply-plan", "fuse-width"]
+
+
+@pytest.mark.parametrize(("name", "step"), PASSES.items())
+def test_a_pass_is_a_frozen_dataclass_with_a_kebab_case_name_and_a_summary(name: str, step: type[Pass]) -> None:
+    assert step.name == name
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)
+    assert dataclasses.is_dataclass(step)
+    assert step.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert re.fullmatch(r"[A-Z].*\.", step.summary())
+
+
+def test_only_a_plan_may_change_the_numbers() -> None:
+    assert [name for name, step in PASSES.items() if not step.exact] == ["apply-plan"]
