@@ -337,6 +337,8 @@ def _program(ep: ExportedProgram, origin: str, dims: Sequence[Mapping[int, str]]
     """Flatten an exported program; `dims` are the user's names for free dimensions, one mapping for each input."""
     try:
         module, results = flatten(ep)
+    except ParallelizeError:
+        raise
     except Exception as error:  # the format allows much that the exporter's own code refuses
         raise ParallelizeError(
             f"The exported program {origin} cannot be turned into a module: {first_sentence(error)}.",

@@ -1,10 +1,15 @@
-"""An exported program as one flat graph: parameters are attributes, regions without effect in inference are inlined."""
+"""An exported program as one flat, functional graph: parameters are attributes, what inference does not need is gone.
+
+Regions without effect in inference are inlined. Writes in place become new values, because a rewrite moves nodes, and
+what a node reads must not depend on when it runs.
+"""
 
 from __future__ import annotations
 
 import inspect
 import operator
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -15,6 +20,8 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from parallelize.program import unique
+from passes.errors import ParallelizeError
+from passes.operators import aten, writes_in_place
 
 _GUARDS = "_guards_fn"
 
@@ -24,8 +31,11 @@ def flatten(ep: ExportedProgram) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
 
     Returns:
         The module, and the nodes of the tensors that it returns, by name and in order.
+
+    Raises:
+        ParallelizeError: the program changes a buffer of the model when it runs.
     """
-    source = _unlift(ep)
+    source = _unlift(_functional(ep))
     graph = fx.Graph()
     results = tuple(_copy(source, "", {}, graph))
     names = _output_names(ep.call_spec.out_spec, results)
@@ -36,6 +46,27 @@ def flatten(ep: ExportedProgram) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
     module = fx.GraphModule(source, graph).eval()
     _complete_metadata(module)
     return module, kept
+
+
+def _functional(ep: ExportedProgram) -> ExportedProgram:
+    """The program without writes in place. An input that it overwrites is left as it was: no output depends on that.
+
+    Raises:
+        ParallelizeError: the program changes a buffer, so that its second answer may differ from its first.
+    """
+    graphs = [module.graph for module in ep.graph_module.modules() if isinstance(module, fx.GraphModule)]
+    if not any(writes_in_place(node) for graph in graphs for node in graph.nodes):
+        return ep
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own, about its pytree module
+        functional: ExportedProgram = ep.run_decompositions({})
+    changed = sorted(functional.graph_signature.buffers_to_mutate.values())
+    if changed:
+        raise ParallelizeError(
+            f"The model changes its buffer {changed[0]!r} when it runs.",
+            "Leave counters and caches out of forward in eval mode.",
+        )
+    return functional
 
 
 def _unlift(ep: ExportedProgram) -> fx.GraphModule:
@@ -64,7 +95,10 @@ def _copy(source: fx.GraphModule, prefix: str, values: dict[fx.Node, Any], graph
             continue
         if node.op == "call_module" and node.target == _GUARDS:
             continue
-        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+        if node.target is aten._assert_tensor_metadata.default or _overwrites_input(node):
+            continue
+        if node.target is aten._native_batch_norm_legit_no_training.default:
+            values[node] = (_batch_norm(node, values, graph),)
             continue
         if node.target is operator.getitem and isinstance(values.get(node.args[0]), tuple | list):
             values[node] = values[node.args[0]][node.args[1]]
@@ -81,6 +115,20 @@ def _copy(source: fx.GraphModule, prefix: str, values: dict[fx.Node, Any], graph
         if node.op == "get_attr":
             values[node].target = f"{prefix}{node.target}"
     raise AssertionError("a graph without an output node")
+
+
+def _overwrites_input(node: fx.Node) -> bool:
+    return node.target is aten.copy_.default and isinstance(node.args[0], fx.Node) and node.args[0].op == "placeholder"
+
+
+def _batch_norm(node: fx.Node, values: Mapping[fx.Node, Any], graph: fx.Graph) -> fx.Node:
+    """The operator that exporting writes where it does not decompose, so that passes know one batch norm."""
+    state, gain, shift, mean, variance, momentum, epsilon = _mapped(node.args, values)
+    arguments = (state, gain, shift, mean, variance, False, momentum, epsilon, False)
+    result = graph.create_node("call_function", aten.batch_norm.default, arguments, name=node.name)
+    result.meta.update(node.meta)
+    result.meta["val"] = node.meta["val"][0]
+    return result
 
 
 def _mapped(argument: Any, values: Mapping[fx.Node, Any]) -> Any:

@@ -199,8 +199,9 @@ class StackWalk:
     ) -> tuple[Refit, Choice | None, float, Tensor | None]:
         """Choose a strength and a ridge; strength, choice, relative error before, solution."""
         outs = features.outs if self.plan.refit == "full" else ()
-        if self._level_error(level) <= NEGLIGIBLE:
-            return "none", None, 0.0, None
+        error = self._level_error(level)
+        if error <= NEGLIGIBLE or self.plan.refit == "none":
+            return "none", None, 0.0 if error <= NEGLIGIBLE else error, None
         wanted = [*(out.args[0] for out in outs), source, level.result]
         segment = extract(self.module, [*placeholders(self.module), self.entry], wanted)  # type: ignore[arg-type]
         fit, held_out = (_moments(segment, part) for part in self.parts)

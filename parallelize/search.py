@@ -105,8 +105,14 @@ class Searcher:
 
         Raises:
             CheckError: not even the deepest rewrite is within the budget.
+            ParallelizeError: no two neighbouring blocks are alike, so there is no rewrite.
         """
         depths = sorted(d for d in self.partitions() if d < self.blocks)
+        if not depths:
+            raise ParallelizeError(
+                "No two neighbouring blocks have terms of the same kinds, so nothing can run side by side.",
+                "See `parallelize inspect MODEL` for the blocks and their terms.",
+            )
         low, high = 0, len(depths)
         while low < high:
             middle = (low + high) // 2
@@ -114,9 +120,10 @@ class Searcher:
                 high = middle
             else:
                 low = middle + 1
-        within = [c for c in self._all() if c.scores.error(self.metric) <= max_error]
+        rewrites = [c for c in self._all() if c.depth < self.blocks]
+        within = [c for c in rewrites if c.scores.error(self.metric) <= max_error]
         if not within:
-            best = min(self._all(), key=lambda c: c.scores.error(self.metric))
+            best = min(rewrites, key=lambda c: c.scores.error(self.metric))
             raise CheckError(
                 f"No rewrite is within the {self.metric} budget of {max_error:g}; the nearest,"
                 f" {best.depth} blocks deep, has {best.scores.error(self.metric):.3g}.",

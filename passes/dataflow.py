@@ -11,6 +11,7 @@ from typing import TypeGuard
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 Key = tuple[str | int | float | bool | None, ...]
 
@@ -24,8 +25,8 @@ def tensor_value(node: fx.Node) -> torch.Tensor | None:
 def carries_tensors(node: fx.Node) -> bool:
     """Whether a node computes a tensor, or several as `unbind` and `split` do."""
     value = node.meta.get("val")
-    if isinstance(value, (list, tuple)):
-        return any(isinstance(part, torch.Tensor) for part in value)
+    if isinstance(value, (list, tuple, dict)):
+        return any(isinstance(part, torch.Tensor) for part in pytree.tree_leaves(value))
     return isinstance(value, torch.Tensor)
 
 

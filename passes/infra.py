@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import inspect
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils import _pytree as pytree
 
 from passes.errors import PassError
+from passes.operators import writes_in_place
 
 
 @dataclass(frozen=True)
@@ -129,13 +131,36 @@ def largest_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
             return float("inf")
         if a.numel() == 0:
             continue
-        scale = a.double().abs().max().clamp_min(1e-30)
-        worst = max(worst, float((a.double() - b.double()).abs().max() / scale))
+        left, right = a.double().flatten(), b.double().flatten()
+        differ = ~((left == right) | (left.isnan() & right.isnan()))  # an infinity minus itself is no number
+        if not differ.any():
+            continue
+        change = float((left - right)[differ].abs().max()) / max(float(left.abs().max()), 1e-30)
+        worst = max(worst, float("inf") if math.isnan(change) else change)
     return worst
 
 
+def refuse_writes(module: fx.GraphModule) -> None:
+    """Refuse a graph that is not functional: a rewrite moves nodes, and a write in place forbids that.
+
+    Raises:
+        PassError: naming the first node that writes in place.
+    """
+    for node in module.graph.nodes:
+        if writes_in_place(node):
+            raise PassError(
+                f"{node.name} ({node.target}) writes in place, so the graph cannot be rewritten.",
+                "Capture the model with parallelize.capture, which replaces writes by their functional forms.",
+            )
+
+
 def finish(module: fx.GraphModule) -> fx.GraphModule:
-    """Clean up after an edit: dead code, order, lint, shapes; unused parameters go, because the module is made anew."""
+    """Clean up after an edit: dead code, order, lint, shapes; unused parameters go, because the module is made anew.
+
+    Raises:
+        PassError: the graph writes in place, so that what a node reads depends on when it runs.
+    """
+    refuse_writes(module)
     eliminate_dead_code(module)
     module.graph.lint()
     finished = clone(module)

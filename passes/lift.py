@@ -124,7 +124,8 @@ class Lifter:
             return Shared(node)
         rule = RULES.get(node.target)
         inputs = [env[source] for source in node.all_input_nodes]
-        if all(isinstance(value, Shared) for value in inputs):
+        bare_norm = node.target in ops.ROW_NORMS and len(inputs) == 1  # its rule computes it once for all groups
+        if not bare_norm and all(isinstance(value, Shared) for value in inputs):
             return Shared(self.emit(node.target, *self.plain(node, env)))
         if rule is None:
             raise CannotLiftError(f"{node.name} is {node.target}, for which no wide form is known")

@@ -44,19 +44,29 @@ def _norm(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
     source, shape = env[_operand(node)], node.args[1]
     if not isinstance(source, Shared):
         raise CannotLiftError(f"{node.name} normalises states that differ between the branches")
-    gain = env[node.args[2]] if len(node.args) > 2 and isinstance(node.args[2], fx.Node) else None
-    shift = env[node.args[3]] if layer and len(node.args) > 3 and isinstance(node.args[3], fx.Node) else None
-    if not isinstance(shape, (list, tuple)) or len(shape) != 1:
-        raise CannotLiftError(f"{node.name} normalises over the {len(shape)} dimensions {shape}")  # type: ignore[arg-type]
-    epsilon = node.args[4] if layer and len(node.args) > 4 else (None if layer or len(node.args) < 4 else node.args[3])
+    gains = _stored_vectors(lifter, node, 2, env)
+    shifts = _stored_vectors(lifter, node, 3, env) if layer else (None,) * lifter.count
+    assert isinstance(shape, (list, tuple))
+    bare = not any(value is not None for value in (*gains, *shifts))
+    if len(shape) != 1 and not bare:
+        raise CannotLiftError(f"{node.name} normalises over the {len(shape)} dimensions {shape}")
+    epsilon = ops.norm_epsilon(node)
     key = (node.target, source.node, tuple(shape), epsilon)
     if key not in lifter.norms:
-        plain = (source.node, list(shape), None, None, 1e-5 if epsilon is None else epsilon, False)
-        lifter.norms[key] = lifter.emit(node.target, plain if layer else (source.node, list(shape), None, epsilon))
-    none: tuple[Tensor | None, ...] = (None,) * lifter.count
-    gains = gain.tensors if isinstance(gain, Stored) else none
-    shifts = shift.tensors if isinstance(shift, Stored) else none
-    return Normed(lifter.norms[key], gains, shifts)
+        plain = (None, None, epsilon, False) if layer else (None, epsilon)
+        lifter.norms[key] = lifter.emit(node.target, (source.node, list(shape), *plain))
+    return Shared(lifter.norms[key]) if bare else Normed(lifter.norms[key], gains, shifts)
+
+
+def _stored_vectors(lifter: Lifter, node: fx.Node, place: int, env: dict[fx.Node, Lifted]) -> tuple[Tensor | None, ...]:
+    """Gain or shift of a norm in each branch; None where it has none."""
+    argument = node.args[place] if len(node.args) > place else None
+    if not isinstance(argument, fx.Node):
+        return (None,) * lifter.count
+    value = env[argument]
+    if not isinstance(value, Stored):
+        raise CannotLiftError(f"{node.name} scales or shifts by {argument.name}, which is no parameter")
+    return value.tensors
 
 
 def _linear(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
@@ -290,8 +300,7 @@ def _of_shape(rule: Rule) -> Rule:
 
 
 RULES: dict[Any, Rule] = {
-    ops.LAYER_NORM: _norm,
-    aten.rms_norm.default: _norm,
+    **dict.fromkeys(ops.ROW_NORMS, _norm),
     ops.LINEAR: _linear,
     aten.transpose.int: _of_shape(_transpose),
     aten.permute.default: _of_shape(_permute),

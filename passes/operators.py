@@ -16,8 +16,9 @@ ADD = aten.add.Tensor
 GETITEM = operator.getitem
 MULTIPLY = operator.mul
 
-ADDS = frozenset({aten.add.Tensor, aten.add_.Tensor, operator.add})
-NORMS = frozenset({aten.layer_norm.default, aten.rms_norm.default, aten.group_norm.default, aten.batch_norm.default})
+ADDS = frozenset({aten.add.Tensor, operator.add})
+ROW_NORMS = frozenset({LAYER_NORM, aten.rms_norm.default})
+NORMS = ROW_NORMS | frozenset({aten.group_norm.default, aten.batch_norm.default})
 SOFTMAXES = frozenset({aten.softmax.int, aten._softmax.default})
 MATRIX_PRODUCTS = frozenset({aten.matmul.default, aten.bmm.default, aten.mm.default, aten.einsum.default})
 CONVOLUTIONS = frozenset(
@@ -38,9 +39,7 @@ ELEMENTWISE = frozenset(
     {
         aten.gelu.default,
         aten.relu.default,
-        aten.relu_.default,
         aten.silu.default,
-        aten.silu_.default,
         aten.sigmoid.default,
         aten.tanh.default,
         aten.hardswish.default,
@@ -76,6 +75,18 @@ ELEMENTWISE = frozenset(
         operator.truediv,
     }
 )
+
+
+def norm_epsilon(node: fx.Node) -> float | None:
+    """The epsilon of a layer_norm, or of an rms_norm, where None stands for the dtype's own."""
+    place, default = (4, 1e-5) if node.target == LAYER_NORM else (3, None)
+    return node.args[place] if len(node.args) > place else default  # type: ignore[return-value]
+
+
+def writes_in_place(node: fx.Node) -> bool:
+    """Whether a node changes the value of another; `detach_` changes only what autograd knows of it."""
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable and target != aten.detach_.default
 
 
 def gemms(node: fx.Node) -> int:

@@ -43,7 +43,7 @@ def level_features(site: LevelSite) -> LevelFeatures:
             continue
         reason = f"{contribution.name} is {contribution.target} and not a linear layer with stored weights"
         skipped.append(Skip(contribution.name, reason))
-    norms = [user for user in site.entry.users if user.target in (ops.LAYER_NORM, ops.aten.rms_norm.default)]
+    norms = [user for user in site.entry.users if user.target in ops.ROW_NORMS]
     return LevelFeatures(tuple(outs), norms[0] if norms else None, tuple(skipped))
 
 
@@ -56,8 +56,7 @@ def _is_stored_linear(node: fx.Node) -> bool:
 def plain_norm(module: fx.GraphModule, norm: fx.Node) -> fx.Node:
     """A copy of a norm without gain and shift, inserted after it."""
     shape = norm.args[1]
-    layer = norm.target == ops.LAYER_NORM
-    epsilon = norm.args[4 if layer else 3] if len(norm.args) > (4 if layer else 3) else (1e-5 if layer else None)
+    layer, epsilon = norm.target == ops.LAYER_NORM, ops.norm_epsilon(norm)
     with module.graph.inserting_after(norm):
         node = module.graph.call_function(
             norm.target,  # type: ignore[arg-type]

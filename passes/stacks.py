@@ -15,10 +15,12 @@ Refused, each with its reason:
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Literal
 
 from torch import fx
@@ -170,6 +172,7 @@ def find_stacks(module: fx.GraphModule) -> Stacks:
     refused: list[Refusal] = []
     adds = [add for node in module.graph.nodes if (add := _residual_add(node, place)) is not None]
     with_weights = [add for add in adds if _has_weights(add)]
+    refused.extend(_without_weights(adds, with_weights))
     chains = _without_nested(_chains(with_weights), refused)
     stacks: list[Stack] = []
     for chain in chains:
@@ -197,6 +200,13 @@ def _residual_add(node: fx.Node, place: dict[fx.Node, int]) -> _Add | None:
 
 def _has_weights(add: _Add) -> bool:
     return any(source.op == "get_attr" for node in add.region for source in node.all_input_nodes)
+
+
+def _without_weights(adds: Sequence[_Add], with_weights: Sequence[_Add]) -> list[Refusal]:
+    """Adds whose term has no parameters; not those inside a term that has."""
+    inside = {node for add in with_weights for node in add.region}
+    bare = [add for add in adds if add not in with_weights and add.node not in inside]
+    return [Refusal(add.node.name, "the term has no parameters") for add in bare]
 
 
 def _post(add: _Add, skips: set[fx.Node]) -> tuple[fx.Node, ...]:
@@ -248,22 +258,36 @@ def _close_post(chain: list[_Add]) -> list[_Add]:
 
 
 def _without_nested(chains: list[list[_Add]], refused: list[Refusal]) -> list[list[_Add]]:
-    """Keep the longest chains; an add inside a kept term is part of it, a term around a kept chain is refused."""
-    owner: dict[fx.Node, _Add] = {}
+    """Keep the longest chains; an add inside a kept term is part of it, a term around a kept chain is refused.
+
+    What is left of a chain on both sides of such a term are chains of their own, which wait for their turn again.
+    """
+    inside: set[fx.Node] = set()
     kept_adds: set[fx.Node] = set()
     kept: list[list[_Add]] = []
-    for chain in sorted(chains, key=len, reverse=True):
-        if any(add.node in owner for add in chain):
+    order = {add.node: number for number, add in enumerate(add for chain in chains for add in chain)}
+    waiting = [(-len(chain), order[chain[0].node], chain) for chain in chains]
+    heapq.heapify(waiting)
+    while waiting:
+        _, _, chain = heapq.heappop(waiting)
+        around = {add.node for add in chain if not kept_adds.isdisjoint(add.region)}
+        cut = around | {add.node for add in chain if add.node in inside}
+        if not cut:
+            kept.append(chain)
+            kept_adds.update(add.node for add in chain)
+            inside.update(node for add in chain for node in add.region)
             continue
-        around = [add for add in chain if any(node in kept_adds for node in add.region)]
-        if around:
-            refused.extend(Refusal(add.node.name, "the term holds a longer stack of its own") for add in around)
-            continue
-        kept.append(chain)
-        kept_adds.update(add.node for add in chain)
-        owner.update((node, add) for add in chain for node in add.region)
-    order = {chain[0].node: number for number, chain in enumerate(chains)}
+        for add in chain:
+            if add.node in around - inside:
+                refused.append(Refusal(add.node.name, "the term holds a longer stack of its own"))
+        for part in _runs(chain, cut):
+            heapq.heappush(waiting, (-len(part), order[part[0].node], part))
     return sorted(kept, key=lambda chain: order[chain[0].node])
+
+
+def _runs(chain: Sequence[_Add], cut: set[fx.Node]) -> list[list[_Add]]:
+    """The longest runs of a chain without the adds in `cut`."""
+    return [list(run) for is_cut, run in groupby(chain, lambda add: add.node in cut) if not is_cut]
 
 
 def _legal_parts(chain: list[_Add], refused: list[Refusal]) -> list[list[_Add]]:

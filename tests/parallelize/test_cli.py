@@ -245,6 +245,7 @@ def test_a_failed_run_leaves_the_earlier_output_whole(home: Path) -> None:
 )
 def test_a_killed_run_leaves_the_earlier_output_whole(home: Path, stage: str, end: signal.Signals) -> None:
     _existing(home)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job hands down that it is ignored
     running = subprocess.Popen(
         [sys.executable, "-m", "parallelize", *FAST, "--force"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

@@ -84,7 +84,6 @@ def test_a_fused_level_of_two_blocks_has_the_operations_of_one(full: Variants) -
     assert (counts[SERIAL][NORM], counts[AS_IS][NORM]) == (9, 5)
 
 
-@pytest.mark.xfail(reason="the norm of the affine part is not shared with that of the branches", raises=AssertionError)
 def test_a_fused_level_with_an_affine_part_has_one_norm(full: Variants) -> None:
     assert operator_counts(full[REWRITE].program.module)[NORM] == 5
 

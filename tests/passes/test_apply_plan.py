@@ -328,7 +328,6 @@ def test_a_state_that_is_added_to_in_place_can_be_scheduled_in_sublayer_form() -
     assert relative_error(scheduled(graph_of(model, tokens()), 4, levels)(tokens()), expected(levels)) < 1e-12
 
 
-@pytest.mark.xfail(reason="an add in place overwrites the state that the other chains of the level read")
 def test_a_state_that_is_added_to_in_place_can_be_scheduled_in_block_form() -> None:
     model, expected = _adds_in_place()
     levels = [[[0, 1], [2, 3]]]

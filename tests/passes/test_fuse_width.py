@@ -381,7 +381,6 @@ def test_shared_weights_of_repeated_layers_are_fused_too() -> None:
     assert wide_operators(fused) == {"linear": 2, "attention": 0, "norm": 1}
 
 
-@pytest.mark.xfail(reason="dead code elimination erases writes in place, whose values are read under another name")
 def test_a_write_in_place_stays() -> None:
     def forward(self: Function, x: Tensor) -> Tensor:
         hidden = self.a(x)

@@ -176,7 +176,6 @@ def _constant_added_to(self: Function, x: Tensor) -> Tensor:
     return x + offset
 
 
-@pytest.mark.xfail(reason="a copy that is written to in place is removed as if it were an identity")
 @pytest.mark.parametrize("forward", [_copied_and_added_to, _constant_added_to])
 def test_a_copy_that_is_written_to_stays(forward: Callable[[Function, Tensor], Tensor]) -> None:
     graph = graph_of(Function(forward).eval(), tokens())
