@@ -7,11 +7,9 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -73,7 +71,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     )
 
 
-def is_checkpoint(value: object) -> bool:
+def is_checkpoint(value: object) -> TypeGuard[dict[str, Any]]:
     """Whether a loaded object carries this package's format tag, of any version."""
     return isinstance(value, dict) and str(value.get("format", "")).startswith("paraformer-checkpoint/")
 
@@ -92,11 +90,34 @@ def from_dict(value: dict[str, Any], origin: str) -> Checkpoint:
     try:
         known = {f.name for f in fields(VisionConfig)}
         config = VisionConfig(**{k: v for k, v in value["config"].items() if k in known})
-        return Checkpoint(config, value["state_dict"], value.get("training", {}))
+        return Checkpoint(config, _tensors(value["state_dict"]), value.get("training", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{origin} is not a whole checkpoint: {error}.", "Train it again with `parallelize train`."
         ) from error
+
+
+def _tensors(value: object) -> dict[str, Tensor]:
+    if not isinstance(value, dict) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
+        raise TypeError("'state_dict' is no dictionary of tensors")
+    return value
+
+
+def read_plain(path: Path, hint: str) -> object:
+    """Read a file of plain values and tensors without running any code that may be in it.
+
+    Raises:
+        CheckpointError: the file is absent, damaged, or holds pickled objects.
+    """
+    try:
+        value: object = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist.", "Check the path.") from None
+    except Exception as error:  # the unpickler raises whatever the bytes of a damaged file make of it
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: it is damaged or holds pickled objects.", hint
+        ) from error
+    return value
 
 
 def load(path: Path) -> Checkpoint:
@@ -105,15 +126,7 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is absent, damaged, pickled objects, or something else.
     """
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist.", "Check the path.") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: it is damaged or holds pickled objects.",
-            "Copy it again, or train it again with `parallelize train`.",
-        ) from error
+    value = read_plain(path, "Copy it again, or train it again with `parallelize train`.")
     if not is_checkpoint(value):
         raise CheckpointError(f"{path} is not a Para-Former checkpoint.", f"It must carry the format tag {FORMAT!r}.")
     return from_dict(value, str(path))

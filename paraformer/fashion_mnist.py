@@ -59,6 +59,8 @@ def read_idx(path: Path) -> Tensor:
     shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
     if len(raw) != header + math.prod(shape):
         raise DatasetError(f"{path} is truncated: its header promises the shape {shape}.", INSTALL_HINT)
+    if 0 in shape:
+        return torch.empty(shape, dtype=torch.uint8)
     return torch.frombuffer(bytearray(raw[header:]), dtype=torch.uint8).reshape(shape)
 
 

@@ -42,6 +42,10 @@ class VisionConfig:
     pixel_std: float = 90.02
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "channels", "classes", "depth", "width", "heads", "hidden"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} must be a whole number from 1, not {size!r}")
         if self.image_size % self.patch_size:
             raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
         if self.width % self.heads:

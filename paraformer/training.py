@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from paraformer.checkpoint import Checkpoint, save, write_atomically
+from paraformer.checkpoint import Checkpoint, read_plain, save, write_atomically
 from paraformer.errors import CheckpointError
 from paraformer.fashion_mnist import LabelledImages, augment
 from paraformer.model import VisionConfig, VisionParaFormer
@@ -82,6 +82,9 @@ class Trainer:
         self.steps_per_epoch = len(train) // options.batch_size
         if self.steps_per_epoch == 0 or options.epochs < 1:
             raise ValueError("training needs at least one epoch of at least one whole batch")
+        for data in (train, test):
+            if tuple(data.images.shape[1:]) != config.input_shape:
+                raise ValueError(f"the model reads images of {config.input_shape}, not {tuple(data.images.shape[1:])}")
         groups = _groups(self.model, options.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.99))
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -96,8 +99,8 @@ class Trainer:
     def _resume(self, path: Path) -> None:
         if not path.exists():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state.get("identity") != self._identity():
+        state = read_plain(path, "Delete the file to start anew.")
+        if not isinstance(state, dict) or state.get("identity") != self._identity():
             raise CheckpointError(
                 f"{path} belongs to a run with other options.",
                 "Use the same options to go on with that run, or delete the file to start anew.",

@@ -59,10 +59,10 @@ def output_directory(path: Path, *, force: bool) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Delete temporary directories of runs that no longer exist."""
+    """Delete temporary directories of runs that no longer exist, also of one that had this process's number."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         owner = leftover.name.split(".")[-2]
-        if owner.isdigit() and not _is_running(int(owner)):
+        if owner.isdigit() and (int(owner) == os.getpid() or not _is_running(int(owner))):
             shutil.rmtree(leftover, ignore_errors=True)
 
 

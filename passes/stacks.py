@@ -277,9 +277,8 @@ def _without_nested(chains: list[list[_Add]], refused: list[Refusal]) -> list[li
             kept_adds.update(add.node for add in chain)
             inside.update(node for add in chain for node in add.region)
             continue
-        for add in chain:
-            if add.node in around - inside:
-                refused.append(Refusal(add.node.name, "the term holds a longer stack of its own"))
+        reason = "the term holds a longer stack of its own"
+        refused.extend(Refusal(add.node.name, reason) for add in chain if add.node in around - inside)
         for part in _runs(chain, cut):
             heapq.heappush(waiting, (-len(part), order[part[0].node], part))
     return sorted(kept, key=lambda chain: order[chain[0].node])

@@ -196,9 +196,6 @@ def test_what_looks_like_a_leftover_but_has_no_process_number_is_kept(tmp_path: 
     assert kept.exists()
 
 
-@pytest.mark.xfail(
-    reason="a leftover with the number of this process is taken for its own", raises=EnvironmentLackError
-)
 def test_a_leftover_of_an_earlier_process_of_the_same_number_is_removed(tmp_path: Path) -> None:
     (tmp_path / f".out.{os.getpid()}.tmp").mkdir()
     _write(tmp_path / "out")

@@ -123,7 +123,6 @@ def test_too_few_images_for_one_batch_are_refused(
         _train(tmp_path / "model.pt", data, schedule=schedule, limit=limit)
 
 
-@pytest.mark.xfail(reason="the size of the images in the files is not compared with the model's", raises=RuntimeError)
 def test_images_of_another_size_than_the_model_reads_are_refused(tmp_path: Path, data: Path) -> None:
     with pytest.raises((ParallelizeError, DatasetError)):
         _train(tmp_path / "model.pt", data, {"image_size": 12})

@@ -324,3 +324,13 @@ def test_the_serial_schedule_passes_the_runner_unchanged() -> None:
     result, (record,) = run_passes(graph, [ApplyPlan(Plan((serial(2),)))], [tokens()])
     assert text(result) == text(graph)
     assert (record.nodes_before, record.nodes_after, record.error) == (len(graph.graph.nodes),) * 2 + (0.0,)
+
+
+def test_a_graph_that_writes_in_place_is_refused_by_the_name_of_the_node() -> None:
+    graph, x = _linear()
+    output = next(node for node in reversed(graph.graph.nodes) if node.op == "output")
+    with graph.graph.inserting_before(output):
+        graph.graph.call_function(torch.ops.aten.relu_.default, (output.all_input_nodes[0],))
+    with pytest.raises(PassError, match=r"^relu__default \(aten\.relu_\.default\) writes in place") as caught:
+        run_passes(graph, [Scale(2.0)], [x])
+    assert "parallelize.capture" in caught.value.hint
