@@ -45,11 +45,13 @@ def groups(plan: dict) -> str:
         terms = sorted(term for chain in level for term in chain)
         run = str(terms[0] // 2) if terms[0] // 2 == terms[-1] // 2 else f"{terms[0] // 2}-{terms[-1] // 2}"
         kinds = {term % 2 for term in terms}
-        if kinds == {0, 1}:
+        if kinds == {0, 1} and found and found[-1].count("[") == 1:
+            found[-1] += f"[{run}]"
+        elif kinds == {0, 1}:
             found.append(f"[{run}]")
         elif kinds == {0}:
             found.append(run)
-    return " / ".join(found).replace("] / [", "][")
+    return " / ".join(found)
 
 
 def row(report: dict, depth: int) -> str:
@@ -80,8 +82,13 @@ def main() -> None:
                 labels="labels",
                 options=ConvertOptions(plan=plan),
             )
-        reports[depth] = result.report
+        reports[depth] = {**result.report, "model": str(MODEL.relative_to(ROOT) / "vit12.pt")}
         print(row(result.report, depth), flush=True)
+    write(reports)
+
+
+def write(reports: dict[int, dict]) -> None:
+    """Write the reports as they are, and one table of them."""
     first = next(iter(reports.values()))
     serial = first["networks"][0]["scores"]["top1"]
     heads = ("depth", "groups of blocks", *COLUMNS, "points lost", "serial ms", "rewrite ms", "deletion ms", "speed-up")
