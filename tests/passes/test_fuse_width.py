@@ -268,6 +268,35 @@ def test_the_affine_branch_joins_every_kind_of_term(name: str) -> None:
 # ------------------------------------------------------------------------------------------------------ other models
 
 
+def _encoder(*, batch_first: bool, norm_first: bool = True) -> fx.GraphModule:
+    layer = nn.TransformerEncoderLayer(WIDTH, 2, 12, batch_first=batch_first, norm_first=norm_first)
+    graph = graph_of(randomised(nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)), tokens())
+    return run(graph, RemoveIdentities())[0]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_the_encoder_of_torch_is_fused_with_its_packed_projection_and_either_order_of_dimensions(
+    batch_first: bool,
+) -> None:
+    parallel = scheduled(_encoder(batch_first=batch_first), 8, [[[0], [2]], [[1], [3]], [[4], [6]], [[5], [7]]])
+    fused, record = run(parallel, FuseWidth(), tokens())
+    assert record.skipped == ()
+    assert wide_operators(fused) == {"linear": 8, "attention": 2, "norm": 4}
+    for batch in (1, 3, 7):
+        assert relative_error(fused(tokens(batch)), parallel(tokens(batch))) < EXACT
+
+
+def test_post_norm_branches_stay_side_by_side_with_the_reason() -> None:
+    parallel = scheduled(
+        _encoder(batch_first=True, norm_first=False), 8, [[[0], [2]], [[1], [3]], [[4], [6], [5], [7]]]
+    )
+    fused, record = run(parallel, FuseWidth(), tokens())
+    assert record.matches == ()
+    assert record.skipped
+    assert all("where the branch ends" in skip.reason for skip in record.skipped)
+    assert relative_error(fused(tokens(3)), parallel(tokens(3))) < EXACT
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_pairs_of_layers_of_a_pre_norm_encoder_run_the_operators_of_half_the_depth(batch_first: bool) -> None:
     def encoder(depth: int) -> fx.GraphModule:
