@@ -92,7 +92,7 @@ def _summands(root: fx.Node) -> list[fx.Node]:
 
 
 def _branch(output: fx.Node) -> _Branch | None:
-    """What only this summand needs, or None if the summand is read elsewhere or is no computation."""
+    """What only this summand needs, or None if the summand is read elsewhere or holds no matrix product."""
     if output.op != "call_function" or len(output.users) != 1:
         return None
     inner = {output}
@@ -103,6 +103,8 @@ def _branch(output: fx.Node) -> _Branch | None:
             if private and source not in inner:
                 inner.add(source)
                 pending.append(source)
+    if not any(ops.gemms(node) for node in inner):  # such as the embeddings of words and positions
+        return None
     nodes = tuple(canonical_walk(output, inner.__contains__))
     lines = tuple(structure(nodes, frozenset(inner), None))
     return _Branch(output, nodes, frozenset(inner), lines)

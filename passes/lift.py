@@ -162,10 +162,10 @@ class Lifter:
     # the last linear -------------------------------------------------------------------------------------------
 
     def _tail(self) -> list[fx.Node]:
-        """The last linear of branch 0 and what follows it: scales by a parameter (LayerScale), changes of shape."""
+        """The last linear of branch 0 and what follows it: scales by a parameter (LayerScale), changes of shape, copies."""
         node = self.branches.lists[0][-1]
         tail = [node]
-        while node.target == aten.mul.Tensor or node.target in SHAPES:
+        while node.target == aten.mul.Tensor or node.target in SHAPES | ops.COPIES:
             sources = [arg for arg in node.args if isinstance(arg, fx.Node) and arg in self.branches.inner]
             if len(sources) != 1:
                 break

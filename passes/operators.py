@@ -33,6 +33,7 @@ CONVOLUTIONS = frozenset(
 )
 LINEARS = frozenset({aten.linear.default, aten.addmm.default})
 
+COPIES = frozenset({aten.clone.default, aten.contiguous.default})
 VIEWS = frozenset({aten.view.default, aten.reshape.default, aten._unsafe_view.default})
 
 ELEMENTWISE = frozenset(
