@@ -124,12 +124,25 @@ class Lifter:
             return Shared(node)
         rule = RULES.get(node.target)
         inputs = [env[source] for source in node.all_input_nodes]
+        if inputs and isinstance(node.target, torch._ops.OpOverload) and all(isinstance(v, Stored) for v in inputs):
+            return self._computed(node, env)
         bare_norm = node.target in ops.ROW_NORMS and len(inputs) == 1  # its rule computes it once for all groups
         if not bare_norm and all(isinstance(value, Shared) for value in inputs):
             return Shared(self.emit(node.target, *self.plain(node, env)))
         if rule is None:
             raise CannotLiftError(f"{node.name} is {node.target}, for which no wide form is known")
         return rule(self, node, env)
+
+    def _computed(self, node: fx.Node, env: Mapping[fx.Node, Lifted]) -> Stored:
+        """What an operator makes of parameters alone, such as 1 + gain, for each branch."""
+        stored = {source: env[source] for source in node.all_input_nodes}
+        results = []
+        for branch in range(self.count):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n, b=branch: stored[n].tensors[b])  # type: ignore[union-attr,misc]
+            results.append(node.target(*args, **kwargs))  # type: ignore[operator]
+        if not all(isinstance(result, Tensor) for result in results):
+            raise CannotLiftError(f"{node.name} ({node.target}) makes several tensors of a parameter")
+        return Stored(tuple(results))
 
     def plain(self, node: fx.Node, env: Mapping[fx.Node, Lifted]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The node's arguments with lifted nodes in place of its own."""
@@ -162,7 +175,7 @@ class Lifter:
     # the last linear -------------------------------------------------------------------------------------------
 
     def _tail(self) -> list[fx.Node]:
-        """The last linear of branch 0 and what follows it: scales by a parameter (LayerScale), changes of shape, copies."""
+        """The last linear of branch 0 and what follows: scales (LayerScale), changes of shape and copies."""
         node = self.branches.lists[0][-1]
         tail = [node]
         while node.target == aten.mul.Tensor or node.target in SHAPES | ops.COPIES:

@@ -93,8 +93,10 @@ def _linear(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted
 
 
 def _elementwise(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
-    """Pointwise operators keep the layout that all wide inputs share."""
+    """Pointwise operators keep the layout that all wide inputs share; a gain or shift of a shared state waits."""
     values = [env[source] for source in node.all_input_nodes]
+    if not any(isinstance(value, (Wide, Pieces)) for value in values):
+        return _gain_or_shift(lifter, node, env)
     layouts = {(value.dim, value.outer) for value in values if isinstance(value, Wide)}
     if len(layouts) != 1:
         raise CannotLiftError(f"{node.name} combines branches that lie in different places: {sorted(layouts)}")
@@ -111,6 +113,28 @@ def _elementwise(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> L
         replaced[source] = lifter.node(value, node)
     args, kwargs = fx.map_arg((node.args, node.kwargs), replaced.__getitem__)
     return Wide(lifter.emit(node.target, args, kwargs), dim, outer)
+
+
+def _gain_or_shift(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
+    """A shared state times or plus a vector of each branch, as where a norm is spelled out."""
+    operands = [env[arg] for arg in node.args if isinstance(arg, fx.Node)]
+    vectors = [value for value in operands if isinstance(value, Stored)]
+    states = [value for value in operands if isinstance(value, (Shared, Normed))]
+    times = node.target == aten.mul.Tensor
+    shape = tensor_value(node)
+    plain = (times or node.target == ops.ADD) and not node.kwargs and shape is not None
+    if not plain or len(vectors) != 1 or len(states) != 1 or vectors[0].tensors[0].shape != shape.shape[-1:]:  # type: ignore[union-attr]
+        raise CannotLiftError(f"{node.name} ({node.target}) combines a shared state with what differs between branches")
+    state, tensors = states[0], [tensor.double() for tensor in vectors[0].tensors]
+    none: tuple[Tensor | None, ...] = (None,) * lifter.count
+    gains, shifts = (state.gains, state.shifts) if isinstance(state, Normed) else (none, none)
+    if not times:
+        return Normed(state.node, gains, tuple(v if s is None else s + v for s, v in zip(shifts, tensors, strict=True)))
+    return Normed(
+        state.node,
+        tuple(v if g is None else g * v for g, v in zip(gains, tensors, strict=True)),
+        tuple(None if s is None else s * v for s, v in zip(shifts, tensors, strict=True)),
+    )
 
 
 def _wide_parameter(lifter: Lifter, node: fx.Node, value: Stored, dim: int, outer: int) -> fx.Node:
@@ -239,6 +263,40 @@ def _getitem(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifte
     return Wide(lifter.emit(node.target, (value.node, node.args[1])), value.dim, value.outer)
 
 
+def _slice(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
+    value = _wide(node, env)
+    if _number(node, 1) % len(_shape(node)) == value.dim % len(_shape(node)):
+        raise CannotLiftError(f"{node.name} takes a part of the dimension in which the branches lie")
+    args, kwargs = lifter.plain(node, env)
+    return Wide(lifter.emit(node.target, args, kwargs), value.dim, value.outer)
+
+
+def _cat(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
+    """Concatenation of wide values along another dimension."""
+    values = [env[source] for source in node.all_input_nodes]
+    wide = [value for value in values if isinstance(value, Wide)]
+    layouts = {(value.dim, value.outer) for value in wide}
+    result = tensor_value(node)
+    if len(wide) != len(values) or len(layouts) != 1 or result is None:
+        raise CannotLiftError(f"{node.name} puts together values that lie in different places")
+    if _number(node, 1) % result.ndim == wide[0].dim % result.ndim:
+        raise CannotLiftError(f"{node.name} puts values together in the dimension in which the branches lie")
+    args, kwargs = lifter.plain(node, env)
+    return Wide(lifter.emit(node.target, args, kwargs), wide[0].dim, wide[0].outer)
+
+
+def _expand(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
+    """Repetition of key and value heads along a dimension of size 1 that does not hold the branches."""
+    value, result = _wide(node, env), tensor_value(node)
+    assert result is not None
+    if sizes(result)[value.dim] != _shape(node)[value.dim]:
+        raise CannotLiftError(f"{node.name} repeats the dimension in which the branches lie")
+    args, kwargs = lifter.plain(node, env)
+    wanted = list(args[1])
+    wanted[value.dim] = -1
+    return Wide(lifter.emit(node.target, (args[0], wanted, *args[2:]), kwargs), value.dim, value.outer)
+
+
 def _attention(lifter: Lifter, node: fx.Node, env: dict[fx.Node, Lifted]) -> Lifted:
     """One attention with N times the heads; a mask must be the same for all heads."""
     layouts = []
@@ -307,6 +365,9 @@ RULES: dict[Any, Rule] = {
     aten.unflatten.int: _unflatten,
     aten.unsqueeze.default: _unit_dimension,
     aten.squeeze.dim: _unit_dimension,
+    aten.slice.Tensor: _slice,
+    aten.cat.default: _cat,
+    aten.expand.default: _expand,
     aten.unbind.int: _unbind,
     aten.select.int: _select,
     aten.chunk.default: _split,
