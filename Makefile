@@ -42,11 +42,14 @@ demo: venv ## convert the shipped vision transformer and print the before/after 
 train: venv ## train the shipped model again (needs the Debian package dataset-fashion-mnist)
 	$(BIN)/parallelize train --output runs/vit12.pt --depth 12 --width 64 --heads 4 --patch-size 4 --epochs 18
 
-test: venv ## run the tests
-	$(BIN)/python -m pytest
+# A file's tests stay in one process, because they share what they capture.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
-test-slow: venv ## run the tests that take minutes
-	$(BIN)/python -m pytest -m "slow and not data"
+test: venv ## run the tests
+	$(PYTEST)
+
+test-slow: venv ## run the tests that take minutes to hours
+	$(PYTEST) -m "slow and not data"
 
 test-data: venv ## run the tests that need fetched files
 	$(BIN)/python -m pytest -m data

@@ -184,6 +184,8 @@ def load_samples(path: Path, program_inputs: Sequence[TensorSpec], labels: str |
 def random_samples(specs: Sequence[TensorSpec], count: int, seed: int) -> Samples:
     """Seeded random samples: normal numbers for floats, 0 or 1 for the rest; free dimensions but the first get 16.
 
+    A mask, told by its name, is all ones: where a whole row is masked, runtimes do not agree on what softmax gives.
+
     Raises:
         ParallelizeError: an input without an axis for samples.
     """
@@ -197,6 +199,8 @@ def random_samples(specs: Sequence[TensorSpec], count: int, seed: int) -> Sample
         shape = (count, *spec.sizes({})[1:])
         if spec.dtype.is_floating_point:
             arrays[spec.name] = torch.randn(shape, generator=generator).to(spec.dtype)
+        elif "mask" in spec.name:
+            arrays[spec.name] = torch.ones(shape, dtype=spec.dtype)
         else:
             arrays[spec.name] = torch.randint(0, 2, shape, generator=generator).to(spec.dtype)
     return Samples(arrays)

@@ -242,6 +242,12 @@ def test_random_samples_repeat_with_their_seed_and_fit_the_specs() -> None:
     assert not torch.equal(first.arrays["images"], other.arrays["images"])
 
 
+def test_a_random_mask_masks_nothing() -> None:
+    specs = [TensorSpec("attention_mask", ("batch", "tokens"), torch.int64), MASK]
+    arrays = random_samples(specs, 5, 0).arrays
+    assert [(int(array.sum()), array.dtype) for array in arrays.values()] == [(80, torch.int64), (80, torch.bool)]
+
+
 def test_an_input_without_an_axis_of_samples_is_refused() -> None:
     with pytest.raises(ParallelizeError, match=r"The input 't' is a single number: it has no axis of samples\."):
         random_samples([TensorSpec("t", (), torch.float32)], 2, 0)
