@@ -18,6 +18,7 @@ import networkx as nx
 # Kind -> fill and text. Lightness falls from "other" to "attention", so that kinds differ in grayscale too.
 COLOURS = {
     "attention": ("#2b67ad", "#ffffff"),
+    "attention+mlp": ("#8068b0", "#ffffff"),
     "mlp": ("#f3bd55", "#1b2330"),
     "convolution": ("#58a88c", "#0f1a1a"),
     "other": ("#dfe4ea", "#1b2330"),

@@ -9,8 +9,8 @@ the graph as it was, to the bit. A post-norm term counts as N(x + f(x)) - x.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import fx
@@ -110,9 +110,18 @@ def schedule(module: fx.GraphModule, plan: Plan) -> tuple[StackSite, ...]:
     """
     stacks = find_stacks(module).stacks
     check_fits(stacks, plan)
-    sites = tuple(_schedule_stack(module, stack, part) for stack, part in zip(stacks, plan.stacks, strict=True))
+    sites: list[StackSite] = []
+    exits: dict[fx.Node, fx.Node] = {}
+    for stack, part in zip(stacks, plan.stacks, strict=True):
+        site, exits[stack.exit] = _schedule_stack(module, _entered(stack, exits), part)
+        sites.append(site)
     restore_order(module)
-    return sites
+    return tuple(sites)
+
+
+def _entered(stack: Stack, exits: Mapping[fx.Node, fx.Node]) -> Stack:
+    """The stack with its terms on the new exits of stacks that were scheduled before it."""
+    return replace(stack, terms=tuple(replace(term, skip=exits.get(term.skip, term.skip)) for term in stack.terms))
 
 
 def check_fits(stacks: Sequence[Stack], plan: Plan) -> None:
@@ -132,7 +141,8 @@ def check_fits(stacks: Sequence[Stack], plan: Plan) -> None:
         part.check()
 
 
-def _schedule_stack(module: fx.GraphModule, stack: Stack, plan: StackPlan) -> StackSite:
+def _schedule_stack(module: fx.GraphModule, stack: Stack, plan: StackPlan) -> tuple[StackSite, fx.Node]:
+    """The levels of one stack, and the state after them."""
     users_of_exit = list(stack.exit.users)
     state = stack.entry
     sites = []
@@ -143,7 +153,7 @@ def _schedule_stack(module: fx.GraphModule, stack: Stack, plan: StackPlan) -> St
     if state is not stack.exit:
         for user in users_of_exit:
             user.replace_input_with(stack.exit, state)
-    return StackSite(stack.name, tuple(sites))
+    return StackSite(stack.name, tuple(sites)), state
 
 
 def _place_level(module: fx.GraphModule, stack: Stack, level: Level, entry: fx.Node) -> LevelSite:
@@ -175,9 +185,9 @@ def _place_term(term: Term, state: fx.Node, *, needs_result: bool) -> fx.Node:
 
 
 def _contribution(module: fx.GraphModule, term: Term, state: fx.Node) -> fx.Node:
-    """What a term adds to the state it reads: f(x), or N(x + f(x)) - x where a norm follows."""
-    if not term.post:
-        return term.output
+    """What a term adds to the state it reads: f(x), f(x) + g(x), or N(x + f(x)) - x where a norm follows."""
+    if not term.norms:
+        return _sum(module, term.output, term.joined)
     with module.graph.inserting_after(term.result):
         contribution = module.graph.call_function(aten.sub.Tensor, (term.result, state))
     contribution.meta["val"] = state.meta.get("val")
@@ -185,6 +195,7 @@ def _contribution(module: fx.GraphModule, term: Term, state: fx.Node) -> fx.Node
 
 
 def _sum(module: fx.GraphModule, entry: fx.Node, contributions: Sequence[fx.Node]) -> fx.Node:
+    """`entry` and all contributions added up, from left to right."""
     total = entry
     for contribution in contributions:
         with module.graph.inserting_after(contribution):

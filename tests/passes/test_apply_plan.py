@@ -36,6 +36,7 @@ from tests.passes.models import (
     relative_error,
     run,
     scheduled,
+    stack_plan,
     text,
     tokens,
     vision,
@@ -171,6 +172,44 @@ def test_each_stack_of_a_model_gets_its_own_schedule() -> None:
         expected = after_levels(second.steps(), schedules[1], middle)
     assert relative_error(rewritten(tokens()), expected) < 1e-12
     assert record.matches == ("0.terms: 2 terms on 1 levels", "2.terms: 3 terms on 2 levels")
+
+
+@pytest.mark.parametrize("levels", [[[[0], [1]]], [[[0, 1], [2]]], [[[0]], [[1], [2]]], [[[0]], [[2]]]])
+@pytest.mark.parametrize("post", [nn.Identity, nn.ReLU])
+def test_two_adds_to_one_state_are_scheduled_as_one_term(levels: Levels, post: type[nn.Module]) -> None:
+    linears = [(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)) for _ in range(3)]
+
+    def steps() -> list[Step]:
+        def step(pair: tuple[nn.Linear, nn.Linear], x: Tensor) -> Tensor:
+            y: Tensor = post()((x + pair[0](x)) + torch.tanh(pair[1](x)))
+            return y
+
+        return [functools.partial(step, pair) for pair in linears]
+
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for step in steps():
+            x = step(x)
+        return x
+
+    parts = {f"{name}{number}": pair[i] for number, pair in enumerate(linears) for i, name in enumerate("ab")}
+    graph = graph_of(randomised(Function(forward, **parts)), tokens())
+    with torch.no_grad():
+        expected = after_levels(steps(), levels, tokens())
+    assert relative_error(scheduled(graph, 3, levels)(tokens()), expected) < 1e-12
+
+
+@pytest.mark.parametrize("first", [[[[0], [1]]], [[[0]], [[1]]], [[[1]]], []])
+def test_a_stack_that_begins_where_another_ends_is_scheduled_on_its_new_state(first: Levels) -> None:
+    blocks = [term for _ in range(2) for term in (Attention("chunk"), Mlp())]
+    model = Residual([nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), *blocks])
+    graph = graph_of(randomised(model), tokens())
+    assert [len(stack.terms) for stack in find_stacks(graph).stacks] == [2, 4]
+    second: Levels = [[[0], [2]], [[1], [3]]]
+    rewritten, _ = run(graph, ApplyPlan(Plan((stack_plan(2, first), stack_plan(4, second)))))
+    with torch.no_grad():
+        middle = after_levels(model.steps()[:2], first, tokens())
+        expected = after_levels(model.steps()[2:], second, middle)
+    assert relative_error(rewritten(tokens()), expected) < 1e-12
 
 
 def test_all_outputs_of_a_model_read_the_rewritten_state() -> None:

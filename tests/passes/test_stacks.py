@@ -194,6 +194,57 @@ def test_the_norm_after_the_add_is_part_of_the_signature() -> None:
     assert signatures[0] != signatures[2]
 
 
+def test_two_adds_to_one_state_are_one_term() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = (x + self.a(x)) + self.b(x) + self.c(torch.tanh(x))
+        return x
+
+    stack = _only(_stacks(Function(forward, **_linears(3))))
+    first, second = stack.terms
+    assert _targets(first.joined) == [ops.LINEAR, ops.LINEAR]
+    assert _targets(first.post) == [ops.ADD, ops.ADD]
+    assert first.norms == ()
+    assert len(first.parameters) == 6
+    assert first.result is second.skip
+    assert first.signature == second.signature
+
+
+def test_two_adds_to_one_state_and_a_norm_behind_them_are_one_term() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = F.relu((x + self.a(x)) + self.b(x))
+        return x
+
+    stack = _only(_stacks(Function(forward, **_linears(2))))
+    assert [_targets(term.norms) for term in stack.terms] == [[aten.relu.default]] * 2
+
+
+def test_a_sum_that_is_read_between_two_adds_to_one_state_makes_them_no_term() -> None:
+    def forward(self: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = x + self.a(x)
+        return first + torch.tanh(self.b(x)), torch.exp(first)
+
+    found = _stacks(Function(forward, **_linears(2)))
+    assert [len(stack.terms) for stack in found.stacks] == [1]
+    skip = "linear (linear layer from 8 to 8), so no term leaves the state as it is"
+    assert [refusal.node for refusal in found.refused] == ["add_1"]
+    assert found.refused[0].reason == f"the skip path of add_1 is not the state inputs_0 but {skip}"
+
+
+def test_a_dropout_of_inference_behind_the_norm_does_not_part_a_stack() -> None:
+    posts = [nn.Sequential(nn.LayerNorm(WIDTH), nn.Dropout()), nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)]
+    assert len(_only(_stacks(Residual([Mlp(), Mlp(), Mlp()], posts))).terms) == 3
+
+
+def test_a_term_before_blocks_that_repeat_is_a_stack_of_its_own() -> None:
+    terms = [nn.Linear(WIDTH, WIDTH), *(term for _ in range(2) for term in (Attention("chunk"), Mlp()))]
+    found = _stacks(Residual([*terms, Mlp(hidden=20)]))
+    assert [stack.summary() for stack in found.stacks] == ["1 other", "2 attention, 2 mlp", "1 mlp"]
+    assert found.stacks[1].blocks == ((0, 1), (2, 3))
+    assert found.stacks[0].exit is found.stacks[1].entry
+
+
 def test_an_add_inside_a_written_out_activation_is_part_of_the_term() -> None:
     stack = _only(_stacks(Residual([Mlp(activation=written_out_gelu) for _ in range(3)])))
     assert stack.summary() == "3 mlp"
@@ -284,19 +335,71 @@ def test_a_model_without_residual_adds_has_no_stacks() -> None:
     assert found.terms == 0
 
 
-def test_a_projected_shortcut_is_no_state() -> None:
-    found = _stacks(Function(lambda self, x: self.a(x) + self.b(x), **_linears(2)))
-    assert found == Stacks(())
+def test_a_projected_shortcut_is_refused_with_the_map_that_stands_for_the_state() -> None:
+    found = _stacks(Function(lambda self, x: self.a(x) + torch.tanh(self.b(x)), **_linears(2)))
+    reason = (
+        "the skip path of add is not the state inputs_0 but linear (linear layer from 8 to 8),"
+        " so no term leaves the state as it is"
+    )
+    assert found == Stacks((), (Refusal("add", reason),))
 
 
-def test_a_scaled_add_is_no_residual_add() -> None:
+def test_a_convolution_on_the_skip_path_ends_the_stack_and_begins_another() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        x = F.relu(x + self.a(x))
+        x = F.relu(x + self.b(x))
+        x = F.relu(self.skip(x) + self.narrow(F.relu(self.c(x))))
+        y: Tensor = F.relu(x + self.d(x))
+        return y
+
+    convolutions = {name: nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for name in "abc"}
+    narrow = {name: nn.Conv2d(WIDTH, 4, 1, stride=2) for name in ("skip", "narrow")}
+    model = Function(forward, **convolutions, **narrow, d=nn.Conv2d(4, 4, 3, padding=1))
+    found = _stacks(model, normal(2, WIDTH, 6, 6))
+    reason = (
+        "the skip path of add_2 is not the state relu_1 but conv2d_2 (1x1 convolution from 8x6x6 to 4x3x3),"
+        " so the block changes the state and ends the stack"
+    )
+    assert found.refused == (Refusal("add_2", reason),)
+    assert [len(stack.terms) for stack in found.stacks] == [2, 1]
+
+
+def test_branches_on_one_state_are_parallel_already_and_told_once() -> None:
+    model = Function(lambda self, x: sum(torch.tanh(getattr(self, n)(x)) for n in "abc") + 0.0, **_linears(3))
+    (refusal,) = _stacks(model).refused
+    assert refusal.reason.endswith("is a sum of 3 branches that all read inputs_0: they are parallel already")
+
+
+def test_sums_of_embeddings_rotary_tables_and_masks_are_no_residual_adds() -> None:
+    def forward(self: Function, ids: Tensor, mask: Tensor) -> Tensor:
+        x = self.words(ids) + self.places(ids.cumsum(1))
+        bias = (1 - mask) * -1e9 + mask * 0.5
+        y: Tensor = x + self.a(torch.tanh(x) + bias)
+        return y
+
+    embeddings = {name: nn.Embedding(100, WIDTH) for name in ("words", "places")}
+    ids = torch.ones(3, TOKENS, dtype=torch.int64)
+    assert len(_only(_stacks(Function(forward, **embeddings, **_linears(1)), ids, tokens())).terms) == 1
+
+
+def test_an_activation_written_out_in_a_head_is_no_residual_add() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        x = x + self.a(x)
+        y: Tensor = self.b(written_out_gelu(self.c(x)))
+        return y
+
+    assert len(_only(_stacks(Function(forward, **_linears(3)))).terms) == 1
+
+
+def test_a_scaled_add_is_refused_with_its_scale() -> None:
     model = Function(lambda self, x: torch.add(x, self.a(x), alpha=2), **_linears(1))
-    assert _stacks(model) == Stacks(())
+    reason = "add adds 2 times linear (alpha), not linear itself"
+    assert _stacks(model) == Stacks((), (Refusal("add", reason),))
 
 
-def test_an_add_that_broadcasts_is_no_residual_add() -> None:
+def test_an_add_that_broadcasts_is_refused_with_what_it_broadcasts() -> None:
     model = Function(lambda self, x: x + self.a(x).mean(1, keepdim=True), **_linears(1))
-    assert _stacks(model) == Stacks(())
+    assert _stacks(model) == Stacks((), (Refusal("add", "add broadcasts mean over the state inputs_0"),))
 
 
 def test_a_term_with_an_inner_value_that_is_read_elsewhere_is_refused_with_both_nodes() -> None:

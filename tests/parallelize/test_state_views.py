@@ -1,0 +1,75 @@
+"""A state that is reshaped between blocks keeps one shape in the captured graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from parallelize.capturing import capture
+from parallelize.state_views import keep_state_shape
+from passes import operators as ops
+from passes.stacks import find_stacks
+from tests.passes.models import HIDDEN, WIDTH, Attention, Function, Mlp, randomised, tokens
+
+
+def _flat_mlp(self: Function, x: Tensor, *, left: bool = True) -> Tensor:
+    """The MLP on (batch * tokens, width), as OPT runs it."""
+    flat = x.reshape(-1, WIDTH)
+    term = self.m(flat)
+    return (flat + term if left else term + flat).view(x.shape)
+
+
+def _model(**options: bool) -> nn.Module:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = _flat_mlp(self, x + self.a(x), **options)
+        return x
+
+    return randomised(Function(forward, a=Attention("chunk"), m=Mlp(hidden=HIDDEN)))
+
+
+def test_a_flattened_state_is_one_stack_with_the_same_bits_on_either_side_of_the_add() -> None:
+    for left in (True, False):
+        model = _model(left=left)
+        program = capture(model, (tokens(),))
+        (stack,) = find_stacks(program.module).stacks
+        assert [term.kind for term in stack.terms] == ["attention", "mlp"] * 2
+        for batch in (1, 4):
+            assert torch.equal(program.module(tokens(batch)), model(tokens(batch)))
+
+
+def test_the_shape_of_the_moved_reshape_is_known() -> None:
+    program = capture(_model(), (tokens(),))
+    (stack,) = find_stacks(program.module).stacks
+    moved = [term.output for term in stack.terms if term.kind == "mlp"]
+    assert all(node.target in ops.VIEWS for node in moved)
+    assert [str(node.meta["val"].shape) for node in moved] == [str(stack.entry.meta["val"].shape)] * 2
+
+
+def test_a_second_run_finds_nothing() -> None:
+    assert keep_state_shape(capture(_model(), (tokens(),)).module) == 0
+
+
+def test_an_add_that_is_read_in_both_shapes_is_left_alone() -> None:
+    def forward(self: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+        flat = x.reshape(-1, WIDTH)
+        flat = flat + self.m(flat)
+        return flat.view(x.shape), flat.exp()
+
+    model = randomised(Function(forward, m=Mlp()))
+    program = capture(model, (tokens(),))
+    (stack,) = find_stacks(program.module).stacks
+    assert stack.entry.target in ops.VIEWS
+    for actual, expected in zip(program.module(tokens()), model(tokens()), strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_a_view_to_another_shape_is_left_alone() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, WIDTH)
+        return (flat + self.m(flat)).view(x.shape[0], -1)
+
+    model = randomised(Function(forward, m=Mlp()))
+    program = capture(model, (tokens(),))
+    assert torch.equal(program.module(tokens()), model(tokens()))
+    assert find_stacks(program.module).stacks[0].entry.target in ops.VIEWS
