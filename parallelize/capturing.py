@@ -20,10 +20,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
 
 from parallelize.flatten import flatten
 from parallelize.program import OTHER_SIZE, Labels, Program, plain
+from parallelize.state_views import keep_state_shape
 from passes.errors import ParallelizeError, PassError
 
 Dynamic = Literal["batch"] | Sequence[Mapping[int, str]] | None
@@ -115,6 +117,7 @@ def export(program: Program) -> ExportedProgram:
         for spec, value in zip(program.inputs, values, strict=True)
     )
     dims = [{i: size for i, size in enumerate(spec.shape) if isinstance(size, str)} for spec in program.inputs]
+    _LazyGraphModule.force_recompile(program.module)  # the exporter reads the signature of `forward`
     try:
         exported = _torch_export(program.module, examples, {}, dims)
     except Exception as error:  # a rewrite may have broken the graph in any way
@@ -344,6 +347,7 @@ def _program(ep: ExportedProgram, origin: str, dims: Sequence[Mapping[int, str]]
             f"The exported program {origin} cannot be turned into a module: {first_sentence(error)}.",
             "Export it again with the installed version of PyTorch.",
         ) from error
+    keep_state_shape(module)
     labels = Labels()
     placeholders = module.graph.find_nodes(op="placeholder")
     for node, chosen in zip(placeholders, dims, strict=False):

@@ -6,7 +6,6 @@ what a node reads must not depend on when it runs.
 
 from __future__ import annotations
 
-import inspect
 import operator
 import re
 import warnings
@@ -17,13 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 from torch.utils import _pytree as pytree
 
 from parallelize.program import unique
 from passes.errors import ParallelizeError
 from passes.operators import aten, writes_in_place
-
-_GUARDS = "_guards_fn"
 
 
 def flatten(ep: ExportedProgram) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
@@ -35,15 +33,18 @@ def flatten(ep: ExportedProgram) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
     Raises:
         ParallelizeError: the program changes a buffer of the model when it runs.
     """
-    source = _unlift(_functional(ep))
-    graph = fx.Graph()
-    results = tuple(_copy(source, "", {}, graph))
+    ep = _functional(ep)
+    source, graph = ep.graph_module, fx.Graph()
+    returned = _copy(source, "", _parameters(ep, graph), graph)
+    results = tuple(
+        value for value, spec in zip(returned, ep.graph_signature.output_specs, strict=True) if _is_user(spec)
+    )
     names = _output_names(ep.call_spec.out_spec, results)
     kept = {name: value for name, value in zip(names, results, strict=True) if _is_tensor(value)}
     output = graph.output(_structure(ep.call_spec.out_spec, kept))
     output.meta["val"] = fx.map_arg(output.args[0], lambda node: node.meta["val"])
     _drop_unused_submodules(graph, source)
-    module = fx.GraphModule(source, graph).eval()
+    module = fx.GraphModule(_attributes(ep, graph), graph).eval()
     _complete_metadata(module)
     return module, kept
 
@@ -55,11 +56,11 @@ def _functional(ep: ExportedProgram) -> ExportedProgram:
         ParallelizeError: the program changes a buffer, so that its second answer may differ from its first.
     """
     graphs = [module.graph for module in ep.graph_module.modules() if isinstance(module, fx.GraphModule)]
-    if not any(writes_in_place(node) for graph in graphs for node in graph.nodes):
-        return ep
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own, about its pytree module
-        functional: ExportedProgram = ep.run_decompositions({})
+    functional = ep
+    if any(writes_in_place(node) for graph in graphs for node in graph.nodes):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own, about its pytree module
+            functional = ep.run_decompositions({})
     changed = sorted(functional.graph_signature.buffers_to_mutate.values())
     if changed:
         raise ParallelizeError(
@@ -69,13 +70,37 @@ def _functional(ep: ExportedProgram) -> ExportedProgram:
     return functional
 
 
-def _unlift(ep: ExportedProgram) -> fx.GraphModule:
-    """Parameters become attributes again. PyTorch 2.10 and later write guards into the graph unless told not to."""
-    if "check_guards" in inspect.signature(ep.module).parameters:
-        return ep.module(check_guards=False)
-    module = ep.module()
-    assert isinstance(module, fx.GraphModule)
-    return module
+def _parameters(ep: ExportedProgram, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Parameters, buffers and constants, which are inputs of an exported program, as attributes.
+
+    `ep.module()` does this too, in time that grows with the square of the number of modules.
+
+    Raises:
+        ParallelizeError: the program has side effects that it keeps in order by tokens.
+    """
+    found: dict[fx.Node, fx.Node] = {}
+    for node, spec in zip(ep.graph.find_nodes(op="placeholder"), ep.graph_signature.input_specs, strict=True):
+        if spec.kind is InputKind.TOKEN:
+            raise ParallelizeError(
+                "The model has operators with side effects.", "Leave printing and the like out of forward."
+            )
+        if spec.kind is not InputKind.USER_INPUT:
+            found[node] = graph.create_node("get_attr", str(spec.target))
+            found[node].meta.update(node.meta)
+    return found
+
+
+def _attributes(ep: ExportedProgram, graph: fx.Graph) -> dict[str, Any]:
+    """What the get_attr nodes of the flat graph name: what the program holds, else parts of its graph."""
+    held = {**ep.constants, **ep.state_dict}
+    held.update({name: ep.constants[name] for name in ep.graph_signature.non_persistent_buffers})
+    names = {str(node.target) for node in graph.find_nodes(op="get_attr")}
+    return {name: held[name] if name in held else operator.attrgetter(name)(ep.graph_module) for name in names}
+
+
+def _is_user(spec: OutputSpec) -> bool:
+    """Whether the model returns an output; others are inputs that it overwrites."""
+    return spec.kind is OutputKind.USER_OUTPUT
 
 
 def _is_tensor(value: object) -> bool:
@@ -93,9 +118,7 @@ def _copy(source: fx.GraphModule, prefix: str, values: dict[fx.Node, Any], graph
             return _mapped(node.args[0], values)
         if node.op == "placeholder" and (node in values or not isinstance(node.meta.get("val"), Tensor)):
             continue
-        if node.op == "call_module" and node.target == _GUARDS:
-            continue
-        if node.target is aten._assert_tensor_metadata.default or _overwrites_input(node):
+        if node.target is aten._assert_tensor_metadata.default:
             continue
         if node.target is aten._native_batch_norm_legit_no_training.default:
             values[node] = (_batch_norm(node, values, graph),)
@@ -111,14 +134,18 @@ def _copy(source: fx.GraphModule, prefix: str, values: dict[fx.Node, Any], graph
             bound = dict(zip(nested.graph.find_nodes(op="placeholder"), _mapped(inputs, values), strict=True))
             values[node] = _copy(nested, f"{prefix}{inner.target}.", bound, graph)
             continue
-        values[node] = graph.node_copy(node, lambda old: values[old])
-        if node.op == "get_attr":
-            values[node].target = f"{prefix}{node.target}"
+        values[node] = _copy_node(node, prefix, values, graph)
     raise AssertionError("a graph without an output node")
 
 
-def _overwrites_input(node: fx.Node) -> bool:
-    return node.target is aten.copy_.default and isinstance(node.args[0], fx.Node) and node.args[0].op == "placeholder"
+def _copy_node(node: fx.Node, prefix: str, values: Mapping[fx.Node, Any], graph: fx.Graph) -> fx.Node:
+    """Copy one node; a view becomes a reshape, because it holds for the order in memory that its input now has only."""
+    copied = graph.node_copy(node, lambda old: values[old])
+    if node.target is aten.view.default:
+        copied.target = aten.reshape.default
+    if node.op == "get_attr":
+        copied.target = f"{prefix}{node.target}"
+    return copied
 
 
 def _batch_norm(node: fx.Node, values: Mapping[fx.Node, Any], graph: fx.Graph) -> fx.Node:

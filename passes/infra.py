@@ -12,15 +12,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, fx
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch import Tensor, fx, nn
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
 
 from passes.errors import PassError
 from passes.operators import writes_in_place
+from passes.shapes import propagate_shapes
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,39 @@ EXACT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-
 
 
 def clone(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy of the graph that shares the parameters and keeps node names and metadata."""
+    """A copy of the graph that shares parameters and submodules and keeps node names and metadata.
+
+    Its Python code is generated when it is first called: most graphs between two passes never are.
+    """
     graph = fx.Graph()
     value: dict[fx.Node, fx.Node] = {}
     for node in module.graph.nodes:
         value[node] = graph.node_copy(node, value.__getitem__)
     graph._codegen = module.graph._codegen
-    copied = fx.GraphModule(module, graph)
+    copied: fx.GraphModule = _LazyGraphModule(nn.Module(), fx.Graph()).train(module.training)
+    copied.graph = graph
     copied.meta.update(module.meta)
+    for mine, other in (
+        (copied._modules, module._modules),
+        (copied._parameters, module._parameters),
+        (copied._buffers, module._buffers),
+    ):
+        mine.update(other)  # type: ignore[arg-type]  # three dictionaries, each with its own kind of values
+    for name in {str(node.target).split(".")[0] for node in graph.find_nodes(op="get_attr")}:
+        if not hasattr(copied, name):  # neither tensor nor module
+            setattr(copied, name, getattr(module, name))
     return copied
+
+
+def _without_unused(module: fx.GraphModule) -> fx.GraphModule:
+    """The module, or one of the same graph without the tensors that no node reads."""
+    read = {node.target for node in module.graph.find_nodes(op="get_attr")}
+    held = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    if all(name in read for name, _ in held):
+        return module
+    made = _LazyGraphModule(module, module.graph)
+    made.meta.update(module.meta)
+    return made
 
 
 def eliminate_dead_code(module: fx.GraphModule) -> None:
@@ -98,16 +124,6 @@ def eliminate_dead_code(module: fx.GraphModule) -> None:
     for node in reversed(module.graph.nodes):
         if not node.users and node.op in ("call_function", "get_attr"):
             module.graph.erase_node(node)
-
-
-def propagate_shapes(module: fx.GraphModule) -> None:
-    """Compute `meta["val"]` of every node anew from the inputs' example values, symbols kept."""
-    placeholders = [node.meta.get("val") for node in module.graph.nodes if node.op == "placeholder"]
-    modes = [v.fake_mode for v in pytree.tree_leaves(placeholders) if hasattr(v, "fake_mode")]
-    if not modes:
-        raise PassError("The graph's inputs carry no example values.", "Capture the model with parallelize.capture.")
-    with torch.no_grad():
-        FakeTensorProp(module, modes[0]).propagate_dont_convert_inputs(*placeholders)
 
 
 def flat_leaves(module: fx.GraphModule) -> list[fx.Node]:
@@ -155,7 +171,9 @@ def refuse_writes(module: fx.GraphModule) -> None:
 
 
 def finish(module: fx.GraphModule) -> fx.GraphModule:
-    """Clean up after an edit: dead code, order, lint, shapes; unused parameters go, because the module is made anew.
+    """Clean up after an edit: dead code, lint, shapes; parameters that no node reads go.
+
+    The graph is the edited one, not a copy of it: nodes stay the same objects.
 
     Raises:
         PassError: the graph writes in place, so that what a node reads depends on when it runs.
@@ -163,7 +181,7 @@ def finish(module: fx.GraphModule) -> fx.GraphModule:
     refuse_writes(module)
     eliminate_dead_code(module)
     module.graph.lint()
-    finished = clone(module)
+    finished = _without_unused(module)
     propagate_shapes(finished)
     return finished
 

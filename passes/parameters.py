@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
+_NUMBERS = (
+    "parameter_numbers"  # in `module.meta`: how many names of each kind were given, so that a name costs no search
+)
+
 
 def read_parameter(module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The tensor behind a get_attr node, detached."""
@@ -15,14 +19,26 @@ def read_parameter(module: fx.GraphModule, node: fx.Node) -> Tensor:
     return value.detach()
 
 
-def add_parameter(module: fx.GraphModule, name: str, value: Tensor, before: fx.Node) -> fx.Node:
-    """Store a tensor under a fresh name and return a get_attr node for it, inserted before `before`."""
-    number = 0
+def register_parameter(module: fx.GraphModule, name: str, value: Tensor) -> str:
+    """Store a tensor, as it is and without a copy, under a fresh name ("name_0" and so on) and return that."""
+    numbers: dict[str, int] = module.meta.setdefault(_NUMBERS, {})
+    number = numbers.get(name, 0)
     while hasattr(module, f"{name}_{number}"):
         number += 1
-    fresh = f"{name}_{number}"
-    module.register_parameter(fresh, nn.Parameter(value.contiguous(), requires_grad=False))
+    module.meta[_NUMBERS] = {**numbers, name: number + 1}
+    module.register_parameter(f"{name}_{number}", nn.Parameter(value, requires_grad=False))
+    return f"{name}_{number}"
+
+
+def store_parameter(module: fx.GraphModule, name: str, value: Tensor, before: fx.Node) -> fx.Node:
+    """Store a tensor, as it is and without a copy, and return a get_attr node for it, inserted before `before`."""
+    fresh = register_parameter(module, name, value)
     with module.graph.inserting_before(before):
         node = module.graph.get_attr(fresh)
     node.meta["val"] = torch.empty_like(value, device="meta")
     return node
+
+
+def add_parameter(module: fx.GraphModule, name: str, value: Tensor, before: fx.Node) -> fx.Node:
+    """Store a tensor in contiguous memory and return a get_attr node for it, inserted before `before`."""
+    return store_parameter(module, name, value.contiguous(), before)

@@ -334,3 +334,11 @@ def test_a_graph_that_writes_in_place_is_refused_by_the_name_of_the_node() -> No
     with pytest.raises(PassError, match=r"^relu__default \(aten\.relu_\.default\) writes in place") as caught:
         run_passes(graph, [Scale(2.0)], [x])
     assert "parallelize.capture" in caught.value.hint
+
+
+def test_shapes_of_free_size_go_through_operators_whose_shape_rule_is_written_in_python() -> None:
+    graph = graph_of(Function(lambda self, x: torch.baddbmm(x[:, :1], x, x)).eval(), normal(3, WIDTH, WIDTH))
+    (product,) = graph.graph.find_nodes(op="call_function", target=aten.baddbmm.default)
+    product.update_kwarg("beta", 0.5)  # a call that the exporter has not seen
+    propagate_shapes(graph)
+    assert wrong_metadata(graph, normal(5, WIDTH, WIDTH)) == []

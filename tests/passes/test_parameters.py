@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from passes.infra import clone
-from passes.parameters import add_parameter, read_parameter
+from passes.parameters import add_parameter, read_parameter, register_parameter, store_parameter
 from tests.passes.models import WIDTH, graph_of, normal, randomised
 
 
@@ -45,3 +45,30 @@ def test_a_new_parameter_is_stored_in_one_piece_and_is_not_trained() -> None:
     assert stored.is_contiguous()
     assert not stored.requires_grad
     assert torch.equal(stored, normal(4, 2).T)
+
+
+def test_a_stored_tensor_keeps_its_memory_and_its_strides() -> None:
+    graph, linear = _graph()
+    weight = graph.get_parameter("0.weight").detach()
+    node = store_parameter(graph, "view", weight.T, linear)
+    assert linear.prev is node
+    assert read_parameter(graph, node).data_ptr() == weight.data_ptr()
+    assert read_parameter(graph, node).stride() == weight.T.stride() == node.meta["val"].stride()
+
+
+def test_a_registered_tensor_needs_no_node_and_its_name_skips_those_that_are_taken() -> None:
+    graph, _ = _graph()
+    before = len(graph.graph.nodes)
+    graph.register_parameter("wide_1", nn.Parameter(normal(2)))
+    names = [register_parameter(graph, "wide", normal(2)) for _ in range(3)]
+    assert names == ["wide_0", "wide_2", "wide_3"]
+    assert len(graph.graph.nodes) == before
+
+
+def test_names_go_on_where_a_clone_left_off_and_integers_can_be_stored() -> None:
+    graph, linear = _graph()
+    add_parameter(graph, "wide", normal(2), linear)
+    copied = clone(graph)
+    assert register_parameter(copied, "wide", torch.arange(3)) == "wide_1"
+    assert register_parameter(graph, "wide", normal(2)) == "wide_1"
+    assert copied.get_parameter("wide_1").dtype == torch.int64
