@@ -20,7 +20,9 @@ ADDS = frozenset({aten.add.Tensor, operator.add})
 ROW_NORMS = frozenset({LAYER_NORM, aten.rms_norm.default})
 NORMS = ROW_NORMS | frozenset({aten.group_norm.default, aten.batch_norm.default})
 SOFTMAXES = frozenset({aten.softmax.int, aten._softmax.default})
-MATRIX_PRODUCTS = frozenset({aten.matmul.default, aten.bmm.default, aten.mm.default, aten.einsum.default})
+MATRIX_PRODUCTS = frozenset(
+    {aten.matmul.default, aten.bmm.default, aten.baddbmm.default, aten.mm.default, aten.einsum.default}
+)
 CONVOLUTIONS = frozenset(
     {
         aten.conv1d.default,
@@ -28,17 +30,37 @@ CONVOLUTIONS = frozenset(
         aten.conv2d.default,
         aten.conv2d.padding,
         aten.conv3d.default,
+        aten.conv3d.padding,
         aten.convolution.default,
     }
 )
+PLAIN_CONVOLUTIONS = CONVOLUTIONS - {aten.convolution.default}
+NAMED_PADDING = frozenset({aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding})
 LINEARS = frozenset({aten.linear.default, aten.addmm.default})
 
+REDUCTIONS = frozenset({aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default, aten.var.correction})
+POOLS_1D = frozenset({aten.avg_pool1d.default, aten.max_pool1d.default, aten.adaptive_avg_pool1d.default})
+POOLS_2D = frozenset({aten.avg_pool2d.default, aten.max_pool2d.default, aten.adaptive_avg_pool2d.default})
+
+DROPOUTS = frozenset(
+    {
+        aten.dropout.default,
+        aten.feature_dropout.default,
+        aten.alpha_dropout.default,
+        aten.feature_alpha_dropout.default,
+    }
+)
 COPIES = frozenset({aten.clone.default, aten.contiguous.default})
 VIEWS = frozenset({aten.view.default, aten.reshape.default, aten._unsafe_view.default})
 
 ELEMENTWISE = frozenset(
     {
         aten.gelu.default,
+        aten.relu6.default,
+        aten.hardsigmoid.default,
+        aten.celu.default,
+        aten.selu.default,
+        aten.log_sigmoid.default,
         aten.relu.default,
         aten.silu.default,
         aten.sigmoid.default,
@@ -60,7 +82,40 @@ ELEMENTWISE = frozenset(
         aten.contiguous.default,
         aten.clamp.default,
         aten.clamp_min.default,
+        aten.square.default,
+        aten.reciprocal.default,
+        aten.sin.default,
+        aten.cos.default,
+        aten.log.default,
+        aten.log1p.default,
+        aten.sign.default,
+        aten.clamp_max.default,
+        aten.maximum.default,
+        aten.minimum.default,
+        aten.where.self,
+        aten.where.ScalarOther,
+        aten.where.ScalarSelf,
+        aten.masked_fill.Scalar,
+        aten.masked_fill.Tensor,
+        aten.logical_not.default,
+        aten.logical_and.default,
+        aten.bitwise_not.default,
+        aten.bitwise_and.Tensor,
+        *(
+            getattr(getattr(aten, name), kind)
+            for name in ("eq", "ne", "lt", "le", "gt", "ge")
+            for kind in ("Scalar", "Tensor")
+        ),
+        aten.pow.Tensor_Tensor,
+        aten.rsub.Scalar,
+        aten.zeros_like.default,
+        aten.ones_like.default,
+        aten.full_like.default,
+        aten.fill.Scalar,
+        aten.fill.Tensor,
+        aten.type_as.default,
         aten.to.dtype,
+        aten.to.dtype_layout,
         aten._to_copy.default,
         aten.add.Tensor,
         aten.add.Scalar,
@@ -88,6 +143,19 @@ def writes_in_place(node: fx.Node) -> bool:
     """Whether a node changes the value of another; `detach_` changes only what autograd knows of it."""
     target = node.target
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable and target != aten.detach_.default
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether a node may draw random values, so that computing it once is not computing it twice."""
+    target = node.target
+    if target == ATTENTION:
+        probability = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
+        return bool(probability != 0)
+    if target in DROPOUTS:
+        return bool(node.args[2])
+    if isinstance(target, torch._ops.OpOverload):
+        return torch.Tag.nondeterministic_seeded in target.tags
+    return isinstance(target, torch._ops.HigherOrderOperator)  # its body may hold anything
 
 
 def gemms(node: fx.Node) -> int:

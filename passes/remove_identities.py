@@ -2,8 +2,9 @@
 
     y = dropout(x, p, train=False)  ->  y = x
 
-Cases: dropout outside training, alias, detach, a conversion to the dtype that the value already has, and assertions on
-metadata. Refused: dropout in training mode, because its result is random.
+Cases: dropout outside training, alias, detach, a conversion to the dtype that the value already has, zero added and one
+multiplied (`sum` of a list begins with 0), and assertions on metadata. Refused: dropout in training mode, because its
+result is random.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ from torch import fx
 
 from passes.dataflow import tensor_value
 from passes.infra import Pass, PassResult, Skip
+from passes.operators import DROPOUTS
 
 aten = torch.ops.aten
 
-_DROPOUTS = frozenset({aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default})
 _ALIASES = frozenset({aten.alias.default, aten.detach.default, aten.detach_.default, aten.lift_fresh_copy.default})
 _CASTS = frozenset({aten.to.dtype, aten._to_copy.default, aten.to.dtype_layout})
+_NEUTRAL = {  # the number that changes nothing
+    **dict.fromkeys((aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar), 0),
+    **dict.fromkeys((aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar), 1),
+}
 _ASSERTIONS = frozenset({aten._assert_tensor_metadata.default})
 
 
 @dataclass(frozen=True)
 class RemoveIdentities(Pass):
-    """Remove dropout in eval mode, aliases, casts to the same dtype and metadata assertions."""
+    """Remove dropout in eval mode, aliases, casts to the same dtype, adds of 0 and metadata assertions."""
 
     name: ClassVar[str] = "remove-identities"
     exact: ClassVar[bool] = True
@@ -42,7 +47,7 @@ class RemoveIdentities(Pass):
                 module.graph.erase_node(node)
                 matches.append(node.name)
                 continue
-            if node.target in _DROPOUTS and node.args[2]:
+            if node.target in DROPOUTS and node.args[2]:
                 skipped.append(Skip(node.name, f"{node.name} drops values with p = {node.args[1]} in training mode"))
                 continue
             if not _is_identity(node):
@@ -54,9 +59,11 @@ class RemoveIdentities(Pass):
 
 
 def _is_identity(node: fx.Node) -> bool:
-    if node.target in _DROPOUTS or node.target in _ALIASES:
+    if node.target in DROPOUTS or node.target in _ALIASES:
         return True
-    if node.target not in _CASTS or not isinstance(node.args[0], fx.Node):
+    neutral = node.target in _NEUTRAL and not isinstance(node.args[1], fx.Node) and not node.kwargs
+    is_neutral = neutral and node.args[1] == _NEUTRAL[node.target]  # type: ignore[index]
+    if not (is_neutral or node.target in _CASTS) or not isinstance(node.args[0], fx.Node):
         return False
     source, result = tensor_value(node.args[0]), tensor_value(node)
     return source is not None and result is not None and source.dtype == result.dtype and source.device == result.device

@@ -40,3 +40,33 @@ def test_no_operator_is_elementwise_that_mixes_elements() -> None:
     mixing = ops.NORMS | ops.SOFTMAXES | ops.MATRIX_PRODUCTS | ops.CONVOLUTIONS | ops.LINEARS | ops.VIEWS
     assert not ops.ELEMENTWISE & mixing
     assert ops.ATTENTION not in ops.ELEMENTWISE
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "random"),
+    [
+        (aten.dropout.default, (0.5, True), True),
+        (aten.dropout.default, (0.5, False), False),
+        (aten.feature_alpha_dropout.default, (0.5, True), True),
+        (aten.rand_like.default, (), True),
+        (aten.bernoulli.p, (0.5,), True),
+        (aten.relu.default, (), False),
+        (aten.scaled_dot_product_attention.default, (None, None, None, 0.5), True),
+        (aten.scaled_dot_product_attention.default, (None, None), False),
+        (torch.ops.higher_order.cond, (), True),
+        (ops.GETITEM, (0,), False),
+    ],
+)
+def test_an_operator_is_random_where_it_may_draw_values(
+    target: object, arguments: tuple[object, ...], random: bool
+) -> None:
+    graph = fx.Graph()
+    node = graph.call_function(target, (graph.placeholder("x"), *arguments))  # type: ignore[arg-type]
+    assert ops.is_random(node) == random
+
+
+def test_attention_says_its_dropout_by_name_too() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    assert ops.is_random(graph.call_function(ops.ATTENTION, (x, x, x), {"dropout_p": 0.1}))
+    assert not ops.is_random(graph.call_function(ops.ATTENTION, (x, x, x), {"dropout_p": 0.0}))

@@ -52,12 +52,15 @@ def _targets(graph: fx.GraphModule) -> list[object]:
 IDENTITIES = {
     "dropout": (aten.dropout.default, 0.5, False),
     "feature dropout": (aten.feature_dropout.default, 0.5, False),
+    "feature alpha dropout": (aten.feature_alpha_dropout.default, 0.5, False),
     "alpha dropout": (aten.alpha_dropout.default, 0.5, False),
     "alias": (aten.alias.default,),
     "detach": (aten.detach.default,),
     "cast to the same dtype": (aten.to.dtype, torch.float64),
     "copy to the same dtype": (aten._to_copy.default,),
     "cast to the same dtype and layout": (aten.to.dtype_layout,),
+    "zero added": (aten.add.Tensor, 0),
+    "one multiplied": (aten.mul.Tensor, 1.0),
 }
 
 

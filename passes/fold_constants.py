@@ -1,0 +1,78 @@
+"""Compute once what depends on parameters alone.
+
+    1 + gain,  g * v / |v|  (weight norm),  table[index]  (relative position bias)    ->   a stored parameter
+
+Cases: every operator whose inputs are parameters, buffers or numbers. Views of a parameter stay views of its memory.
+Refused, each with its reason: random values, what is no single tensor, and results of more than `limit` values, which
+would make a file large for what is quickly computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from passes.dataflow import tensor_value
+from passes.infra import Pass, PassResult, Skip
+from passes.operators import is_random, writes_in_place
+from passes.parameters import read_parameter, store_parameter
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Compute what depends on parameters alone, such as weight norms and tables of position biases."""
+
+    limit: int = 1 << 24
+    name: ClassVar[str] = "fold-constants"
+    exact: ClassVar[bool] = True
+
+    def apply(self, module: fx.GraphModule) -> PassResult:
+        """See the module's docstring."""
+        constants: dict[fx.Node, Any] = {}
+        skipped: list[Skip] = []
+        for node in module.graph.nodes:
+            if node.op == "get_attr" and tensor_value(node) is not None:
+                constants[node] = read_parameter(module, node)
+            elif _is_constant(node, constants):
+                reason = self._why_not(node)
+                if reason is not None:
+                    skipped.append(Skip(node.name, reason))
+                    continue
+                args, kwargs = fx.map_arg((node.args, node.kwargs), constants.__getitem__)
+                with torch.no_grad():
+                    constants[node] = node.target(*args, **kwargs)
+        matches = [node.name for node in constants if node.op != "get_attr" and _is_last(node, constants)]
+        for node in [node for node in constants if node.op != "get_attr" and _is_last(node, constants)]:
+            stored = store_parameter(module, "constant", constants[node], node)
+            stored.meta.update({key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta})
+            node.replace_all_uses_with(stored)
+        return PassResult(tuple(matches), tuple(skipped))
+
+    def _why_not(self, node: fx.Node) -> str | None:
+        value = tensor_value(node)
+        if is_random(node):
+            return f"{node.name} ({node.target}) draws random values"
+        if value is None:
+            return f"{node.name} ({node.target}) gives no single tensor"
+        if value.numel() > self.limit:
+            return f"{node.name} has {value.numel()} values, more than {self.limit}"
+        return None
+
+
+def _is_constant(node: fx.Node, constants: dict[fx.Node, Any]) -> bool:
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if writes_in_place(node):
+        return False
+    value = node.meta.get("val")
+    if isinstance(value, Tensor) and not all(isinstance(size, int) for size in value.shape):
+        return False
+    return bool(node.all_input_nodes) and all(source in constants for source in node.all_input_nodes)
+
+
+def _is_last(node: fx.Node, constants: dict[fx.Node, Any]) -> bool:
+    """Whether something that is no constant reads the node."""
+    return any(user not in constants for user in node.users)
