@@ -19,6 +19,7 @@ from torch import nn
 
 from parallelize.backends.onnxruntime import OnnxRuntime
 from parallelize.capturing import capture, export
+from parallelize.cleaning import clean
 from parallelize.inputs import InputSpec, Samples, load_samples, random_samples, read_arrays
 from parallelize.latency import Latency, in_turn
 from parallelize.metrics import Metric, Scores, predict, score
@@ -32,9 +33,8 @@ from parallelize.split import Split, split
 from parallelize.variants import AS_IS, REWRITE, SERIAL, Variant, Variants, build_variants
 from passes.apply_plan import check_fits
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
-from passes.infra import flat_outputs, largest_change, run_passes
+from passes.infra import flat_outputs, largest_change
 from passes.plan import Plan, Refit
-from passes.remove_identities import RemoveIdentities
 from passes.stacks import Stacks, find_stacks
 
 DEFAULT_BUDGET = 0.02
@@ -126,11 +126,10 @@ def convert(
     with output_directory(target, force=force) as directory:
         report("capturing the model", None)
         program = _capture(model, example, inputs, LoadOptions(_path(weights), input_specs, allow_pickle))
-        module, cleaning = run_passes(program.module, [RemoveIdentities()])
-        program = replace(program, module=module)
-        stacks = find_stacks(module)
-        _require_stacks(stacks, program)
+        _require_stacks(find_stacks(program.module), program)
         samples, judge, is_random = _load_data(program, _path(inputs), _path(test_inputs), labels, options)
+        program, cleaning = clean(program, next(iter(samples.batches(4))))
+        stacks = find_stacks(program.module)
         data = split(samples, judge, options.seed if options.plan is None else options.plan.seed)
         options = _settle(options, program, stacks, data, is_random)
         search, plan = _choose(program, data, options, report)

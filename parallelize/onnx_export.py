@@ -38,7 +38,8 @@ def write_onnx(program: Program, path: Path, opset: int = OPSET) -> None:
     exported = export(program)
     size = sum(value.numel() * value.element_size() for value in exported.state_dict.values())
     try:
-        with _quiet():
+        # with gradients on, attention with a learned bias is traced with other strides than it was exported with
+        with _quiet(), torch.no_grad():
             result = torch.onnx.export(
                 exported,
                 (),

@@ -4,47 +4,55 @@
 
 Cases:
     1. branches of equal structure that read the same values: normalisation once with gains and shifts folded into the
-       linears, in-projections side by side on their output axis, attention with N times the heads, out-projections
-       side by side on their input axis, so that the sum over branches is inside the GEMM;
-    2. branches of different structure (attention beside MLP, an affine term beside either): each group as in 1, then
-       one out-projection over the concatenated features of all groups.
+       linears, in-projections side by side on their output axis, attention with N times the heads, convolutions with
+       the channels of all branches, out-projections side by side on their input axis, so that the sum over branches is
+       inside the product;
+    2. chains of terms, which have private states: from there on batched matrix products and grouped convolutions;
+    3. branches that do not end in a product, as in post-norm terms: the sum over branches comes last;
+    4. branches of different structure (attention beside MLP, an affine term beside either): each group as above, then
+       one out-projection over the concatenated features of all groups;
+    5. branches of equal structure that are concatenated or stacked instead of summed.
 
-Refused, each with its reason: a branch that does not end in a linear, an operator without a wide form, branches whose
-values would mix. A group that is refused stays as it is; the rest of the sum is fused.
+Refused, each with its reason: an operator without a wide form, branches whose values would mix. A group that is refused
+stays as it is; the rest of the sum is fused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from passes import operators as ops
-from passes.dataflow import canonical_walk, carries_tensors, same_shape, tensor_value
+from passes.branches import Branch, find_branches, is_inside_sum, is_sum, summands
+from passes.contraction import Contraction, Part, Summed, replay
+from passes.dataflow import positions, tensor_value
+from passes.differences import difference
 from passes.infra import Pass, PassResult, Skip
-from passes.layout import CannotLiftError
-from passes.lift import Branches, Lifter, Part
+from passes.layout import CannotLiftError, Lifted, Wide
+from passes.lift import Branches, Lifter
+from passes.lift_shapes import shape_of
 from passes.parameters import add_parameter
-from passes.stacks import structure
+from passes.relayout import materialised, moved, stacked
+from passes.shapes import complete_shapes
 
+aten = ops.aten
 
-@dataclass(frozen=True)
-class _Branch:
-    """One summand that nothing else reads, with what it alone computes."""
-
-    output: fx.Node
-    nodes: tuple[fx.Node, ...]
-    inner: frozenset[fx.Node]
-    lines: tuple[str, ...]
+GATHERS = frozenset({aten.cat.default, aten.stack.default})
 
 
 @dataclass(frozen=True)
 class FuseWidth(Pass):
-    """Fuse parallel branches that end in one sum into single wide operations."""
+    """Fuse parallel branches that end in one sum or concatenation into single wide operations.
 
+    Attributes:
+        dry: say what would be fused and leave the graph as it is.
+    """
+
+    dry: bool = False
     name: ClassVar[str] = "fuse-width"
     exact: ClassVar[bool] = True
 
@@ -52,109 +60,221 @@ class FuseWidth(Pass):
         """See the module's docstring."""
         matches: list[str] = []
         skipped: list[Skip] = []
-        for root in [node for node in module.graph.nodes if _is_sum(node) and not _is_inside_sum(node)]:
-            summands = _summands(root)
-            branches = [branch for node in summands if (branch := _branch(node)) is not None]
-            if len(branches) < 2:
+        place: dict[fx.Node, float] = dict(positions(module.graph))
+        pending = list(reversed(module.graph.nodes))
+        while pending:
+            root = pending.pop()
+            if is_sum(root) and not is_inside_sum(root):
+                line, reasons = _fuse_sum(module, root, place, dry=self.dry)
+            elif root.target in GATHERS:
+                line, reasons = _fuse_gather(module, root, place, dry=self.dry)
+            else:
                 continue
-            line, reasons = _fuse_sum(module, root, summands, branches)
+            new = _placed(root, place)
+            if any(node.target in GATHERS for node in new):  # features of groups that share an out-projection
+                complete_shapes(module, new)
+                pending.extend(node for node in reversed(new) if node.target in GATHERS)
             skipped.extend(reasons)
             if line:
                 matches.append(line)
         return PassResult(tuple(matches), tuple(skipped))
 
 
-def _is_sum(node: fx.Node) -> bool:
-    """A plain add of two tensors of its own shape."""
-    value = tensor_value(node)
-    if node.op != "call_function" or node.target not in ops.ADDS or node.kwargs or value is None:
-        return False
-    operands = [tensor_value(arg) if isinstance(arg, fx.Node) else None for arg in node.args]
-    return value.is_floating_point() and all(v is not None and same_shape(v, value) for v in operands)
-
-
-def _is_inside_sum(node: fx.Node) -> bool:
-    users = list(node.users)
-    return len(users) == 1 and _is_sum(users[0])
-
-
-def _summands(root: fx.Node) -> list[fx.Node]:
-    """The operands of a tree of adds, left to right."""
-    found: list[fx.Node] = []
-    pending = [root]
-    while pending:
-        node = pending.pop()
-        if node is root or (_is_sum(node) and _is_inside_sum(node)):
-            pending.extend(arg for arg in reversed(node.args) if isinstance(arg, fx.Node))
-        else:
-            found.append(node)
-    return found
-
-
-def _branch(output: fx.Node) -> _Branch | None:
-    """What only this summand needs, or None if the summand is read elsewhere or holds no matrix product."""
-    if output.op != "call_function" or len(output.users) != 1:
-        return None
-    inner = {output}
-    pending = [output]
-    while pending:
-        for source in pending.pop().all_input_nodes:
-            private = source.op == "call_function" and carries_tensors(source) and set(source.users) <= inner
-            if private and source not in inner:
-                inner.add(source)
-                pending.append(source)
-    if not any(ops.gemms(node) for node in inner):  # such as the embeddings of words and positions
-        return None
-    nodes = tuple(canonical_walk(output, inner.__contains__))
-    lines = tuple(structure(nodes, frozenset(inner), None))
-    return _Branch(output, nodes, frozenset(inner), lines)
+def _placed(root: fx.Node, place: dict[fx.Node, float]) -> list[fx.Node]:
+    """Give the nodes inserted before `root` places between its own and the one before; these nodes in order."""
+    new: list[fx.Node] = []
+    node = root.prev
+    while node.op != "root" and node not in place:
+        new.append(node)
+        node = node.prev
+    place.update({node: place[root] - (number + 1) / (len(new) + 1) for number, node in enumerate(new)})
+    return new[::-1]
 
 
 def _fuse_sum(
-    module: fx.GraphModule, root: fx.Node, summands: Sequence[fx.Node], branches: Sequence[_Branch]
+    module: fx.GraphModule, root: fx.Node, place: Mapping[fx.Node, float], *, dry: bool
 ) -> tuple[str, list[Skip]]:
     """Replace the fusible branches of one sum; a line that says what was fused, and reasons for the rest."""
-    groups: dict[tuple[str, ...], list[_Branch]] = {}
-    for branch in branches:
-        groups.setdefault(branch.lines, []).append(branch)
-    norms: dict[Any, fx.Node] = {}
-    parts: list[Part] = []
-    fused: list[_Branch] = []
+    members, tree = summands(root)
+    groups = find_branches(members, tree, place)
+    if sum(len(group) * len(group[0].outputs) for group in groups) < 2:
+        return "", []
+    if len(members) != len(set(members)):
+        return "", [Skip(root.name, f"{root.name} adds one value twice")]
+    shared: dict[Any, fx.Node] = {}
+    lifted: list[_Lifted] = []
     skipped: list[Skip] = []
-    for group in groups.values():
-        lifter = Lifter(module, _aligned(group), root, norms)
+    for group in groups:
+        lifter = Lifter(module, _aligned(group), root, shared)
         try:
-            parts.append(lifter.lift())
+            lifted.append((group, lifter, lifter.lift()))
         except CannotLiftError as error:
-            skipped.extend(Skip(branch.output.name, str(error)) for branch in group)
-            continue
-        norms = lifter.norms
-        fused.extend(group)
-    if len(fused) < 2:
-        return "", skipped
+            skipped.extend(Skip(output.name, str(error)) for branch in group for output in branch.outputs)
+    lifted, abandoned = _parted(lifted)
+    for _, lifter, _ in reversed([*lifted, *abandoned] if dry else abandoned):
+        lifter.abandon()
+    if len(members) > sum(len(group) * len(group[0].outputs) for group in groups):  # they add to a state
+        skipped.extend(_alone(groups, lifted))
+    line = f"{root.name}: {', '.join(_named(group) for group, _, _ in lifted)}" if lifted else ""
+    if dry or not lifted:
+        return line, skipped
+    parts = [part for _, _, found in lifted for part in found]
+    for _, lifter, _ in lifted:
+        lifter.commit()
+    gone = {output for group, _, _ in lifted for branch in group for output in branch.outputs}
+    rest = [member for member in members if member not in gone]
     with module.graph.inserting_before(root):
-        total = _combine(module, root, parts)
-        gone = {branch.output for branch in fused}
-        for summand in summands:
-            if summand not in gone:
-                total = module.graph.call_function(ops.ADD, (summand, total))
+        total = _added(module, [*rest, *(_combined(module, root, parts))])
+    _replace(root, total)
+    return line, skipped
+
+
+_Lifted = tuple[list[Branch], Lifter, tuple[Part, ...]]
+
+
+def _parted(lifted: Sequence[_Lifted]) -> tuple[list[_Lifted], list[_Lifted]]:
+    """What is worth keeping, and what is not."""
+    worth = [_is_worth(entry, lifted) for entry in lifted]
+    kept = [entry for entry, keep in zip(lifted, worth, strict=True) if keep]
+    return kept, [entry for entry, keep in zip(lifted, worth, strict=True) if not keep]
+
+
+def _is_worth(entry: _Lifted, lifted: Sequence[_Lifted]) -> bool:
+    """Whether anything gets fewer: several branches in the group, or a product that it shares with another group."""
+    group, _, parts = entry
+    if len(group) > 1:
+        return True
+    others = {p.key for other in lifted if other is not entry for p in other[2] if isinstance(p, Contraction)}
+    return any(isinstance(part, Contraction) and part.key in others for part in parts)
+
+
+def _alone(groups: Sequence[list[Branch]], lifted: Sequence[_Lifted]) -> list[Skip]:
+    """For each branch that is fused with no other, how it differs from the one that is most like it."""
+    fused = {id(group) for group, _, _ in lifted}
+    alone = [group[0] for group in groups if len(group) == 1 and id(group) not in fused]
+    skipped: list[Skip] = []
+    for branch in alone:
+        others = [group[0] for group in groups if group[0] is not branch]
+        if not others:
+            continue
+        other = max(others, key=lambda o: len(set(o.lines) & set(branch.lines)))
+        what = difference(branch.nodes, branch.lines, other.nodes, other.lines)
+        reason = f"{branch.outputs[0].name} is not computed as {other.outputs[0].name} is: {what}"
+        skipped.extend(Skip(output.name, reason) for output in branch.outputs)
+    return skipped
+
+
+def _named(group: Sequence[Branch]) -> str:
+    return f"{len(group)} x {' + '.join(output.name for output in group[0].outputs)}"
+
+
+def _aligned(group: Iterable[Branch]) -> Branches:
+    members = list(group)
+    return Branches(
+        tuple(branch.nodes for branch in members),
+        tuple(branch.outputs for branch in members),
+        frozenset().union(*(branch.inner for branch in members)),
+    )
+
+
+def _added(module: fx.GraphModule, values: Sequence[fx.Node]) -> fx.Node:
+    total = values[0]
+    for value in values[1:]:
+        total = module.graph.call_function(ops.ADD, (total, value))
+    return total
+
+
+def _replace(root: fx.Node, total: fx.Node) -> None:
     total.meta.update(root.meta)  # sums further down look at shapes
     root.replace_all_uses_with(total)
-    counts = ", ".join(f"{len(group)} x {group[0].output.name}" for group in groups.values() if group[0] in fused)
-    return f"{root.name}: {counts}", skipped
 
 
-def _aligned(group: Iterable[_Branch]) -> Branches:
-    members = list(group)
-    return Branches(tuple(branch.nodes for branch in members), frozenset().union(*(b.inner for b in members)))
+def _combined(module: fx.GraphModule, root: fx.Node, parts: Sequence[Part]) -> list[fx.Node]:
+    """The parts as nodes to add: one product over the features of all parts that can share it."""
+    alike: dict[Any, list[Contraction]] = {}
+    for part in parts:
+        if isinstance(part, Contraction):
+            alike.setdefault(part.key, []).append(part)
+    sums = [part.node for part in parts if isinstance(part, Summed)]
+    return [*(_product(module, root, found) for found in alike.values()), *sums]
 
 
-def _combine(module: fx.GraphModule, root: fx.Node, parts: Sequence[Part]) -> fx.Node:
-    """One linear over the features of all parts."""
-    features = parts[0].features
+def _product(module: fx.GraphModule, root: fx.Node, parts: Sequence[Contraction]) -> fx.Node:
+    first = parts[0]
+    is_linear = first.target == ops.LINEAR
+    features = first.features
     if len(parts) > 1:
-        features = module.graph.call_function(ops.aten.cat.default, ([part.features for part in parts], -1))
-    weight = add_parameter(module, "wide_weight", torch.cat([part.weight for part in parts], 1), root)
-    biases = [part.bias for part in parts if part.bias is not None]
-    bias = add_parameter(module, "wide_bias", torch.stack(biases).sum(0), root) if biases else None
-    return module.graph.call_function(ops.LINEAR, (features, weight, bias))
+        features = module.graph.call_function(
+            aten.cat.default, ([part.features for part in parts], -1 if is_linear else 1)
+        )
+    weights = [part.weight() for part in parts]
+    weight = add_parameter(module, "wide_weight", torch.cat(weights, 1) if len(weights) > 1 else weights[0], root)
+    biases = [part.bias() for part in parts if part.bias is not None]
+    bias = add_parameter(module, "wide_bias", _total(biases), root) if biases else None
+    node = module.graph.call_function(first.target, (features, weight, bias, *first.settings))
+    return replay(module, first.tail, node)
+
+
+def _total(biases: Sequence[Tensor]) -> Tensor:
+    if len(biases) == 1:
+        return biases[0]
+    return torch.stack([bias.double() for bias in biases]).sum(0).to(biases[0].dtype)
+
+
+# concatenations -----------------------------------------------------------------------------------------------------
+
+
+def _fuse_gather(
+    module: fx.GraphModule, root: fx.Node, place: Mapping[fx.Node, float], *, dry: bool
+) -> tuple[str, list[Skip]]:
+    """Replace the fusible branches of one concatenation or stack."""
+    members = [member for member in cast("Sequence[Any]", root.args[0]) if isinstance(member, fx.Node)]
+    if len(members) < 2 or len(members) != len(set(members)) or any(tensor_value(m) is None for m in members):
+        return "", []
+    lines: list[str] = []
+    skipped: list[Skip] = []
+    shared: dict[Any, fx.Node] = {}
+    for group in find_branches(members, {root}, place):
+        if len(group) < 2:
+            continue
+        lifter = Lifter(module, _aligned(group), root, shared)
+        try:
+            values = lifter.lift_values()
+        except CannotLiftError as error:
+            skipped.extend(Skip(output.name, str(error)) for branch in group for output in branch.outputs)
+            continue
+        lines.append(_named(group))
+        if dry:
+            lifter.abandon()
+            continue
+        for number, value in enumerate(values):
+            _gather(lifter, root, [branch.outputs[number] for branch in group], value)
+        lifter.commit()
+    return (f"{root.name}: {', '.join(lines)}" if lines else ""), skipped
+
+
+def _gather(lifter: Lifter, root: fx.Node, outputs: Sequence[fx.Node], value: Lifted) -> None:
+    """Let a concatenation read the wide value: as it is where nothing else stands between the branches."""
+    members = list(cast("list[fx.Node]", root.args[0]))
+    value = materialised(lifter, value, outputs[0], shape_of(outputs[0]))
+    first = members.index(outputs[0])
+    if isinstance(value, Wide) and root.target == aten.cat.default and members[first:][: len(outputs)] == outputs:
+        rank = len(value.shape)
+        dim = (cast("int", root.args[1]) if len(root.args) > 1 else 0) % rank - rank
+        members[first : first + len(outputs)] = [moved(lifter, value, dim, 1).node]
+    else:
+        pieces = dict(zip(outputs, _pieces(lifter, outputs[0], value), strict=True))
+        members = [pieces.get(member, member) for member in members]
+    if len(members) == 1:
+        members[0].meta.update(root.meta)
+        root.replace_all_uses_with(members[0])
+        return
+    root.update_arg(0, members)
+
+
+def _pieces(lifter: Lifter, output: fx.Node, value: Lifted) -> list[fx.Node]:
+    """Each branch's value again, cut out of the wide one."""
+    if not isinstance(value, Wide):
+        return [lifter.node(value, output)] * lifter.count
+    unbound = lifter.emit(aten.unbind.int, (stacked(lifter, value), 0))
+    return [lifter.emit(ops.GETITEM, (unbound, number)) for number in range(lifter.count)]

@@ -3,10 +3,15 @@
 Lifting turns corresponding values of N branches into one value:
 
     Shared   the branches agree; one tensor serves all
-    Normed   a shared normalised tensor times a gain plus a shift, one pair for each branch, waiting to be folded
     Stored   N stored tensors (parameters), not yet in the graph
     Wide     the branches lie side by side in one dimension: a dimension of size outer * inner has become
              outer * N * inner, so that branch b of the original index (i, j) is at (i, b, j)
+    Normed   a shared or wide value times a gain plus a shift, one pair for each branch, waiting to be folded
+    Pieces   what `split` and the like make of a wide value
+
+Branches that read one state lie side by side in its last dimension or in the channels: the in-projections are one
+product. Branches with private states lie side by side in the first dimension (*in front*), as more samples: products
+with parameters are batched there, and everything else treats them as samples.
 
 `outer` decides where the branches go when a dimension is split later: the rows of a merged query-key-value projection
 (3, heads, head) take N between 3 and heads (outer = 3), so that the split heads of all branches end up as N * heads
@@ -36,15 +41,6 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Normed:
-    """`node * gain_b + shift_b` along the last dimension; a gain or shift of None is one or zero."""
-
-    node: fx.Node
-    gains: tuple[Tensor | None, ...]
-    shifts: tuple[Tensor | None, ...]
-
-
-@dataclass(frozen=True)
 class Stored:
     """The branches' own parameters."""
 
@@ -53,11 +49,38 @@ class Stored:
 
 @dataclass(frozen=True)
 class Wide:
-    """All branches in one tensor; `dim` counts from the right (-1 is the last)."""
+    """All branches in one tensor.
+
+    Attributes:
+        node: the tensor, of as many dimensions as one branch's value.
+        dim: the dimension that holds the branches, from the right (-1 is the last).
+        outer: how much of that dimension lies before the branch index.
+        shape: of one branch's value.
+    """
 
     node: fx.Node
     dim: int
-    outer: Size = 1
+    outer: Size
+    shape: tuple[Size, ...]
+
+    @property
+    def place(self) -> int:
+        """`dim` from the left."""
+        return len(self.shape) + self.dim
+
+    @property
+    def layout(self) -> tuple[int, Size]:
+        """Where the branches lie."""
+        return self.dim, self.outer
+
+
+@dataclass(frozen=True)
+class Normed:
+    """`value * gain_b + shift_b` along the last dimension; a gain or shift of None is one or zero."""
+
+    value: Shared | Wide
+    gains: tuple[Tensor | None, ...]
+    shifts: tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
@@ -65,7 +88,7 @@ class Pieces:
     """What `split`, `chunk` and `unbind` give: a node of several tensors that share one layout."""
 
     node: fx.Node
-    dim: int | None
+    dim: int
     outer: Size
 
 

@@ -1,40 +1,38 @@
 """Lift N branches of equal structure into one: every operator once, on values that hold all branches.
 
-One rule for each kind of operator says how the layout passes through it (passes/layout.py). The last linear of the
-branches is not lifted but returned as a `Part`, features with one weight, because the sum over branches is the
-contraction of that linear: concatenate the branches along its input and the GEMM adds them up. Changes of shape after
-it (batch and sequence swapped back, say) move before it.
+One rule for each kind of operator says how the layout passes through it (passes/layout.py). Branches may be chains of
+several terms, each of which the sum adds: a branch then has several outputs. What a linear of a shared input makes may
+hold the branches in more than one place among its rows, and the choice that needs the fewest moves later is taken.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from passes import lift_joins, lift_pointwise, lift_products, lift_shapes
 from passes import operators as ops
+from passes.contraction import Part, contract, tail_of
 from passes.dataflow import tensor_value
-from passes.layout import (
-    CannotLiftError,
-    Lifted,
-    Normed,
-    Pieces,
-    Shared,
-    Stored,
-    Wide,
-    interleave,
-    sizes,
-)
-from passes.lift_rules import RULES, SHAPES, carry, fold, linear_parameters
-from passes.parameters import add_parameter, read_parameter
+from passes.layout import CannotLiftError, Lifted, Normed, Pieces, Shared, Stored, Wide, sizes
+from passes.lift_shapes import Rule
+from passes.merge_duplicates import key_of
+from passes.parameters import read_parameter, register_parameter
+from passes.relayout import unstacked
+
+RULES: dict[Any, Rule] = {
+    **lift_shapes.RULES,
+    **lift_joins.RULES,
+    **lift_pointwise.RULES,
+    **lift_products.RULES,
+}
 
 aten = ops.aten
-MAX_TRIALS = 64
 
 
 @dataclass(frozen=True)
@@ -42,107 +40,187 @@ class Branches:
     """N branches that correspond node by node.
 
     Attributes:
-        lists: for each branch its nodes with their leaves in canonical order, output last.
+        lists: for each branch its nodes with their leaves, in the same order.
+        outputs: for each branch what the sum adds; several for a chain of terms.
         inner: the nodes of all branches that are computed by them.
     """
 
     lists: tuple[tuple[fx.Node, ...], ...]
+    outputs: tuple[tuple[fx.Node, ...], ...]
     inner: frozenset[fx.Node]
 
     def __len__(self) -> int:
         return len(self.lists)
 
 
-@dataclass(frozen=True)
-class Part:
-    """`features @ weight.T + bias`, already summed over branches."""
-
-    features: fx.Node
-    weight: Tensor
-    bias: Tensor | None
-
-
 class Lifter:
     """Lifts one group of branches, inserting new nodes before `before`.
 
-    `norms` is shared by all groups of a sum, so that normalisations of one state are computed once.
+    `shared` is common to all groups of a sum, so that what they compute of the same state is computed once.
     """
 
-    def __init__(self, module: fx.GraphModule, branches: Branches, before: fx.Node, norms: dict[Any, fx.Node]) -> None:
-        self.module, self.branches, self.before, self.norms = module, branches, before, norms
+    def __init__(self, module: fx.GraphModule, branches: Branches, before: fx.Node, shared: dict[Any, fx.Node]) -> None:
+        self.module, self.branches, self.before, self.shared = module, branches, before, shared
         self.count = len(branches)
+        self.place = {node: number for number, node in enumerate(branches.lists[0])}
         self.created: list[fx.Node] = []
+        self.stored: list[tuple[fx.Node, str, Callable[[], Tensor]]] = []
         self.outers: dict[fx.Node, int] = {}
+        self.moves = 0
 
-    def lift(self) -> Part:
-        """Lift the branches.
+    # the search for a layout ------------------------------------------------------------------------------------
+
+    def lift(self) -> tuple[Part, ...]:
+        """Lift the branches up to their last linears, whose sum over branches is one contraction.
+
+        Returns:
+            For each output of a branch its sum over the branches.
 
         Raises:
             CannotLiftError: naming the node and the value that stand in the way; nothing is left in the graph.
         """
-        first: CannotLiftError | None = None
-        for outers in self._trials():
-            self.outers = outers
-            try:
-                return self._attempt()
-            except CannotLiftError as error:
-                first = first or error
-                self._undo()
-        raise first or CannotLiftError("there is nothing to lift")
+        tails = [tail_of(self.branches, output) for output in self.branches.outputs[0]]
+        skipped = {node for tail in tails if tail is not None for node in tail}
 
-    def _undo(self) -> None:
+        def attempt() -> tuple[Part, ...]:
+            env = self._environment(skipped)
+            return tuple(
+                contract(self, output, tail, env) for output, tail in zip(self.branches.outputs[0], tails, strict=True)
+            )
+
+        return self._fewest_moves(attempt)
+
+    def lift_values(self) -> tuple[Lifted, ...]:
+        """Lift the branches whole.
+
+        Returns:
+            For each output of a branch the value that holds it for all branches.
+
+        Raises:
+            CannotLiftError: as for `lift`.
+        """
+
+        def attempt() -> tuple[Lifted, ...]:
+            env = self._environment(set())
+            return tuple(env[output] for output in self.branches.outputs[0])
+
+        return self._fewest_moves(attempt)
+
+    def _fewest_moves(self, attempt: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Try layouts of the in-projections one projection at a time and keep what moves the branches least."""
+        linears = [n for n in self.branches.lists[0] if n.target == ops.LINEAR and n in self.branches.inner]
+        best = dict.fromkeys(linears, 1)
+        result, fewest, reason = self._try(attempt, best)
+        for linear in linears:
+            for outer in _row_layouts(linear)[1:]:
+                if fewest == 0:
+                    return result
+                self.abandon()
+                trial = {**best, linear: outer}
+                result, moves, _ = self._try(attempt, trial)
+                if moves < fewest:
+                    best, fewest = trial, moves
+        if fewest == math.inf:
+            self.abandon()
+            raise reason or CannotLiftError("there is nothing to lift")
+        if self.outers != best:
+            self.abandon()
+            result, _, _ = self._try(attempt, best)
+        return result
+
+    def _try(
+        self, attempt: Callable[[], tuple[Any, ...]], outers: dict[fx.Node, int]
+    ) -> tuple[tuple[Any, ...], float, CannotLiftError | None]:
+        """What an attempt gives and how many moves it makes: infinitely many where it fails."""
+        self.outers, self.moves = outers, 0
+        try:
+            return attempt(), self.moves, None
+        except CannotLiftError as error:
+            return (), math.inf, error
+
+    def abandon(self) -> None:
+        """Take out again what was inserted and is read by nothing else."""
+        gone: set[fx.Node] = set()
         for node in reversed(self.created):
             if not node.users:
-                self.norms = {key: value for key, value in self.norms.items() if value is not node}
                 self.module.graph.erase_node(node)
+                gone.add(node)
+        for key in [key for key, node in self.shared.items() if node in gone]:
+            del self.shared[key]
         self.created.clear()
+        self.stored.clear()
 
-    def _trials(self) -> Iterator[dict[fx.Node, int]]:
-        """Ways to lay the branches into the rows of the in-projections, the plain ones first."""
-        linears = [
-            node for node in self.branches.lists[0] if node.target in ops.LINEARS and node in self.branches.inner
-        ]
-        choices = [_row_layouts(node) for node in linears]
-        for combination in itertools.islice(itertools.product(*choices), MAX_TRIALS):
-            yield dict(zip(linears, combination, strict=True))
+    # one attempt ------------------------------------------------------------------------------------------------
 
-    def _attempt(self) -> Part:
+    def _environment(self, skipped: set[fx.Node]) -> dict[fx.Node, Lifted]:
         env: dict[fx.Node, Lifted] = {}
-        columns = list(zip(*self.branches.lists, strict=True))
-        tail = self._tail()
-        for column in columns:
-            if column[0] in tail:
-                continue
-            env[column[0]] = self._value(column, env)
-        return self._part(tail, env)
+        for column in zip(*self.branches.lists, strict=True):
+            if column[0] not in skipped:
+                env[column[0]] = self._value(column, env)
+        return env
 
-    def _value(self, column: tuple[fx.Node, ...], env: dict[fx.Node, Lifted]) -> Lifted:
+    def _value(self, column: tuple[fx.Node, ...], env: Mapping[fx.Node, Lifted]) -> Lifted:
         node = column[0]
         if node.op == "get_attr":
-            return Stored(tuple(read_parameter(self.module, n) for n in column))
+            return self._parameter(column)
         if node not in self.branches.inner:
-            return Shared(node)
-        rule = RULES.get(node.target)
+            return self._outside(column)
+        random = ops.is_random(node)
+        if random and node.target not in RULES:
+            raise CannotLiftError(f"{node.name} ({node.target}) draws random values, which the branches must not share")
         inputs = [env[source] for source in node.all_input_nodes]
-        if inputs and isinstance(node.target, torch._ops.OpOverload) and all(isinstance(v, Stored) for v in inputs):
-            return self._computed(node, env)
-        bare_norm = node.target in ops.ROW_NORMS and len(inputs) == 1  # its rule computes it once for all groups
-        if not bare_norm and all(isinstance(value, Shared) for value in inputs):
-            return Shared(self.emit(node.target, *self.plain(node, env)))
+        if all(isinstance(value, Shared) for value in inputs) and not random:
+            return Shared(self.emit_once(node.target, *self.plain(node, env)))
+        computed = self._computed(node, env)
+        if computed is not None:
+            return computed
+        rule = RULES.get(node.target)
         if rule is None:
             raise CannotLiftError(f"{node.name} is {node.target}, for which no wide form is known")
-        return rule(self, node, env)
+        return rule(self, node, dict(env))
 
-    def _computed(self, node: fx.Node, env: Mapping[fx.Node, Lifted]) -> Stored:
+    def _parameter(self, column: tuple[fx.Node, ...]) -> Lifted:
+        """The branches' parameters; one node where they are tied, or are the same few integers."""
+        tensors = tuple(read_parameter(self.module, node) for node in column)
+        if self.count > 1 and len({(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors}) == 1:
+            return Shared(column[0])
+        small = not tensors[0].is_floating_point() or tensors[0].ndim == 0
+        if self.count > 1 and small and all(torch.equal(tensors[0], tensor) for tensor in tensors[1:]):
+            return Shared(column[0])
+        return Stored(tensors)
+
+    def _outside(self, column: tuple[fx.Node, ...]) -> Lifted:
+        """A value from outside; values that differ between the branches are stacked."""
+        if len(set(column)) == 1:
+            return Shared(column[0])
+        shape = lift_shapes.shape_of(column[0])
+        return unstacked(self, self.emit_once(aten.stack.default, (list(column), 0)), shape)
+
+    def _computed(self, node: fx.Node, env: Mapping[fx.Node, Lifted]) -> Stored | None:
         """What an operator makes of parameters alone, such as 1 + gain, for each branch."""
-        stored = {source: env[source] for source in node.all_input_nodes}
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return None
+        constants: dict[fx.Node, Sequence[Tensor]] = {}
+        for source in node.all_input_nodes:
+            value = env[source]
+            if isinstance(value, Stored):
+                constants[source] = value.tensors
+            elif isinstance(value, Shared) and value.node.op == "get_attr":
+                constants[source] = [read_parameter(self.module, value.node)] * self.count
+            else:
+                return None
         results = []
         for branch in range(self.count):
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n, b=branch: stored[n].tensors[b])  # type: ignore[union-attr,misc]
-            results.append(node.target(*args, **kwargs))  # type: ignore[operator]
-        if not all(isinstance(result, Tensor) for result in results):
-            raise CannotLiftError(f"{node.name} ({node.target}) makes several tensors of a parameter")
-        return Stored(tuple(results))
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n, b=branch: constants[n][b])  # type: ignore[misc]
+            results.append(node.target(*args, **kwargs))
+        return Stored(tuple(results)) if all(isinstance(result, Tensor) for result in results) else None
+
+    # what rules use ---------------------------------------------------------------------------------------------
+
+    def column(self, node: fx.Node) -> tuple[fx.Node, ...]:
+        """The nodes of all branches that correspond to one of branch 0."""
+        place = self.place[node]
+        return tuple(branch[place] for branch in self.branches.lists)
 
     def plain(self, node: fx.Node, env: Mapping[fx.Node, Lifted]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The node's arguments with lifted nodes in place of its own."""
@@ -154,7 +232,7 @@ class Lifter:
         Raises:
             CannotLiftError: the branches' values lie in no single node.
         """
-        if isinstance(value, (Shared, Wide, Pieces)):
+        if isinstance(value, Shared | Wide | Pieces):
             return value.node
         what = "a normalised state" if isinstance(value, Normed) else "a parameter"
         raise CannotLiftError(f"{reader.name} ({reader.target}) reads {what} that differs between the branches")
@@ -166,70 +244,31 @@ class Lifter:
         self.created.append(node)
         return node
 
-    def store(self, name: str, value: Tensor) -> fx.Node:
-        """Insert a parameter."""
-        node = add_parameter(self.module, f"wide_{name}", value, self.before)
+    def emit_once(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> fx.Node:
+        """Insert an operator on values that all groups of the sum share, unless one has done so."""
+        key = key_of(target, args, kwargs or {})
+        if key not in self.shared:
+            self.shared[key] = self.emit(target, args, kwargs)
+        return self.shared[key]
+
+    def store(self, name: str, value: Callable[[], Tensor]) -> fx.Node:
+        """Insert a parameter, which is computed once it is known to be needed."""
+        with self.module.graph.inserting_before(self.before):
+            node = self.module.graph.create_node("get_attr", f"wide_{name}")
         self.created.append(node)
+        self.stored.append((node, f"wide_{name}", value))
         return node
 
-    # the last linear -------------------------------------------------------------------------------------------
-
-    def _tail(self) -> list[fx.Node]:
-        """The last linear of branch 0 and what follows: scales (LayerScale), changes of shape and copies."""
-        node = self.branches.lists[0][-1]
-        tail = [node]
-        while node.target == aten.mul.Tensor or node.target in SHAPES | ops.COPIES:
-            sources = [arg for arg in node.args if isinstance(arg, fx.Node) and arg in self.branches.inner]
-            if len(sources) != 1:
-                break
-            node = sources[0]
-            tail.append(node)
-        if node.target != ops.LINEAR:
-            raise CannotLiftError(f"{node.name}, where the branch ends, is {node.target} and not a linear layer")
-        return tail[::-1]
-
-    def _part(self, tail: Sequence[fx.Node], env: dict[fx.Node, Lifted]) -> Part:
-        place = {node: number for number, node in enumerate(self.branches.lists[0])}
-        weights, biases = [], []
-        for branch in self.branches.lists:
-            linear = branch[place[tail[0]]]
-            weight, bias = linear_parameters(self.module, linear)
-            for scaled in (node for node in tail if node.target == aten.mul.Tensor):
-                scale = self._tail_scale(branch[place[scaled]])
-                weight, bias = weight * scale[:, None], None if bias is None else bias * scale
-            weights.append(weight)
-            biases.append(bias)
-        source = env[tail[0].args[0]]  # type: ignore[index]
-        features, weight, shift = self._contract(tail[0], source, weights)
-        for shaped in (node for node in tail if node.target in SHAPES):
-            features = carry(self, shaped, features, weight.shape[1], env)
-        total = [bias for bias in (*biases, shift) if bias is not None]
-        dtype = weights[0].dtype
-        return Part(features, weight.to(dtype), torch.stack(total).sum(0).to(dtype) if total else None)
-
-    def _tail_scale(self, node: fx.Node) -> Tensor:
-        stored = [arg for arg in node.args if isinstance(arg, fx.Node) and arg.op == "get_attr"]
-        if len(stored) != 1:
-            raise CannotLiftError(f"{node.name} scales the branch by something that is no parameter")
-        scale = read_parameter(self.module, stored[0]).double()
-        if scale.numel() not in (1, scale.shape[-1] if scale.ndim else 1):
-            raise CannotLiftError(f"{node.name} scales the branch by a parameter of shape {list(scale.shape)}")
-        return scale.flatten()
-
-    def _contract(
-        self, linear: fx.Node, source: Lifted, weights: Sequence[Tensor]
-    ) -> tuple[fx.Node, Tensor, Tensor | None]:
-        """Features, the weight over them and a bias, for the sum of N linears."""
-        wide = [weight.double() for weight in weights]
-        if isinstance(source, Shared):
-            return source.node, torch.stack(wide).sum(0), None
-        if isinstance(source, Normed):
-            folded = [fold(w, g, s) for w, g, s in zip(wide, source.gains, source.shifts, strict=True)]
-            shifts = [shift for _, shift in folded if shift is not None]
-            return source.node, torch.stack([w for w, _ in folded]).sum(0), sum(shifts) if shifts else None  # type: ignore[return-value]
-        if isinstance(source, Wide) and source.dim == -1 and isinstance(source.outer, int):
-            return source.node, interleave(wide, 1, source.outer), None
-        raise CannotLiftError(f"{linear.name} contracts a dimension in which the branches do not lie side by side")
+    def commit(self) -> None:
+        """Compute the parameters of what was lifted."""
+        for node, name, value in self.stored:
+            if not node.users:
+                self.module.graph.erase_node(node)
+                continue
+            tensor = value()
+            node.target = register_parameter(self.module, name, tensor)
+            node.meta["val"] = torch.empty_like(tensor, device="meta")
+        self.stored.clear()
 
 
 def _row_layouts(linear: fx.Node) -> list[int]:
@@ -247,4 +286,5 @@ def _row_layouts(linear: fx.Node) -> list[int]:
             layouts.append(len(user.meta["val"]))
         elif user.target in ops.ELEMENTWISE:
             pending.extend(user.users)
-    return list(dict.fromkeys(layouts))
+    rows = int(value.shape[-1]) if value is not None else 1
+    return [layout for layout in dict.fromkeys(layouts) if layout and rows % layout == 0]

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from passes.apply_plan import ApplyPlan
+from passes.fold_batch_norm import FoldBatchNorm
+from passes.fold_constants import FoldConstants
 from passes.fuse_width import FuseWidth
 from passes.infra import Pass
+from passes.merge_duplicates import MergeDuplicates
+from passes.normalize_linears import NormalizeLinears
 from passes.remove_identities import RemoveIdentities
 
-PASSES: dict[str, type[Pass]] = {step.name: step for step in (RemoveIdentities, ApplyPlan, FuseWidth)}
+CLEANING: tuple[Pass, ...] = (
+    RemoveIdentities(),
+    FoldConstants(),
+    NormalizeLinears(),
+    FoldBatchNorm(),
+    MergeDuplicates(),
+)
+
+_ALL: tuple[type[Pass], ...] = (*(type(step) for step in CLEANING), ApplyPlan, FuseWidth)
+
+PASSES: dict[str, type[Pass]] = {step.name: step for step in _ALL}

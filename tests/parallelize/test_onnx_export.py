@@ -38,6 +38,22 @@ class TwoInputs(nn.Module):
         return {"states": state, "total": state.sum((1, 2))}
 
 
+class BiasedAttention(nn.Module):
+    """Attention with a learned bias of the scores, as T5, BEiT and Swin have it, on (batch, 5, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.bias = nn.Embedding(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).view(x.shape[0], 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        places = torch.arange(5)
+        bias = self.bias((places[:, None] - places).abs()).permute(2, 0, 1)[None]
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return mixed.transpose(1, 2).contiguous().reshape(x.shape[0], 5, -1).contiguous()
+
+
 def _program(kind: str) -> Program:
     if kind == "serial":
         return vision()
@@ -144,6 +160,28 @@ def test_a_higher_opset_can_be_asked_for(tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "two.onnx").opset_import[0].version == 20
 
 
+class Biased(nn.Module):
+    """Attention whose mask is a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.rand(1, 2, 5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.view(x.shape[0], 5, 2, 4).transpose(1, 2)
+        mixed = nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=self.bias)
+        return mixed.transpose(1, 2).reshape(x.shape[0], 5, 8)
+
+
+def test_attention_with_a_mask_that_is_a_parameter_is_written_and_the_parameter_still_learns(tmp_path: Path) -> None:
+    program = capture(Biased().eval(), (torch.rand(2, 5, 8),), origin="biased")
+    write_onnx(program, tmp_path / "biased.onnx")
+    inputs = (torch.rand(3, 5, 8),)
+    results = OnnxRuntime(tmp_path / "biased.onnx", threads=1)(inputs)
+    torch.testing.assert_close(results, flat_outputs(program.module, inputs), rtol=0, atol=1e-5)
+    assert all(parameter.requires_grad for parameter in program.module.parameters())
+
+
 class Bessel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.special.bessel_j0(x)
@@ -206,3 +244,11 @@ def test_operators_are_counted_the_most_frequent_first(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "four", [value], [result])), tmp_path / "four.onnx")
     counts = operator_counts(tmp_path / "four.onnx")
     assert list(counts.items()) == [("Neg", 3), ("Exp", 1)]
+
+
+def test_attention_with_a_learned_bias_is_written(tmp_path: Path) -> None:
+    program = capture(BiasedAttention().eval(), (torch.zeros(2, 5, 8),))
+    write_onnx(program, tmp_path / "model.onnx")
+    states = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(1))
+    (actual,) = OnnxRuntime(tmp_path / "model.onnx", threads=1)([states])
+    assert torch.allclose(actual, flat_outputs(program.module, [states])[0], atol=1e-5)

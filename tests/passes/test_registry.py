@@ -12,7 +12,15 @@ from passes.registry import PASSES
 
 
 def test_passes_are_listed_in_the_order_in_which_they_run() -> None:
-    assert list(PASSES) == ["remove-identities", "apply-plan", "fuse-width"]
+    assert list(PASSES) == [
+        "remove-identities",
+        "fold-constants",
+        "normalize-linears",
+        "fold-batch-norm",
+        "merge-duplicates",
+        "apply-plan",
+        "fuse-width",
+    ]
 
 
 @pytest.mark.parametrize(("name", "step"), PASSES.items())

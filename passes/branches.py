@@ -1,0 +1,205 @@
+"""The parallel branches that meet in one sum or concatenation, found by data flow.
+
+What only one summand needs is its branch. Summands that share such values, as the terms of one chain do, are one branch
+with several outputs:
+
+    x + a_1 + m_1(x + a_1) + a_2 + m_2(x + a_2)      has the branches (a_1, m_1) and (a_2, m_2)
+
+What all branches need, the state, is part of none.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from torch import fx
+
+from passes import operators as ops
+from passes.dataflow import canonical_walk, carries_tensors, same_shape, tensor_value
+from passes.stacks import structure
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Summands that are computed together, with what they alone compute.
+
+    Attributes:
+        outputs: the summands, in the order of the sum.
+        nodes: what they compute, with parameters and side inputs, in canonical order.
+        inner: the nodes that only they need.
+        lines: one line for each node; equal for branches that can be one.
+    """
+
+    outputs: tuple[fx.Node, ...]
+    nodes: tuple[fx.Node, ...]
+    inner: frozenset[fx.Node]
+    lines: tuple[str, ...]
+
+
+def is_sum(node: fx.Node) -> bool:
+    """A plain add of two tensors of its own shape."""
+    value = tensor_value(node)
+    if node.op != "call_function" or node.target not in ops.ADDS or node.kwargs or value is None:
+        return False
+    operands = [tensor_value(arg) if isinstance(arg, fx.Node) else None for arg in node.args]
+    return value.is_floating_point() and all(v is not None and same_shape(v, value) for v in operands)
+
+
+def is_inside_sum(node: fx.Node) -> bool:
+    """Whether a sum, or a copy of one, is only an operand of another."""
+    users = list(node.users)
+    while len(users) == 1 and users[0].target in ops.COPIES:
+        users = list(users[0].users)
+    return len(users) == 1 and is_sum(users[0])
+
+
+def _is_copied_sum(node: fx.Node) -> bool:
+    source = node.args[0] if node.target in ops.COPIES else None
+    return isinstance(source, fx.Node) and len(source.users) == 1 and (is_sum(source) or _is_copied_sum(source))
+
+
+def summands(root: fx.Node) -> tuple[list[fx.Node], set[fx.Node]]:
+    """The operands of a tree of adds, left to right, and the adds with the copies between them."""
+    found: list[fx.Node] = []
+    tree: set[fx.Node] = set()
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        if node is root or ((is_sum(node) or _is_copied_sum(node)) and is_inside_sum(node)):
+            tree.add(node)
+            pending.extend(arg for arg in reversed(node.args) if isinstance(arg, fx.Node))
+        else:
+            found.append(node)
+    return found, tree
+
+
+def find_branches(
+    members: Sequence[fx.Node], tree: Collection[fx.Node], place: Mapping[fx.Node, float]
+) -> list[list[Branch]]:
+    """Groups of branches with equal structure; a group of one is a branch that is alone.
+
+    Args:
+        members: what meets, in order.
+        tree: the nodes in which it meets.
+        place: each node's place in the order of execution.
+    """
+    readers = _readers(members, tree, place)
+    candidates = [member for member in dict.fromkeys(members) if member in readers]
+    groups, alone = _grouped(_branches(candidates, readers, _shared(readers, len(candidates))))
+    if any(len(branch.outputs) > 1 for branch in alone):
+        # Terms that share no more than a norm, as attention and MLP in GPT-J, may still fuse one by one.
+        outputs = set(chain.from_iterable(branch.outputs for branch in alone))
+        rest = [member for member in candidates if member in outputs]
+        chained = [needs & outputs for node, needs in readers.items() if node in outputs]
+        more, alone = _grouped(_branches(rest, readers, chained))
+        groups += more
+    return [*groups, *([branch] for branch in alone)]
+
+
+def _readers(
+    members: Sequence[fx.Node], tree: Collection[fx.Node], place: Mapping[fx.Node, float]
+) -> dict[fx.Node, frozenset[fx.Node]]:
+    """For each node that nothing outside needs the members that need it; without what all of them need."""
+    readers: dict[fx.Node, frozenset[fx.Node]] = {}
+    wanted = set(members)
+    heap = [(-place[member], member) for member in wanted]
+    heapq.heapify(heap)
+    seen: set[fx.Node] = set()
+    while heap:
+        _, node = heapq.heappop(heap)
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op != "call_function" or not carries_tensors(node):
+            continue
+        if any(user not in tree and user not in readers for user in node.users):
+            continue
+        needs = frozenset(chain.from_iterable(readers[user] for user in node.users if user in readers))
+        needs = needs | {node} if node in wanted else needs
+        if len(wanted) > 1 and wanted - {node} <= needs:
+            continue
+        readers[node] = needs
+        for source in node.all_input_nodes:
+            if source not in seen:
+                heapq.heappush(heap, (-place[source], source))
+    return readers
+
+
+def _shared(readers: Mapping[fx.Node, frozenset[fx.Node]], count: int) -> list[frozenset[fx.Node]]:
+    """Sets of members that share a value, but not one that all of them need."""
+    return [needs for needs in set(readers.values()) if 1 < len(needs) < count]
+
+
+def _branches(
+    candidates: Sequence[fx.Node],
+    readers: Mapping[fx.Node, frozenset[fx.Node]],
+    shared: Iterable[frozenset[fx.Node]],
+) -> list[Branch]:
+    """Join members that share values, and give each branch its nodes."""
+    leader = {member: member for member in candidates}
+
+    def find(member: fx.Node) -> fx.Node:
+        while leader[member] is not member:
+            leader[member] = leader[leader[member]]
+            member = leader[member]
+        return member
+
+    for needs in shared:
+        known = [member for member in candidates if member in needs]
+        for member in known[1:]:
+            leader[find(member)] = find(known[0])
+    bundles: dict[fx.Node, list[fx.Node]] = {}
+    for member in candidates:
+        bundles.setdefault(find(member), []).append(member)
+    found = (_branch(tuple(outputs), readers) for outputs in bundles.values())
+    return [branch for branch in found if branch is not None]
+
+
+def _branch(outputs: tuple[fx.Node, ...], readers: Mapping[fx.Node, frozenset[fx.Node]]) -> Branch | None:
+    """What some members need and no other does, or None where that holds no product."""
+    own = frozenset(outputs)
+
+    def is_inner(node: fx.Node) -> bool:
+        return node in readers and readers[node] <= own
+
+    nodes = tuple(dict.fromkeys(node for output in outputs for node in canonical_walk(output, is_inner)))
+    inner = frozenset(node for node in nodes if is_inner(node))
+    if not any(ops.gemms(node) for node in inner):  # such as the embeddings of words and positions
+        return None
+    place = {node: number for number, node in enumerate(nodes)}
+    ends = [f"output {place[output]}" for output in outputs]
+    return Branch(outputs, nodes, inner, (*structure(nodes, inner, None), *ends))
+
+
+def _without_names(branch: Branch) -> tuple[str, ...]:
+    """The branch's lines with shape and dtype of the values from outside in place of their names."""
+    outside = (node for node in branch.nodes if node not in branch.inner and node.op != "get_attr")
+    shapes = {f"side {node.name}": f"side {_described(node)}" for node in outside if carries_tensors(node)}
+    return tuple(shapes.get(line, line) for line in branch.lines)
+
+
+def _described(node: fx.Node) -> str:
+    value = tensor_value(node)
+    return node.name if value is None else f"{value.dtype} {[str(size) for size in value.shape]}"
+
+
+def _grouped(branches: Iterable[Branch]) -> tuple[list[list[Branch]], list[Branch]]:
+    """Branches of equal structure, and those that are alone.
+
+    Branches that are alike but for the values that they read, such as two masks of one shape, form a group where no
+    branch reads the very same values.
+    """
+    groups, alone = _by_lines(branches)
+    more, alone = _by_lines(replace(branch, lines=_without_names(branch)) for branch in alone)
+    return [*groups, *more], alone
+
+
+def _by_lines(branches: Iterable[Branch]) -> tuple[list[list[Branch]], list[Branch]]:
+    groups: dict[tuple[str, ...], list[Branch]] = {}
+    for branch in branches:
+        groups.setdefault(branch.lines, []).append(branch)
+    several = [group for group in groups.values() if len(group) > 1]
+    return several, [group[0] for group in groups.values() if len(group) == 1]
