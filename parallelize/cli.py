@@ -117,12 +117,15 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A .pt2, a Para-Former checkpoint .pt, package.module:factory, file.py:factory, or a pickled .pt.",
+        help="A .pt2, a Para-Former checkpoint .pt, a Hugging Face directory, timm:NAME, package.module:factory,"
+        " file.py:factory, or a pickled .pt.",
     ),
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="State dict (.pt or .safetensors) for a factory.", metavar="FILE", show_default=False),
+    typer.Option(
+        help="State dict (.pt or .safetensors) for a factory or timm:NAME.", metavar="FILE", show_default=False
+    ),
 ]
 InputShapes = Annotated[
     list[str] | None,
@@ -246,9 +249,10 @@ def inspect(
     """List a model's residual stacks: terms, kinds, signatures, side inputs, and what was refused and why."""
     from rich.console import Console
 
+    from parallelize.cleaning import clean
     from parallelize.inspect import as_dict, print_tables
 
-    program = _load(model, inputs, weights, input_shapes, allow_pickle=allow_pickle)
+    program, _ = clean(_load(model, inputs, weights, input_shapes, allow_pickle=allow_pickle))
     if json_output:
         import json
 
@@ -275,13 +279,15 @@ def draw(
     expand: Annotated[bool, typer.Option("--expand", help="Draw every block, repeated ones too.")] = False,
 ) -> None:
     """Draw a model's schedule as a networkx diagram, level by level, with the critical path marked."""
+    from parallelize.cleaning import clean
     from parallelize.diagrams import draw as write
     from parallelize.diagrams import schedule_graph
     from passes.apply_plan import check_fits
     from passes.plan import Plan, serial
     from passes.stacks import find_stacks
 
-    stacks = find_stacks(_load(model, inputs, weights, input_shapes, allow_pickle=allow_pickle).module).stacks
+    program, _ = clean(_load(model, inputs, weights, input_shapes, allow_pickle=allow_pickle))
+    stacks = find_stacks(program.module).stacks
     chosen = Plan(tuple(serial(len(s.terms)) for s in stacks)) if plan is None else _read_plan(plan)
     check_fits(stacks, chosen)
     write(schedule_graph(stacks, chosen, Path(model).name, collapse=not expand), output)

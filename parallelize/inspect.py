@@ -5,17 +5,25 @@ from __future__ import annotations
 import dataclasses
 import inspect as python_inspect
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from parallelize.program import Program, TensorSpec
+from passes.apply_plan import schedule
 from passes.dataflow import tensor_value
 from passes.errors import ParallelizeError
+from passes.fuse_width import FuseWidth
+from passes.infra import clone, eliminate_dead_code
 from passes.measures import critical_gemms, operator_counts, parameter_count
+from passes.plan import Form, Plan, grouped
 from passes.registry import PASSES
 from passes.stacks import Stack, find_stacks
+
+FORMS: tuple[Form, ...] = ("sublayer", "block")
 
 
 def as_dict(program: Program) -> dict[str, Any]:
@@ -30,6 +38,24 @@ def as_dict(program: Program) -> dict[str, Any]:
         "operators": operator_counts(program.module),
         "stacks": [_stack(program, stack) for stack in found.stacks],
         "refused": [dataclasses.asdict(refusal) for refusal in found.refused],
+        "fusion": {form: _fusion(program, found.stacks, form) for form in FORMS} if found.stacks else {},
+    }
+
+
+def _fusion(program: Program, stacks: Sequence[Stack], form: Form) -> dict[str, Any]:
+    """What width fusion would make of pairs of neighbouring blocks, and what stands in its way."""
+    pairs = [
+        grouped(len(stack.terms), [stack.blocks[i : i + 2] for i in range(0, len(stack.blocks), 2)], form)
+        for stack in stacks
+    ]
+    module = clone(program.module)
+    sites = schedule(module, Plan(tuple(pairs)))
+    eliminate_dead_code(module)
+    result = FuseWidth(dry=True).apply(module)
+    return {
+        "levels": sum(len(level.level.chains) > 1 for site in sites for level in site.levels),
+        "fused": list(result.matches),
+        "left": [dataclasses.asdict(skip) for skip in result.skipped],
     }
 
 
@@ -77,6 +103,18 @@ def print_tables(program: Program, console: Console) -> None:
         console.print("No residual stack was found.")
     for refusal in content["refused"]:
         console.print(f"refused {refusal['node']}: {refusal['reason']}", style="yellow", highlight=False)
+    for form, found in content["fusion"].items():
+        _print_fusion(form, found, console)
+
+
+def _print_fusion(form: str, found: dict[str, Any], console: Console) -> None:
+    """One line on pairs of blocks in one form, and one for each kind of branch that would stay as it is."""
+    if not found["levels"]:
+        return
+    console.print(f"\npairs of blocks in {form} form: {len(found['fused'])} sums would be fused", highlight=False)
+    for reason, count in Counter(skip["reason"] for skip in found["left"]).items():
+        times = f" ({count} branches)" if count > 1 else ""
+        console.print(f"not fused{times}: {reason}", style="yellow", highlight=False, markup=False)
 
 
 def _stack_table(stack: dict[str, Any]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from types import ModuleType
 
@@ -45,7 +46,7 @@ def load(reference: str, options: LoadOptions, samples: Mapping[str, Array]) -> 
 
 def _import_timm(reference: str) -> ModuleType:
     try:
-        import timm
+        timm = importlib.import_module("timm")
     except ModuleNotFoundError as error:
         if error.name == "timm":
             raise EnvironmentLackError(f"{reference} cannot be built: timm is not installed.", _INSTALL) from error
