@@ -5,6 +5,7 @@ Where an operator acts on that very dimension, the branches are moved to another
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -110,20 +111,40 @@ def _view(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
 
 
 def _unflatten(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    """Split one dimension into several; of these the one that holds the branches grows."""
-    value, dim, outer = _through(lifter, node, env)
-    axis = number(node, 1) % len(value.shape)
+    """Split one dimension into several; if it holds the branches, one of these grows."""
+    value = wide_operand(lifter, node, env)
+    rank, axis = len(value.shape), number(node, 1) % len(value.shape)
     parts = list(cast("list[int]", node.args[2]))
-    place = dim + len(value.shape) + len(parts) - 1 - axis
-    if 0 <= place < len(parts) and parts[place] != -1:
-        parts[place] *= lifter.count
-    return Wide(lifter.emit(node.target, (value.node, axis, parts)), dim, outer, shape_of(node))
+    if axis == value.place:
+        split = through_view((value.shape[axis],), shape_of(node)[axis : axis + len(parts)], -1, value.outer)
+        if split is not None:
+            dim, outer = split
+            if parts[dim] != -1:
+                parts[dim] *= lifter.count
+            result = lifter.emit(node.target, (value.node, axis, parts))
+            return Wide(result, dim - (rank - 1 - axis), outer, shape_of(node))
+        value = avoiding(lifter, value, [axis], node)
+    dim = value.dim if axis < value.place else value.dim - (len(parts) - 1)
+    return Wide(lifter.emit(node.target, (value.node, axis, parts)), dim, value.outer, shape_of(node))
 
 
-def _keeps_arguments(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    """Flatten and unsqueeze say nothing of sizes."""
-    value, dim, outer = _through(lifter, node, env)
-    return again(lifter, node, value, env, dim=dim, outer=outer)
+def _flatten(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    """Merge neighbouring dimensions: what stood before the branches' dimension now stands before the branches."""
+    value = wide_operand(lifter, node, env)
+    rank = len(value.shape)
+    first, last = number(node, 1, 0) % rank, number(node, 2, -1) % rank
+    if value.place > last:
+        return again(lifter, node, value, env)
+    if value.place < first:
+        return again(lifter, node, value, env, dim=value.dim + last - first)
+    outer = math.prod(value.shape[first : value.place], start=value.outer)
+    return again(lifter, node, value, env, dim=first - len(shape_of(node)), outer=outer)
+
+
+def _unsqueeze(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    value = wide_operand(lifter, node, env)
+    place = number(node, 1) % (len(value.shape) + 1)
+    return again(lifter, node, value, env, dim=value.dim - 1 if place > value.place else value.dim)
 
 
 def _squeeze(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
@@ -303,8 +324,8 @@ RULES: dict[Any, Rule] = {
     aten.transpose.int: _of_shape(_transpose),
     aten.permute.default: _of_shape(_permute),
     aten.unflatten.int: _unflatten,
-    aten.flatten.using_ints: _keeps_arguments,
-    aten.unsqueeze.default: _keeps_arguments,
+    aten.flatten.using_ints: _flatten,
+    aten.unsqueeze.default: _unsqueeze,
     aten.squeeze.dim: _squeeze,
     aten.squeeze.dims: _squeeze,
     aten.unbind.int: _unbind,

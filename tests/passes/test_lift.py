@@ -198,6 +198,33 @@ MOVED = {
     "a product added to a shared value": _hidden(
         lambda s, h, m: torch.baddbmm(m, h, h.transpose(1, 2), beta=0.5, alpha=2.0) @ h, normal(3, TOKENS, TOKENS)
     ),
+    "one head, unsqueezed and repeated": Branch(
+        lambda s, x: s.down(
+            s.up(x)
+            .view(*x.shape[:2], 1, 4)
+            .transpose(1, 2)
+            .unsqueeze(2)
+            .expand(-1, 1, 2, -1, -1)
+            .reshape(-1, 2, TOKENS, 4)
+            .transpose(1, 2)
+            .flatten(2)
+        ),
+        {"up": lambda: nn.Linear(WIDTH, 4), "down": _square},
+    ),
+    "one head, unflattened and flattened": Branch(
+        lambda s, x: s.down(
+            s.up(x)
+            .unflatten(-1, (1, 4))
+            .unflatten(2, (1, 1))
+            .tanh()
+            .flatten(1, 3)
+            .transpose(1, 2)
+            .sigmoid()
+            .transpose(1, 2)
+            .flatten(2)
+        ),
+        {"up": lambda: nn.Linear(WIDTH, 4), "down": lambda: nn.Linear(4, WIDTH)},
+    ),
     "attention without heads": Branch(
         lambda s, x: s.out(F.scaled_dot_product_attention(s.query(x), s.key(x), s.value(x))),
         dict.fromkeys(("query", "key", "value", "out"), _square),

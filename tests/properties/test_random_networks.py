@@ -15,7 +15,7 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
@@ -96,6 +96,7 @@ def check_cases(number: int, onnx_every: int) -> list[Outcome]:
 
 def _check(case: Case, *, exported: bool) -> Outcome:
     network = case.network.build()
+    assume(_is_tame(network, case.network))
     program = capture(network, case.network.inputs(3))
     cleaned = _cleaned(program.module, network)
     _check_stacks(cleaned, case.network)
@@ -105,6 +106,12 @@ def _check(case: Case, *, exported: bool) -> Outcome:
     if exported:
         _check_onnx(replace(program, module=fused), case.network)
     return Outcome(case, sum(len(record.matches) for record in records if record.name == FuseWidth.name), exported)
+
+
+def _is_tame(network: RandomNetwork, spec: NetworkSpec) -> bool:
+    """Whether outputs stay far below what float32 holds: squares of squares may overflow whatever a pass does."""
+    with torch.no_grad():
+        return all(float(network(*spec.inputs(batch)).abs().max()) < 1e6 for batch in BATCHES)
 
 
 def _cleaned(graph: fx.GraphModule, network: RandomNetwork) -> fx.GraphModule:
