@@ -175,14 +175,14 @@ def _linear(
         return [folded_weight(lifter.module, *each) for each in zip(columns, gains, scales, strict=True)]
 
     def bias() -> Tensor:
-        return _total([folded_bias(lifter.module, *each) for each in zip(columns, shifts, scales, strict=True)])
+        return float64_sum([folded_bias(lifter.module, *each) for each in zip(columns, shifts, scales, strict=True)])
 
     bias_or_none = bias if has_bias(linear, shifts) else None
     features = stored_parameters(lifter.module, linear)[0].shape[1]
     if isinstance(value, Shared):
-        return value.node, lambda: _total(weights()), bias_or_none, features
+        return value.node, lambda: float64_sum(weights()), bias_or_none, features
     if not isinstance(value, Wide):
-        return lifter.node(value, linear), lambda: _total([]), None, features
+        return lifter.node(value, linear), lambda: float64_sum([]), None, features
     outer = value.outer if value.dim == -1 and isinstance(value.outer, int) else 1
     node = moved(lifter, value, -1, outer).node
     return node, lambda: interleave(weights(), 1, outer), bias_or_none, features * lifter.count
@@ -201,13 +201,15 @@ def _convolution(
         return [folded_weight(lifter.module, n, None, scale) for n, scale in zip(columns, scales, strict=True)]
 
     def bias() -> Tensor:
-        return _total([folded_bias(lifter.module, n, None, scale) for n, scale in zip(columns, scales, strict=True)])
+        return float64_sum(
+            [folded_bias(lifter.module, n, None, scale) for n, scale in zip(columns, scales, strict=True)]
+        )
 
     bias_or_none = bias if has_bias(node) else None
     kernel = tuple(stored_parameters(lifter.module, node)[0].shape[2:])
     if isinstance(source, Shared):
         return Contraction(
-            node.target, source.node, lambda: _total(weights()), bias_or_none, settings, kernel, tuple(shapes)
+            node.target, source.node, lambda: float64_sum(weights()), bias_or_none, settings, kernel, tuple(shapes)
         )
     features = in_channels(lifter, node, dict(env), groups_of(node)).node
     return Contraction(
@@ -215,8 +217,8 @@ def _convolution(
     )
 
 
-def _total(values: Sequence[Tensor]) -> Tensor:
-    """A sum in float64."""
+def float64_sum(values: Sequence[Tensor]) -> Tensor:
+    """A sum in float64, rounded once."""
     return torch.stack([value.double() for value in values]).sum(0).to(values[0].dtype)
 
 

@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from passes import operators as ops
 from passes.branches import Branch, find_branches, is_inside_sum, is_sum, summands
-from passes.contraction import Contraction, Part, Summed, replay
+from passes.contraction import Contraction, Part, Summed, float64_sum, replay
 from passes.dataflow import positions, tensor_value
 from passes.differences import difference
 from passes.infra import Pass, PassResult, Skip
@@ -210,15 +210,9 @@ def _product(module: fx.GraphModule, root: fx.Node, parts: Sequence[Contraction]
     weights = [part.weight() for part in parts]
     weight = add_parameter(module, "wide_weight", torch.cat(weights, 1) if len(weights) > 1 else weights[0], root)
     biases = [part.bias() for part in parts if part.bias is not None]
-    bias = add_parameter(module, "wide_bias", _total(biases), root) if biases else None
+    bias = add_parameter(module, "wide_bias", float64_sum(biases), root) if biases else None
     node = module.graph.call_function(first.target, (features, weight, bias, *first.settings))
     return replay(module, first.tail, node)
-
-
-def _total(biases: Sequence[Tensor]) -> Tensor:
-    if len(biases) == 1:
-        return biases[0]
-    return torch.stack([bias.double() for bias in biases]).sum(0).to(biases[0].dtype)
 
 
 # concatenations -----------------------------------------------------------------------------------------------------

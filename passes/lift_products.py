@@ -200,7 +200,7 @@ def _matrix_product(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
     values = [materialised(lifter, env[source], source, shape_of(source)) for source in sources]
     result = shape_of(node)
     layouts = {value.layout for value in values if isinstance(value, Wide)}
-    if len(layouts) == 1 and _batches(sources, values, result, *next(iter(layouts))):
+    if len(layouts) == 1 and _batches(sources, values, result, next(iter(layouts))[0]):
         args = tuple(lifter.node(value, node) for value in values)
         return Wide(lifter.emit(node.target, args), *next(iter(layouts)), result)
     if len(result) < 2 or any(len(shape_of(source)) < 2 for source in sources):
@@ -209,11 +209,8 @@ def _matrix_product(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
     return unstacked(lifter, lifter.emit(aten.matmul.default, tuple(nodes)), result)
 
 
-def _batches(
-    sources: Sequence[fx.Node], values: Sequence[Lifted], result: Sequence[Size], dim: int, outer: Size
-) -> bool:
+def _batches(sources: Sequence[fx.Node], values: Sequence[Lifted], result: Sequence[Size], dim: int) -> bool:
     """Whether the product can be taken with the branches in dimension `dim`, among the leading ones."""
-    del outer
     if dim > -3:
         return False
     for source, value in zip(sources, values, strict=True):
