@@ -69,10 +69,18 @@ class LevelRefit:
 
 @dataclass(frozen=True)
 class Refitted:
-    """A rewritten and refitted graph, one record for each level."""
+    """A rewritten and refitted graph.
+
+    Attributes:
+        module: the graph, its branches side by side.
+        levels: one record for each level of a refitted stack.
+        ends: states that should agree, a node's name in `module` and in the teacher: after each level up to which
+            exactly the first terms of the stack have run.
+    """
 
     module: fx.GraphModule
     levels: tuple[LevelRefit, ...]
+    ends: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -107,19 +115,36 @@ def refit(
     stacks = find_stacks(teacher).stacks
     total, done = sum(len(site.levels) for site in sites), 0
     records: list[LevelRefit] = []
+    ends: list[tuple[str, str]] = []
     for stack, part, site in zip(stacks, plan.stacks, sites, strict=True):
         if part.refit == "none" or part.is_serial:
+            ends.extend(_ends(stack, part, [level.result for level in site.levels]))
             done += len(site.levels)
             continue
         parts = [start_batches(teacher, stack.entry, samples, batch_size) for samples in (fit, held_out)]
         walk = StackWalk(teacher, stack, module, site, part, (parts[0], parts[1]))
+        results = []
         for number in range(len(site.levels)):
             records.append(walk.refit_level(number))
+            results.append(walk.entry)
             done += 1
             if progress is not None:
                 progress(done, total)
+        ends.extend(_ends(stack, part, results))
     restore_order(module)
-    return Refitted(finish(module), tuple(records))
+    return Refitted(finish(module), tuple(records), tuple(ends))
+
+
+def _ends(stack: Stack, plan: StackPlan, results: Sequence[fx.Node]) -> Iterator[tuple[str, str]]:
+    """The states after levels that complete a prefix of the stack, beside the teacher's; deleted terms count as run."""
+    waiting = {term for level in plan.levels for term in level.terms}
+    last = -1
+    for level, result in zip(plan.levels, results, strict=True):
+        waiting -= set(level.terms)
+        last = max(last, *level.terms)
+        following = min(waiting, default=len(stack.terms))
+        if last < following:
+            yield result.name, stack.terms[following - 1].result.name
 
 
 class StackWalk:

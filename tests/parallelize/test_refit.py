@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -14,12 +14,14 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 from parallelize.inputs import Samples
 from parallelize.metrics import predict, score
 from parallelize.program import Program
-from parallelize.refit import LevelRefit, refit
+from parallelize.refit import LevelRefit, placeholders, refit, run_segment
 from parallelize.ridge import RIDGES
 from passes.apply_plan import rewrite
 from passes.errors import ParallelizeError
 from passes.measures import operator_counts, parameter_count
 from passes.plan import Plan, Refit, serial
+from passes.segment import extract
+from passes.stacks import find_stacks
 from tests.parallelize.small_models import (
     Residual,
     capture_vectors,
@@ -320,6 +322,32 @@ def test_a_plan_without_a_refit_only_rewrites() -> None:
     refitted = refit(teacher, pairs("none"), *IMAGES[:2])
     assert refitted.levels == ()
     assert torch.equal(_outputs(refitted.module, IMAGES[2]), _outputs(as_is, IMAGES[2]))
+
+
+def _values(module: fx.GraphModule, names: Sequence[str], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    nodes = {node.name: node for node in module.graph.nodes}
+    return run_segment(extract(module, placeholders(module), [nodes[name] for name in names]), inputs)
+
+
+def test_the_states_that_should_agree_do_in_a_serial_network() -> None:
+    program = vision()
+    result = refit(program.module, Plan((serial(8),)), IMAGES[0], IMAGES[1])
+    ours, theirs = zip(*result.ends, strict=True)
+    (batch,) = images(4, 2).batches(4)
+    left, right = _values(result.module, ours, batch), _values(program.module, theirs, batch)
+    assert len(left) == 8
+    assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("strength", ["none", "full"])
+def test_states_should_agree_where_a_group_or_what_was_deleted_after_it_ends(strength: Refit) -> None:
+    program = vision()
+    plan = stack_plan(8, [[[0], [2]], [[1], [3]], [[4]]], strength)
+    result = refit(program.module, plan, IMAGES[0], IMAGES[1])
+    terms = find_stacks(program.module).stacks[0].terms
+    assert [theirs for _, theirs in result.ends] == [terms[3].result.name, terms[7].result.name]
+    names = {node.name for node in result.module.graph.nodes}
+    assert all(ours in names for ours, _ in result.ends)
 
 
 @pytest.mark.parametrize("strength", ["affine", "full"])
