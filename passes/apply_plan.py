@@ -4,7 +4,9 @@
 
 A chain of one term adds f(x); a chain of several runs them one after another on a private state; a chain that is alone
 on its level is simply serial. What a term computes is not touched, only what it reads, so the serial schedule leaves
-the graph as it was, to the bit. A post-norm term counts as N(x + f(x)) - x.
+the graph as it was, to the bit. A post-norm term counts as N(x + f(x)) - x, or its level shares one norm:
+
+    y = N(x + sum_chains (chain(x) - x))       where the last term of each chain goes without its norm
 """
 
 from __future__ import annotations
@@ -32,13 +34,15 @@ class LevelSite:
         terms: the level's terms in the order of `contributions`.
         entry: the state that the level reads.
         contributions: for each term, what it adds to the state: its output, or N(x + f(x)) - x beside other chains.
-        result: the state after the level.
+        sum: x and the contributions added up.
+        result: the state after the level: `sum`, or a norm or activation of it.
     """
 
     level: Level
     terms: tuple[Term, ...]
     entry: fx.Node
     contributions: tuple[fx.Node, ...]
+    sum: fx.Node
     result: fx.Node
 
 
@@ -95,6 +99,7 @@ def _follow(site: StackSite, by_name: dict[str, fx.Node]) -> StackSite:
                 level.terms,
                 by_name[level.entry.name],
                 tuple(by_name[node.name] for node in level.contributions),
+                by_name[level.sum.name],
                 by_name[level.result.name],
             )
             for level in site.levels
@@ -139,6 +144,12 @@ def check_fits(stacks: Sequence[Stack], plan: Plan) -> None:
                 f"The plan has {part.terms} terms for the stack {stack.name}, the model has {len(stack.terms)}.", hint
             )
         part.check()
+        for number, level in enumerate(part.levels):
+            if level.shared and not all(stack.terms[term].norms for term in level.terms):
+                raise ParallelizeError(
+                    f"Level {number} of the plan shares a norm that the terms of {stack.name} do not have.",
+                    'Leave out "norm": "shared".',
+                )
 
 
 def _schedule_stack(module: fx.GraphModule, stack: Stack, plan: StackPlan) -> tuple[StackSite, fx.Node]:
@@ -165,13 +176,22 @@ def _place_level(module: fx.GraphModule, stack: Stack, level: Level, entry: fx.N
         state = entry
         for number in chain:
             term = stack.terms[number]
-            last = number == chain[-1]
-            state_before, state = state, _place_term(term, state, needs_result=alone or not last or bool(term.post))
+            shares = level.shared and number == chain[-1]
+            needs_result = alone or number != chain[-1] or (bool(term.post) and not shares)
+            state_before, state = state, _place_term(term, state, needs_result=needs_result)
             terms.append(term)
-            contributions.append(term.output if alone else _contribution(module, term, state_before))
-    if not alone:
-        state = _sum(module, entry, contributions)
-    return LevelSite(level, tuple(terms), entry, tuple(contributions), state)
+            contributions.append(term.output if alone else _contribution(module, term, state_before, bare=shares))
+    if alone:
+        return LevelSite(level, tuple(terms), entry, tuple(contributions), terms[-1].total, state)
+    total = _sum(module, entry, contributions)
+    result = _normed(total, stack.terms[level.terms[-1]]) if level.shared else total
+    return LevelSite(level, tuple(terms), entry, tuple(contributions), total, result)
+
+
+def _normed(total: fx.Node, term: Term) -> fx.Node:
+    """The norm of a term, of `total` in place of the term's own sum."""
+    term.norms[0].replace_input_with(term.total, total)
+    return term.norms[-1]
 
 
 def _place_term(term: Term, state: fx.Node, *, needs_result: bool) -> fx.Node:
@@ -184,9 +204,9 @@ def _place_term(term: Term, state: fx.Node, *, needs_result: bool) -> fx.Node:
     return term.result
 
 
-def _contribution(module: fx.GraphModule, term: Term, state: fx.Node) -> fx.Node:
-    """What a term adds to the state it reads: f(x), f(x) + g(x), or N(x + f(x)) - x where a norm follows."""
-    if not term.norms:
+def _contribution(module: fx.GraphModule, term: Term, state: fx.Node, *, bare: bool) -> fx.Node:
+    """What a term adds to the state it reads: f(x), f(x) + g(x), or N(x + f(x)) - x where a norm of its own follows."""
+    if bare or not term.norms:
         return _sum(module, term.output, term.joined)
     with module.graph.inserting_after(term.result):
         contribution = module.graph.call_function(aten.sub.Tensor, (term.result, state))

@@ -26,9 +26,16 @@ REFITS: tuple[Refit, ...] = ("none", "affine", "full")
 
 @dataclass(frozen=True)
 class Level:
-    """Chains that run side by side; a number in a chain is the index of a term in its stack."""
+    """Chains that run side by side; a number in a chain is the index of a term in its stack.
+
+    Attributes:
+        chains: what runs side by side.
+        shared: whether the terms' norms N after the add (post-norm) give way to one, that of the last term:
+            y = N(x + sum f) in place of y = x + sum (N(x + f) - x).
+    """
 
     chains: tuple[Chain, ...]
+    shared: bool = False
 
     @property
     def terms(self) -> tuple[int, ...]:
@@ -124,7 +131,7 @@ class Plan:
         """Readable, hand-editable JSON: one level a line."""
         lines = []
         for stack in self.stacks:
-            levels = ",\n".join(f"        {json.dumps([list(c) for c in level.chains])}" for level in stack.levels)
+            levels = ",\n".join(f"        {json.dumps(_plain(level))}" for level in stack.levels)
             head = f'      "terms": {stack.terms},\n      "refit": {json.dumps(stack.refit)},\n'
             lines.append(f'    {{\n{head}      "levels": [\n{levels}\n      ]\n    }}')
         return (
@@ -146,7 +153,7 @@ class Plan:
             stacks = tuple(
                 StackPlan(
                     int(stack["terms"]),
-                    tuple(Level(tuple(tuple(int(t) for t in chain) for chain in level)) for level in stack["levels"]),
+                    tuple(_level(level) for level in stack["levels"]),
                     stack.get("refit", "none"),
                 )
                 for stack in value["stacks"]
@@ -157,6 +164,20 @@ class Plan:
         for stack in plan.stacks:
             stack.check()
         return plan
+
+
+def _plain(level: Level) -> Any:
+    """A level as it stands in JSON: its chains, or an object where its norm is shared."""
+    chains = [list(chain) for chain in level.chains]
+    return {"chains": chains, "norm": "shared"} if level.shared else chains
+
+
+def _level(value: Any) -> Level:
+    chains = value["chains"] if isinstance(value, dict) else value
+    norm = value.get("norm", "each") if isinstance(value, dict) else "each"
+    if norm not in ("each", "shared"):
+        raise ValueError(f"a level has the norm {norm!r}, not 'each' or 'shared'")
+    return Level(tuple(tuple(int(term) for term in chain) for chain in chains), norm == "shared")
 
 
 def serial(terms: int) -> StackPlan:

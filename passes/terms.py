@@ -50,6 +50,11 @@ class Term:
         return self.post[len(self.joined) :]
 
     @property
+    def total(self) -> fx.Node:
+        """The sum x + f(x), before the norm or activation that belongs to the term."""
+        return self.post[len(self.joined) - 1] if self.joined else self.add
+
+    @property
     def result(self) -> fx.Node:
         """The state x_i after the term."""
         return self.post[-1] if self.post else self.add

@@ -12,9 +12,11 @@ from torch import Tensor, fx, nn
 
 from passes.apply_plan import ApplyPlan, rewrite, schedule
 from passes.errors import ParallelizeError
+from passes.fuse_width import FuseWidth
 from passes.infra import clone, flat_outputs
 from passes.operators import ADD
-from passes.plan import Plan, StackPlan, serial
+from passes.plan import Level, Plan, StackPlan, serial
+from passes.remove_identities import RemoveIdentities
 from passes.stacks import find_stacks
 from tests.passes.models import (
     HIDDEN,
@@ -371,3 +373,54 @@ def test_a_state_that_is_added_to_in_place_can_be_scheduled_in_block_form() -> N
     model, expected = _adds_in_place()
     levels = [[[0, 1], [2, 3]]]
     assert relative_error(scheduled(graph_of(model, tokens()), 4, levels)(tokens()), expected(levels)) < 1e-12
+
+
+def _shared(*chains: tuple[int, ...]) -> Plan:
+    return Plan((StackPlan(4, (Level(chains, shared=True),)),))
+
+
+def test_a_shared_norm_is_the_last_terms_norm_of_the_sum_of_all_terms() -> None:
+    encoder, graph = _encoder(norm_first=False)
+    first, second = encoder.layers[0], encoder.layers[1]
+    rewritten, _ = run(graph, ApplyPlan(_shared((0,), (1,), (2,), (3,))))
+    x = tokens()
+    with torch.no_grad():
+        attention = first._sa_block(x, None, None) + second._sa_block(x, None, None)
+        expected = second.norm2(x + attention + first._ff_block(x) + second._ff_block(x))
+    assert relative_error(rewritten(x), expected) < 1e-12
+    assert wrong_metadata(rewritten, tokens(7)) == []
+
+
+def test_under_a_shared_norm_only_the_last_term_of_a_chain_goes_without_its_own() -> None:
+    encoder, graph = _encoder(norm_first=False)
+    rewritten, _ = run(graph, ApplyPlan(_shared((0, 1), (2, 3))))
+    x = tokens()
+    with torch.no_grad():
+        states = [layer.norm1(x + layer._sa_block(x, None, None)) for layer in encoder.layers]
+        ends = [y + layer._ff_block(y) for y, layer in zip(states, encoder.layers, strict=True)]
+        expected = encoder.layers[1].norm2(x + (ends[0] - x) + (ends[1] - x))
+    assert relative_error(rewritten(x), expected) < 1e-12
+
+
+def test_a_chain_alone_on_its_level_has_its_own_norm_whether_it_is_shared_or_not() -> None:
+    _, graph = _encoder(norm_first=False)
+    levels = tuple(Level(((term,),), shared=True) for term in range(4))
+    assert text(run(graph, ApplyPlan(Plan((StackPlan(4, levels),))))[0]) == text(graph)
+
+
+def test_a_shared_norm_where_no_norm_follows_the_add_is_refused() -> None:
+    _, graph = _encoder(norm_first=True)
+    with pytest.raises(ParallelizeError, match=r"Level 0 of the plan shares a norm that the terms of .* do not have"):
+        run(graph, ApplyPlan(_shared((0,), (1,), (2,), (3,))))
+
+
+@pytest.mark.parametrize("chains", [((0,), (2,)), ((0, 1), (2, 3))])
+def test_a_level_of_a_shared_norm_is_fused_exactly(chains: tuple[tuple[int, ...], ...]) -> None:
+    graph, _ = run(_encoder(norm_first=False)[1], RemoveIdentities())
+    rest = () if chains[0] == (0, 1) else (Level(((1,), (3,)), shared=True),)
+    plan = Plan((StackPlan(4, (Level(chains, shared=True), *rest)),))
+    rewritten, _ = run(graph, ApplyPlan(plan))
+    fused, record = run(rewritten, FuseWidth(), tokens())
+    assert record.skipped == ()
+    assert len(record.matches) == 1 + len(rest)
+    assert relative_error(fused(tokens()), rewritten(tokens())) < 1e-12

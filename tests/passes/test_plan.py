@@ -231,3 +231,14 @@ def test_a_text_that_is_no_plan_is_refused_with_the_cause(text: str, sentence: s
     error = _refusal(text)
     assert str(error) == sentence
     assert error.exit_code == 2
+
+
+def test_a_shared_norm_survives_json_and_stands_beside_the_chains() -> None:
+    plan = Plan((StackPlan(4, (Level(((0,), (2,)), shared=True), Level(((1,), (3,))))),))
+    assert '{"chains": [[0], [2]], "norm": "shared"},\n        [[1], [3]]' in plan.to_json()
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_a_norm_that_is_neither_shared_nor_each_terms_own_is_refused() -> None:
+    refusal = _refusal(_json([{"chains": [[0], [1]], "norm": "both"}]))
+    assert "a level has the norm 'both', not 'each' or 'shared'" in str(refusal)
