@@ -37,6 +37,7 @@ DTYPES = {
     "uint8": torch.uint8,
     "bool": torch.bool,
 }
+ATTENTION_MASK = "attention_mask"  # the name that models of text give to their mask of padding
 UNNAMED = ""  # the name of the array of an .npy file
 _SPELLING = re.compile(r"(?:(?P<name>[A-Za-z_]\w*):)?(?P<shape>\w+)(?:@(?P<dtype>\w+))?", re.ASCII)
 _SIZE = re.compile(r"\d+|[A-Za-z_]\w*", re.ASCII)
@@ -89,10 +90,12 @@ class Samples:
     Attributes:
         arrays: one tensor for each input of the model, in the model's order, first axis samples.
         labels: class labels (n,) of int64, or None.
+        mask: name of the input (n, tokens) that is 0 at padding, or None where nothing is padded.
     """
 
     arrays: Mapping[str, Tensor]
     labels: Tensor | None = None
+    mask: str | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
@@ -101,17 +104,23 @@ class Samples:
         """Some of the samples, in the order of `indices`."""
         index = torch.as_tensor(indices, dtype=torch.int64)
         chosen = {name: array[index] for name, array in self.arrays.items()}
-        return Samples(chosen, None if self.labels is None else self.labels[index])
+        return Samples(chosen, None if self.labels is None else self.labels[index], self.mask)
 
     def head(self, count: int) -> Samples:
         """The first samples, at most `count`."""
         first = {name: array[:count] for name, array in self.arrays.items()}
-        return Samples(first, None if self.labels is None else self.labels[:count])
+        return Samples(first, None if self.labels is None else self.labels[:count], self.mask)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
         """Input tuples of at most `size` samples, in the order of the model's inputs."""
         for start in range(0, len(self), size):
             yield tuple(array[start : start + size] for array in self.arrays.values())
+
+    def real(self, size: int) -> Iterator[Tensor | None]:
+        """For each of `batches(size)` where tokens are real, bool (n, tokens), or None where nothing is padded."""
+        mask = None if self.mask is None else self.arrays[self.mask] != 0
+        for start in range(0, len(self), size):
+            yield None if mask is None else mask[start : start + size]
 
 
 def readable(path: Path) -> Path:
@@ -151,17 +160,20 @@ def read_arrays(path: Path) -> dict[str, Array]:
         raise ParallelizeError(f"{path} {what}.", _SAVE_HINT) from error
 
 
-def load_samples(path: Path, program_inputs: Sequence[TensorSpec], labels: str | None = None) -> Samples:
+def load_samples(
+    path: Path, program_inputs: Sequence[TensorSpec], labels: str | None = None, mask: str | None = None
+) -> Samples:
     """Read samples for a model.
 
     Args:
         path: .npz with one array for each input by its name; an .npy will do for a model of one input.
         program_inputs: what the model reads.
         labels: name of the array of class labels.
+        mask: name of the input that is 0 at padding; without it `attention_mask` where it is one of zeros and ones.
 
     Raises:
         ParallelizeError: a missing array, a wrong shape, dtype or length, a value that the input's dtype cannot hold,
-            NaN or infinity, or no sample at all.
+            NaN or infinity, no sample at all, or a mask that masks everything.
     """
     arrays = read_arrays(path)
     if set(arrays) == {UNNAMED} and len(program_inputs) == 1:
@@ -178,7 +190,8 @@ def load_samples(path: Path, program_inputs: Sequence[TensorSpec], labels: str |
     count = len(next(iter(tensors.values())))
     if count == 0:
         raise ParallelizeError(f"{path} holds no samples.", _SAVE_HINT)
-    return Samples(tensors, None if labels is None else _labels(arrays, labels, count, path))
+    found = _mask(tensors, mask, path)
+    return Samples(tensors, None if labels is None else _labels(arrays, labels, count, path), found)
 
 
 def random_samples(specs: Sequence[TensorSpec], count: int, seed: int) -> Samples:
@@ -289,6 +302,29 @@ def _require_equal_sizes(tensors: Mapping[str, Tensor], specs: Sequence[TensorSp
                     f"The dimension {want!r} is {size} in the array {first!r} of {path} and {have} in {spec.name!r}.",
                     "Pad the arrays to one length.",
                 )
+
+
+def _mask(tensors: Mapping[str, Tensor], wanted: str | None, path: Path) -> str | None:
+    """The name of the mask of padding: the wanted one, or `attention_mask` where nothing speaks against it."""
+    if wanted is None:
+        mask = tensors.get(ATTENTION_MASK)
+        plain = mask is not None and mask.ndim == 2 and bool(((mask == 0) | (mask == 1)).all()) and bool(mask.any())
+        return ATTENTION_MASK if plain else None
+    if wanted not in tensors:
+        raise ParallelizeError(
+            f"The model has no input {wanted!r}: it reads {_listed(tensors)}.", "Name the mask of padding with --mask."
+        )
+    mask = tensors[wanted]
+    if mask.ndim != 2:
+        raise ParallelizeError(
+            f"The mask {wanted!r} has the shape {'x'.join(map(str, mask.shape))}.",
+            "A mask of padding has two axes, samples and tokens, and is 0 at padding.",
+        )
+    if not mask.any():
+        raise ParallelizeError(
+            f"The mask {wanted!r} of {path} is 0 everywhere.", "A mask is 0 at padding and 1 elsewhere."
+        )
+    return wanted
 
 
 def _labels(arrays: Mapping[str, Array], name: str, count: int, path: Path) -> Tensor:

@@ -20,6 +20,7 @@ from parallelize.inputs import Array
 from parallelize.program import Program
 from parallelize.references import archive, factory, hugging_face, timm_model, torch_file
 from parallelize.references.kinds import Kind, LoadOptions
+from parallelize.references.user_code import names_code
 from passes.errors import ParallelizeError
 
 __all__ = ["KINDS", "Kind", "LoadOptions", "load_program"]
@@ -57,5 +58,5 @@ KINDS: tuple[Kind, ...] = (
     Kind("timm:NAME", timm_model.names_model, timm_model.load),
     Kind("FILE.pt2", _has_suffix(".pt2"), archive.load),
     Kind("FILE.pt", _has_suffix(".pt", ".pth"), torch_file.load),
-    Kind("package.module:factory or FILE.py:factory", factory.names_factory, factory.load),
+    Kind("package.module:factory or FILE.py:factory", names_code, factory.load),
 )

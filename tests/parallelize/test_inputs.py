@@ -256,3 +256,48 @@ def test_an_input_without_an_axis_of_samples_is_refused() -> None:
 def test_batches_cover_every_sample_once() -> None:
     samples = Samples({"x": torch.arange(7)})
     assert torch.cat([x for (x,) in samples.batches(3)]).tolist() == list(range(7))
+
+
+def test_the_mask_follows_the_samples_and_tells_where_tokens_are_real() -> None:
+    mask = torch.tensor([[1, 0], [1, 1], [0, 1]])
+    samples = Samples({"x": torch.zeros(3, 2), "mask": mask}, mask="mask")
+    assert [real.tolist() for real in samples.real(2) if real is not None] == [
+        [[True, False], [True, True]],
+        [[False, True]],
+    ]
+    taken, first = samples.take([2, 0]), samples.head(1)
+    assert (taken.mask, first.mask) == ("mask", "mask")
+    assert [real.tolist() for real in taken.real(5) if real is not None] == [[[False, True], [True, False]]]
+    assert list(Samples({"x": torch.zeros(3, 2)}).real(2)) == [None, None]
+
+
+PADDED = (TensorSpec("ids", ("batch", 3), torch.int64), TensorSpec("attention_mask", ("batch", 3), torch.int64))
+TOKENS = np.ones((2, 3), np.int64)
+
+
+def test_an_attention_mask_is_found_by_itself_and_any_other_by_its_name(tmp_path: Path) -> None:
+    path = _saved(tmp_path, ids=TOKENS, attention_mask=np.array([[1, 1, 0], [1, 1, 1]]))
+    assert load_samples(path, PADDED).mask == "attention_mask"
+    assert load_samples(path, PADDED, mask="ids").mask == "ids"
+    assert load_samples(path, PADDED[:1]).mask is None
+
+
+@pytest.mark.parametrize("values", [[[0, 0, 0], [0, 0, 0]], [[0, -9, 0], [0, 0, 0]]], ids=["all masked", "added"])
+def test_an_attention_mask_of_another_meaning_is_not_taken_for_one_of_padding(
+    tmp_path: Path, values: list[list[int]]
+) -> None:
+    path = _saved(tmp_path, ids=TOKENS, attention_mask=np.array(values))
+    assert load_samples(path, PADDED).mask is None
+
+
+def test_masks_that_are_none_are_refused(tmp_path: Path) -> None:
+    specs = (*PADDED, TensorSpec("x", ("batch", 3, 1), torch.float32))
+    path = _saved(tmp_path, ids=TOKENS, attention_mask=0 * TOKENS, x=np.zeros((2, 3, 1)))
+    for name, sentence in (
+        ("padding", "The model has no input 'padding': it reads 'ids', 'attention_mask', 'x'."),
+        ("x", "The mask 'x' has the shape 2x3x1."),
+        ("attention_mask", f"The mask 'attention_mask' of {path} is 0 everywhere."),
+    ):
+        with pytest.raises(ParallelizeError) as caught:
+            load_samples(path, specs, mask=name)
+        assert str(caught.value) == sentence

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import operator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, fx
+from torch import Tensor
 
-from parallelize.inputs import Samples
-from parallelize.metrics import METRICS, Metric, Scores, predict, score
+from parallelize.metrics import METRICS, score
 from passes.errors import ParallelizeError
-from tests.parallelize.small_models import images, vision
 
 LABELS = torch.tensor([0, 1, 2, 2])
 
@@ -33,7 +30,10 @@ def _softmax(row: list[float]) -> list[float]:
 def test_every_metric_is_zero_for_equal_outputs(seed: int, samples: int, classes: int) -> None:
     logits = _logits(seed, samples, classes)
     scores = score([logits], [logits.clone()], torch.zeros(samples, dtype=torch.int64))
-    assert {metric: scores.error(metric) for metric in METRICS} == dict.fromkeys(METRICS, 0.0)
+    there = [metric for metric in METRICS if scores.has(metric)]
+    assert set(METRICS) - set(there) == {"perplexity"}
+    assert {metric: scores.error(metric) for metric in there} == dict.fromkeys(there, 0.0)
+    assert {scores.interval(metric) for metric in there} == {(0.0, 0.0)}
     assert scores.samples == samples
 
 
@@ -88,7 +88,7 @@ def test_top1_drop_is_the_teachers_accuracy_minus_ours() -> None:
 def test_top1_drop_without_labels_is_refused() -> None:
     scores = score([_logits(0)], [_logits(1)])
     assert scores.top1 is None
-    with pytest.raises(ParallelizeError, match=r"^The metric top1-drop needs labels\.$") as caught:
+    with pytest.raises(ParallelizeError, match=r"^The metric top1-drop needs labels") as caught:
         scores.error("top1-drop")
     assert "--labels" in caught.value.hint
 
@@ -105,12 +105,11 @@ def test_top1_drop_without_labels_is_refused() -> None:
     ],
     ids=["two outputs", "three axes", "one class", "one axis", "integers"],
 )
-def test_outputs_that_are_no_logits_have_a_relative_l2_and_no_other_metric(
-    outputs: list[Tensor], metric: Metric
-) -> None:
+def test_outputs_that_are_no_logits_have_distances_and_no_other_metric(outputs: list[Tensor], metric: str) -> None:
     scores = score(outputs, outputs, LABELS)
-    assert scores == Scores(4, 0.0)
+    assert [name for name in METRICS if scores.has(name)] == ["relative-l2", "cosine"]
     assert scores.error("relative-l2") == 0
+    assert (scores.kl, scores.agreement, scores.top1, scores.top1_teacher) == (None, None, None, None)
     with pytest.raises(ParallelizeError, match=f"^The metric {metric} needs one output of logits") as caught:
         scores.error(metric)
     assert "relative-l2" in caught.value.hint
@@ -134,21 +133,66 @@ def test_outputs_that_are_not_a_number_are_within_no_budget() -> None:
     assert not scores.error("relative-l2") <= 1e9
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_predictions_do_not_depend_on_the_batches(batch_size: int) -> None:
-    samples = images(7, seed=0)
-    (outputs,) = predict(vision().module, samples, batch_size)
-    assert outputs.shape == (7, 10)
-    assert not outputs.requires_grad
-    torch.testing.assert_close(outputs, vision().module(samples.arrays["images"]))
+def test_cosine_is_one_minus_the_mean_cosine_of_each_samples_outputs_together() -> None:
+    teacher = [torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[[0.0]], [[0.0]]])]
+    ours = [torch.tensor([[3.0, 0.0], [1.0, 1.0]]), torch.tensor([[[4.0]], [[0.0]]])]
+    expected = 1 - (3 / 5 + math.sqrt(0.5)) / 2
+    assert score(ours, teacher).error("cosine") == pytest.approx(expected)
+    assert score([-teacher[0]], [teacher[0]]).error("cosine") == pytest.approx(2)
 
 
-def test_predictions_of_a_model_with_several_outputs_stay_apart() -> None:
+def test_samples_of_zeros_have_no_direction_and_count_only_where_the_other_model_has_one() -> None:
+    zeros, ones = torch.zeros(2, 3), torch.ones(2, 3)
+    assert score([zeros], [zeros]).error("cosine") == 0
+    assert score([ones], [zeros]).error("cosine") == 1
+    mixed = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    assert score([torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])], [mixed]).error("cosine") == 1
 
-    graph = fx.Graph()
-    x = graph.placeholder("x")
-    graph.output((x, graph.call_function(operator.neg, (x,))))
-    samples = Samples({"x": torch.arange(5.0)[:, None]})
-    first, second = predict(fx.GraphModule({}, graph), samples, 2)
-    assert torch.equal(first, samples.arrays["x"])
-    assert torch.equal(second, -samples.arrays["x"])
+
+def test_a_value_belongs_to_one_network_and_an_error_to_two() -> None:
+    teacher, ours = torch.eye(3)[[0, 1, 2, 0]], torch.eye(3)[[0, 0, 0, 0]]
+    scores = score([ours], [teacher], LABELS)
+    assert (scores.value("top1-drop"), scores.serial("top1-drop")) == (0.25, 0.75)
+    assert scores.value("kl") is None
+    assert scores.serial("kl") is None
+    assert scores.value_interval("kl") is None
+
+
+def test_intervals_hold_the_number_and_pairs_are_drawn_together() -> None:
+    teacher = _logits(0, 200, 3)
+    ours = teacher + 0.3 * _logits(1, 200, 3)
+    labels = teacher.argmax(1).where(torch.arange(200) % 4 > 0, 0)
+    scores = score([ours], [teacher], labels)
+    for metric in ("kl", "relative-l2", "cosine", "disagreement", "top1-drop"):
+        low, high = scores.interval(metric)
+        assert low < scores.error(metric) < high
+    value, drop = scores.value_interval("top1-drop"), scores.interval("top1-drop")
+    assert value is not None
+    assert value[0] < scores.value("top1-drop") < value[1]
+    same = score([teacher], [teacher], labels)
+    assert same.interval("top1-drop") == (0, 0)
+    assert same.value_interval("top1-drop") != (0, 0)
+    assert drop[1] - drop[0] < 2 * (value[1] - value[0])
+
+
+def test_scores_are_equal_where_every_sample_has_the_same_numbers() -> None:
+    teacher, ours = _logits(0), _logits(1)
+    assert score([ours], [teacher]) == score([ours], [teacher])
+    assert score([ours], [teacher]) != score([ours.roll(1, 0)], [teacher.roll(1, 0)])
+    assert score([ours], [teacher]) != score([ours], [teacher], LABELS)
+    assert score([ours], [teacher]) != 0
+
+
+def test_plain_numbers_stand_under_their_names() -> None:
+    scores = score([_logits(0)], [_logits(1)], LABELS)
+    plain = scores.as_dict()
+    assert plain["samples"] == 4
+    assert plain["kl"] == scores.kl
+    assert plain["top1_teacher"] == scores.serial("top1-drop")
+    assert plain["perplexity"] is None
+
+
+def test_an_unknown_metric_is_refused_with_the_names_of_all() -> None:
+    with pytest.raises(ParallelizeError, match="no metric 'bleu'") as caught:
+        score([_logits(0)], [_logits(1)]).error("bleu")
+    assert all(name in caught.value.hint for name in METRICS)

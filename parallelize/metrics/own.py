@@ -1,0 +1,85 @@
+"""Metrics of the user's own: `package.module:function` or `file.py:function`.
+
+    function(outputs, teacher_outputs, batch) -> one score for each sample, larger is better
+
+It is called once with the whole set: lists of output tensors, first axis samples, and a dict of the inputs by name,
+with the class labels as "labels" where there are any. The result has the shape (samples,). Scores may depend on the
+other samples, as ranks in a retrieval do. The error is the mean of function(teacher_outputs, teacher_outputs, batch)
+minus the mean of ours. The tensors are not copied: the function must not write into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parallelize.inputs import Samples
+from parallelize.metrics.catalogue import METRICS, Metric, named, own_metric
+from parallelize.references.user_code import described, home, importable, imported, names_code
+from passes.errors import ParallelizeError
+
+_HINT = "Return one score for each sample, a tensor (samples,), larger is better."
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A function as the user named it, with the directory that it may import from."""
+
+    reference: str
+    function: Any
+    directory: Path
+
+    def __call__(self, outputs: list[Tensor], teacher: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
+        try:
+            with torch.no_grad(), importable(self.directory):
+                result: Tensor = self.function(outputs, teacher, batch)
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
+            raise ParallelizeError(
+                f"The metric {self.reference} raised {described(error)}.",
+                "It is called as function(outputs, teacher_outputs, batch) with lists of tensors and a dict of inputs.",
+            ) from error
+        return result
+
+
+def find_metric(metric: Metric | str) -> Metric:
+    """The metric of a name or of a function; a metric stands for itself.
+
+    Raises:
+        ParallelizeError: no metric has this name, or the function cannot be loaded.
+    """
+    if isinstance(metric, Metric) or metric in METRICS or not names_code(metric):
+        return named(metric)
+    _, function = imported(metric)
+    if not callable(function):
+        raise ParallelizeError(f"The metric {metric} is a {type(function).__name__}, not a function.", _HINT)
+    return own_metric(metric, _Loaded(metric, function, home(metric)))
+
+
+def own_scores(metric: Metric, outputs: Sequence[Tensor], teacher: Sequence[Tensor], samples: Samples) -> Tensor:
+    """What the user's function gives for a set of samples, one score for each, or for each group of them, in float64.
+
+    Raises:
+        ParallelizeError: the function raises, or gives another shape or NaN for outputs that are finite.
+    """
+    assert metric.function is not None
+    labels = {} if samples.labels is None else {"labels": samples.labels}
+    result = metric.function(list(outputs), list(teacher), {**labels, **samples.arrays})
+    if not isinstance(result, Tensor):
+        raise ParallelizeError(f"The metric {metric} returned a {type(result).__name__}, not a tensor.", _HINT)
+    if result.ndim != 1 or not 1 <= len(result) <= len(samples):
+        shape = "x".join(map(str, result.shape)) or "()"
+        raise ParallelizeError(
+            f"The metric {metric} returned a tensor of shape {shape} for {len(samples)} samples.", _HINT
+        )
+    scores = result.detach().double()
+    bad = ~scores.isfinite()
+    if bad.any() and all(output.isfinite().all() for output in outputs):
+        raise ParallelizeError(
+            f"The metric {metric} returned {float(scores[bad][0])} as score {int(bad.int().argmax())}.", _HINT
+        )
+    return scores

@@ -1,0 +1,134 @@
+"""What was measured of one network: a few numbers for each sample, and every metric with its interval from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from parallelize.metrics.bootstrap import interval, resampled_sums
+from parallelize.metrics.catalogue import Metric, Sums, named
+from passes.errors import ParallelizeError
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Numbers for each sample of one network.
+
+    Attributes:
+        columns: (samples,) of float64 by name, see `parallelize.metrics.columns`; own scores may be fewer. Those of
+            top-1 need labels, those of KL and disagreement need logits, and those of perplexity and own scores are
+            there where they were asked for.
+    """
+
+    columns: Mapping[str, Tensor]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Scores) or self.columns.keys() != other.columns.keys():
+            return False
+        return all(torch.equal(column, other.columns[name]) for name, column in self.columns.items())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def samples(self) -> int:
+        """How many samples were judged."""
+        return len(self.columns["samples"])
+
+    def has(self, metric: Metric | str) -> bool:
+        """Whether the metric was measured."""
+        return named(metric).columns <= self.columns.keys()
+
+    def error(self, metric: Metric | str) -> float:
+        """The value that a budget limits: zero where both models agree, larger is worse.
+
+        Raises:
+            ParallelizeError: the metric does not exist for these outputs, or needs labels that are not there.
+        """
+        return float(self._required(metric).error(self._sums))
+
+    def value(self, metric: Metric | str) -> float | None:
+        """This network's own value; None for a metric that only compares two networks."""
+        metric = self._required(metric)
+        return None if metric.serial is None else float(metric.ours.of(self._sums))
+
+    def serial(self, metric: Metric | str) -> float | None:
+        """The serial network's value on the same samples."""
+        metric = self._required(metric)
+        return None if metric.serial is None else float(metric.serial.of(self._sums))
+
+    def interval(self, metric: Metric | str) -> tuple[float, float]:
+        """The 95 % bootstrap interval of the error; our output and the teacher's are resampled together."""
+        return interval(self._required(metric).error(self._resampled))
+
+    def value_interval(self, metric: Metric | str) -> tuple[float, float] | None:
+        """The 95 % bootstrap interval of this network's own value."""
+        metric = self._required(metric)
+        return None if metric.serial is None else interval(metric.ours.of(self._resampled))
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The plain numbers by name, None for what was not measured."""
+        return {
+            "samples": self.samples,
+            "relative_l2": self.relative_l2,
+            "cosine": self._error_or_none("cosine"),
+            "kl": self.kl,
+            "agreement": self.agreement,
+            "top1": self.top1,
+            "top1_teacher": self.top1_teacher,
+            "perplexity": self.value("perplexity") if self.has("perplexity") else None,
+            "perplexity_teacher": self.serial("perplexity") if self.has("perplexity") else None,
+        }
+
+    @property
+    def relative_l2(self) -> float:
+        """|y - teacher| / |teacher|."""
+        return self.error("relative-l2")
+
+    @property
+    def kl(self) -> float | None:
+        """Divergence from the teacher in nats; None where the outputs are no logits."""
+        return self._error_or_none("kl")
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of samples whose largest logit stayed; None where the outputs are no logits."""
+        moved = self._error_or_none("disagreement")
+        return None if moved is None else 1 - moved
+
+    @property
+    def top1(self) -> float | None:
+        """Accuracy; None without labels."""
+        return self.value("top1-drop") if self.has("top1-drop") else None
+
+    @property
+    def top1_teacher(self) -> float | None:
+        """The teacher's accuracy; None without labels."""
+        return self.serial("top1-drop") if self.has("top1-drop") else None
+
+    def _error_or_none(self, name: str) -> float | None:
+        return self.error(name) if self.has(name) else None
+
+    def _required(self, metric: Metric | str) -> Metric:
+        metric = named(metric)
+        if self.has(metric):
+            return metric
+        what, hint = metric.needs
+        raise ParallelizeError(f"The metric {metric} needs {what}.", hint)
+
+    @cached_property
+    def _sums(self) -> Sums:
+        return {name: column.sum() for name, column in self.columns.items()}
+
+    @cached_property
+    def _resampled(self) -> Sums:
+        """Sums over resampled samples; scores of groups of samples, such as pairs, are resampled by themselves."""
+        found: Sums = {}
+        for count in {len(column) for column in self.columns.values()}:
+            columns = {name: column for name, column in self.columns.items() if len(column) == count}
+            sums = resampled_sums(torch.stack(list(columns.values()), 1))
+            found = {**found, **dict(zip(columns, sums.unbind(1), strict=True))}
+        return found
