@@ -1,20 +1,27 @@
-"""Closed-form refit: keep the inner weights of a rewritten network, solve for the outer ones again.
+"""Closed-form refit: keep what a rewritten network computes, solve for how it is read and how it is added up.
 
-A trained network is a sum of terms alpha_j sigma(W_j x + b_j). Terms that no longer read each other still make useful
-features; what is wrong are the coefficients. On each level, going along the *rewritten* network, the change of the
-level's concatenated out-projection is found by ridge regression over the features that the out-projections read, the
-normalised state norm(x) and a constant (the affine term). No gradient, no new kernel: after width fusion the affine
-part is d more columns of an out-projection that is there anyway.
+A trained network is a sum of terms alpha_j sigma(W_j h_j + b_j). Terms that no longer read each other still make useful
+features. Two things are wrong, and both are mended by ridge regression, level by level along the *rewritten* network:
+
+    read-in    a term reads h = norm(x) of an earlier state than in training. h + A h + b foretells what it read there;
+               A and b become part of the inner weights (passes.in_projection).
+    read-out   the outer coefficients alpha of the level, and an affine function of norm(x), are solved for again so
+               that the level comes to the teacher's state (passes.out_projection).
+
+No gradient, no new kernel: the read-in is inside the weights, and after width fusion the affine part is d more columns
+of an out-projection that is there anyway.
 
 The target after a level that has run the terms S is the teacher's own
 
     x_0 + sum_{j in S} f_j(teacher's x_{j-1}),
 
 which is the teacher's state wherever S is a prefix of the network. A deleted term counts as run as soon as all earlier
-kept terms have run, so what is left learns to do its work.
+kept terms have run, so what is left learns to do its work. Where a level ends in a norm, the target is what that norm
+should read.
 
-Each level chooses between no change, affine and full, and the ridge, on samples that did not fit it. They are never
-fitted, not even in the end, so that errors on them can still choose between plans.
+Each level chooses between no change, affine and full, and the ridge, on samples that did not fit it; a read-in is kept
+where it foretells better there and leaves the level no worse. These samples are never fitted, not even in the end, so
+that errors on them can still choose between plans.
 """
 
 from __future__ import annotations
@@ -26,24 +33,23 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from parallelize import states
 from parallelize.inputs import Samples
-from parallelize.ridge import Choice, Moments, choose, solve
+from parallelize.ridge import Moments, choose
+from parallelize.states import Batch, Teacher, placeholders, run_segment, start_batches
+from passes import operators as ops
 from passes.apply_plan import LevelSite, StackSite, restore_order, rewrite
 from passes.errors import ParallelizeError
+from passes.in_projection import InProjection, in_projection, take_in
 from passes.infra import Skip, finish
-from passes.out_projection import (
-    LevelFeatures,
-    add_affine_branch,
-    add_to_out_projection,
-    level_features,
-    plain_norm,
-)
+from passes.out_projection import LevelFeatures, add_branch, change_out_projection, level_features, plain_norm
 from passes.plan import Plan, Refit, StackPlan
 from passes.segment import extract
 from passes.stacks import Stack, find_stacks
+from passes.terms import Term
 
 NEGLIGIBLE = 1e-12  # relative error of a state that rounding explains
-Inputs = tuple[Tensor, ...]
+WORTHWHILE = 0.98  # of the error of a term's input must be left at most, or the term reads what it reads
 Progress = Callable[[int, int], None]  # levels done, levels in all
 
 
@@ -54,8 +60,9 @@ class LevelRefit:
     Attributes:
         strength: "none" where no change helped on held-out samples.
         ridge: the chosen ridge, 0 where none.
-        before: relative error of the state after the level, |y - target|^2 / |target|^2, on held-out samples.
-        after: the same with the chosen change, fitted without these samples.
+        before: relative error of the level's sum as scheduled, |y - target|^2 / |target|^2, on held-out samples.
+        after: the same with the chosen changes, fitted without these samples.
+        read_ins: for each term whose input is foretold, how much of the input's error is left, |..|^2 / |..|^2.
     """
 
     stack: str
@@ -64,6 +71,7 @@ class LevelRefit:
     ridge: float
     before: float
     after: float
+    read_ins: tuple[tuple[int, float], ...] = ()
     skipped: tuple[Skip, ...] = ()
 
 
@@ -83,22 +91,12 @@ class Refitted:
     ends: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass
-class Batch:
-    """One batch on its way through the levels: inputs, the teacher's state, the target and the rewritten state."""
-
-    inputs: Inputs
-    teacher: Tensor
-    target: Tensor
-    state: Tensor
-
-
 def refit(
     teacher: fx.GraphModule,
     plan: Plan,
     fit: Samples,
     held_out: Samples,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Refitted:
     """Rewrite `teacher` by `plan` and refit each level as strongly as the plan allows.
@@ -108,9 +106,10 @@ def refit(
         plan: schedule and strength of refit of every stack.
         fit: samples for the normal equations.
         held_out: samples that choose the ridge and the strength.
-        batch_size: samples at a time; bounds the memory for features.
+        batch_size: samples at a time, which bounds the memory for features; None takes what fits.
         progress: called after each level.
     """
+    size = batch_size or states.batch_size(teacher)
     module, sites = rewrite(teacher, plan)
     stacks = find_stacks(teacher).stacks
     total, done = sum(len(site.levels) for site in sites), 0
@@ -121,7 +120,7 @@ def refit(
             ends.extend(_ends(stack, part, [level.result for level in site.levels]))
             done += len(site.levels)
             continue
-        parts = [start_batches(teacher, stack.entry, samples, batch_size) for samples in (fit, held_out)]
+        parts = [start_batches(teacher, stack.entry, samples, size) for samples in (fit, held_out)]
         walk = StackWalk(teacher, stack, module, site, part, (parts[0], parts[1]))
         results = []
         for number in range(len(site.levels)):
@@ -147,6 +146,16 @@ def _ends(stack: Stack, plan: StackPlan, results: Sequence[fx.Node]) -> Iterator
             yield result.name, stack.terms[following - 1].result.name
 
 
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The change of a level's sum that was chosen on held-out samples, and the relative error there with it."""
+
+    strength: Refit
+    ridge: float
+    error: float
+    solution: Tensor | None
+
+
 class StackWalk:
     """Goes along one rewritten stack with the samples' states, level by level, and refits on the way."""
 
@@ -164,149 +173,198 @@ class StackWalk:
 
         All levels before `first` must be exact, so that the batches' state there is the teacher's.
         """
-        self.teacher, self.stack, self.module, self.site, self.plan = teacher, stack, module, site, plan
-        self.ran = {term for level in plan.levels[:first] for term in level.terms}
-        self.prefix = len(self.ran)
+        self.stack, self.module, self.site, self.plan = stack, module, site, plan
+        ran = {term for level in plan.levels[:first] for term in level.terms}
+        self.teacher = Teacher(teacher, stack, ran)
         self.entry = site.levels[first].entry
         self.parts = parts
+        if not all(parts):
+            raise ParallelizeError(
+                "A refit needs samples to fit on and samples to choose on.", "Give more with --inputs."
+            )
 
     def refit_level(self, number: int) -> LevelRefit:
         """Refit one level and move all samples past it."""
         level = replace(self.site.levels[number], entry=self.entry)
+        if self.plan.refit == "none":
+            return self._leave(level.result, LevelRefit(self.stack.name, number, "none", 0.0, 0.0, 0.0))
+        bare = self._values(level.sum, self.parts[1])
+        weights = _weights(level)
+        read_ins = tuple(self._read_in(level))
+        targets = self._advance(number, level)
         features = level_features(level)
-        source = level.entry if features.norm is None else plain_norm(self.module, features.norm)
-        self._advance_target(number)
-        strength, choice, before, solution = self._fit(level, features, source)
-        result = level.result
-        if solution is not None:
-            result = self._install(level, features, source, strength, solution)
-        segment = extract(self.module, [*placeholders(self.module), self.entry], [result])
-        for batch in self._batches():
-            (batch.state,) = run_segment(segment, (*batch.inputs, batch.state))
+        before = self._error(bare, targets[1], features.axis)
+        record = LevelRefit(self.stack.name, number, "none", 0.0, before, before, (), features.skipped)
+        if before <= NEGLIGIBLE:
+            _restore(weights)
+            return self._leave(level.result, replace(record, before=0.0, after=0.0))
+        found = self._fit(level, features, targets)
+        if read_ins and found.error > before:
+            _restore(weights)
+            read_ins, found = (), self._fit(level, features, targets)
+        record = replace(record, strength=found.strength, ridge=found.ridge, after=found.error, read_ins=read_ins)
+        if found.solution is None:
+            return self._leave(level.result, record)
+        total = self._install(level, features, found)
+        return self._leave(total if level.result is level.sum else level.result, record)
+
+    def _leave(self, result: fx.Node, record: LevelRefit) -> LevelRefit:
+        """Move all samples past a level that ends in `result`."""
+        for batch, state in zip(self._batches(), self._values(result, list(self._batches())), strict=True):
+            batch.state = state
         self.entry = result
-        after = before if choice is None else choice.error * before
-        ridge = 0.0 if choice is None else choice.ridge
-        return LevelRefit(self.stack.name, number, strength, ridge, before, after, features.skipped)
+        return record
+
+    def _values(self, node: fx.Node, batches: Sequence[Batch]) -> list[Tensor]:
+        """What a node of the level that the samples stand before has, for each batch."""
+        segment = extract(self.module, [*placeholders(self.module), self.entry], [node])
+        return [run_segment(segment, (*batch.inputs, batch.state))[0] for batch in batches]
+
+    def _error(self, sums: Sequence[Tensor], targets: Sequence[Tensor], axis: int) -> float:
+        """Relative error |y - target|^2 / |target|^2 on held-out samples."""
+        batches = self.parts[1]
+        missed = sum(_squares(b.rows(t - y, axis)) for b, y, t in zip(batches, sums, targets, strict=True))
+        return missed / max(sum(_squares(b.rows(t, axis)) for b, t in zip(batches, targets, strict=True)), 1e-300)
 
     def _batches(self) -> Iterator[Batch]:
         return (batch for part in self.parts for batch in part)
 
-    def _advance_target(self, number: int) -> None:
-        """Move every batch's target past a level, and the teacher's state where the level completes a prefix."""
-        new = list(self.plan.levels[number].terms)
-        ran = self.ran | set(new)
-        later = {term for level in self.plan.levels[number + 1 :] for term in level.terms}
-        for term in self.plan.deleted:
-            if term not in ran and not any(kept < term for kept in later):
-                ran.add(term)
-                new.append(term)
-        prefix = self.prefix
-        while prefix in ran:
-            prefix += 1
-        terms = self.stack.terms
-        start = [*placeholders(self.teacher), terms[self.prefix].skip]
-        if prefix == len(ran):
-            segment = extract(self.teacher, start, [terms[prefix - 1].result])
-            for batch in self._batches():
-                (batch.teacher,) = run_segment(segment, (*batch.inputs, batch.teacher))
-                batch.target = batch.teacher
-            self.prefix = prefix
-        else:
-            outputs = [node for term in sorted(new) for node in (terms[term].result, terms[term].skip)]
-            segment = extract(self.teacher, start, outputs)
-            for batch in self._batches():
-                states = run_segment(segment, (*batch.inputs, batch.teacher))
-                batch.target = batch.target + sum(a - b for a, b in zip(states[::2], states[1::2], strict=True))
-        self.ran = ran
+    def _advance(self, number: int, level: LevelSite) -> tuple[list[Tensor], list[Tensor]]:
+        """Targets of a level's sum for the samples to fit on and to choose on."""
+        ran = self.teacher.ran | set(level.level.terms)
+        later = {term for following in self.plan.levels[number + 1 :] for term in following.terms}
+        gone = [t for t in self.plan.deleted if t not in ran and not any(kept < t for kept in later)]
+        owner = None if level.result is level.sum else self.stack.terms[level.level.terms[-1]]
+        targets = self.teacher.advance([*level.level.terms, *gone], owner, list(self._batches()))
+        return targets[: len(self.parts[0])], targets[len(self.parts[0]) :]
 
-    def _fit(
-        self, level: LevelSite, features: LevelFeatures, source: fx.Node
-    ) -> tuple[Refit, Choice | None, float, Tensor | None]:
-        """Choose a strength and a ridge; strength, choice, relative error before, solution."""
+    # read-in ---------------------------------------------------------------------------------------------------------
+
+    def _read_in(self, level: LevelSite) -> Iterator[tuple[int, float]]:
+        """Foretell the inputs of the level's terms, the first terms of all chains first; what is left of the error."""
+        terms = dict(zip([number for chain in level.level.chains for number in chain], level.terms, strict=True))
+        for place in range(level.level.depth):
+            chains = [chain for chain in level.level.chains if len(chain) > place]
+            states = {c[place]: level.entry if place == 0 else terms[c[place - 1]].result for c in chains}
+            found = {number: self._site(terms[number], number, state) for number, state in states.items()}
+            sites = {number: site for number, site in found.items() if site is not None}
+            yield from self._foretell(sites)
+
+    def _site(self, term: Term, number: int, state: fx.Node) -> tuple[InProjection, fx.Node] | None:
+        """Where a term reads, and the node of the teacher that has what it read in training."""
+        ours, trained = in_projection(term, state), self.stack.terms[number]
+        theirs = in_projection(trained, trained.skip)
+        if isinstance(ours, str) or isinstance(theirs, str):
+            return None
+        return ours, theirs.source
+
+    def _foretell(self, sites: dict[int, tuple[InProjection, fx.Node]]) -> Iterator[tuple[int, float]]:
+        if not sites:
+            return
+        fit, held_out = (self._input_moments(sites, part) for part in self.parts)
+        for place, (number, (site, _)) in enumerate(sites.items()):
+            fitting, judging = fit[place], held_out[place]
+            if judging.target <= NEGLIGIBLE * float(judging.features.diagonal().sum()):
+                continue
+            if not site.has_bias:
+                fitting, judging = fitting.columns(slice(0, -1)), judging.columns(slice(0, -1))
+            choice = choose(fitting, judging, constant=site.has_bias)
+            if choice.error > WORTHWHILE:
+                continue
+            matrix = choice.solution[: site.source.meta["val"].shape[-1]].T
+            take_in(self.module, site, matrix, choice.solution[-1] if site.has_bias else None)
+            yield number, choice.error
+
+    def _input_moments(self, sites: dict[int, tuple[InProjection, fx.Node]], part: Sequence[Batch]) -> list[Moments]:
+        """Normal equations of what the terms' inputs lack, from the inputs."""
+        ours = [site.source for site, _ in sites.values()]
+        theirs = [node for _, node in sites.values()]
+        segment = extract(self.module, [*placeholders(self.module), self.entry], ours)
+        widths = [source.meta["val"].shape[-1] for source in ours]
+        moments = [Moments(width + 1, width) for width in widths]
+        for batch in part:
+            have = run_segment(segment, (*batch.inputs, batch.state))
+            want = self.teacher.values(theirs, batch)
+            for sums, ours_, theirs_ in zip(moments, have, want, strict=True):
+                rows = batch.rows(ours_)
+                sums.add(_with_constant([rows]), batch.rows(theirs_) - rows)
+        return moments
+
+    # read-out --------------------------------------------------------------------------------------------------------
+
+    def _fit(self, level: LevelSite, features: LevelFeatures, targets: tuple[list[Tensor], list[Tensor]]) -> Fit:
+        """Choose between no change, affine and full, and a ridge."""
         outs = features.outs if self.plan.refit == "full" else ()
-        error = self._level_error(level)
-        if error <= NEGLIGIBLE or self.plan.refit == "none":
-            return "none", None, 0.0 if error <= NEGLIGIBLE else error, None
-        wanted = [*(out.args[0] for out in outs), source, level.result]
-        segment = extract(self.module, [*placeholders(self.module), self.entry], wanted)  # type: ignore[arg-type]
-        fit, held_out = (_moments(segment, part) for part in self.parts)
-        before = held_out.target / max(_squares(batch.target for batch in self.parts[1]), 1e-300)
-        affine = slice(-(source.meta["val"].shape[-1] + 1), None)
+        source = self._source(features)
+        wanted = [*(out.features for out in outs), source, level.sum]
+        axes = [*(out.axis for out in outs), features.axis, features.axis]
+        segment = extract(self.module, [*placeholders(self.module), self.entry], wanted)
+        fit, held_out = (_moments(segment, axes, *part) for part in zip(self.parts, targets, strict=True))
+        size = sum(_squares(b.rows(t, features.axis)) for b, t in zip(self.parts[1], targets[1], strict=True))
+        unchanged = held_out.target / max(size, 1e-300)
+        affine = slice(-(source.meta["val"].shape[features.axis] + 1), None)
         options: list[tuple[Refit, Moments, Moments]] = [("affine", fit.columns(affine), held_out.columns(affine))]
         if outs:
             options.append(("full", fit, held_out))
-        best: tuple[Refit, Choice, Moments] | None = None
+        best = Fit("none", 0.0, unchanged, None)
         for strength, fitting, judging in options:
             found = choose(fitting, judging)
-            if found.error < 1.0 and (best is None or found.error < best[1].error):
-                best = (strength, found, fitting)
-        if best is None:
-            return "none", None, before, None
-        strength, choice, fitted = best
-        return strength, choice, before, solve(fitted, [choice.ridge])[0]
+            if found.error * unchanged < best.error:
+                best = Fit(strength, found.ridge, found.error * unchanged, found.solution)
+        return best
 
-    def _level_error(self, level: LevelSite) -> float:
-        """Relative error of the state after the level on the first held-out batch."""
-        batch = self.parts[1][0]
-        segment = extract(self.module, [*placeholders(self.module), self.entry], [level.result])
-        (state,) = run_segment(segment, (*batch.inputs, batch.state))
-        return _squares([state - batch.target]) / max(_squares([batch.target]), 1e-300)
+    def _source(self, features: LevelFeatures) -> fx.Node:
+        """The node that the affine part reads."""
+        is_norm = features.source.target in ops.ROW_NORMS and features.source is not self.entry
+        return plain_norm(self.module, features.source) if is_norm else features.source
 
-    def _install(
-        self, level: LevelSite, features: LevelFeatures, source: fx.Node, strength: Refit, solution: Tensor
-    ) -> fx.Node:
-        """Write a solution into the graph; returns the state after the level."""
-        offset = 0
-        if strength == "full":
-            for out in features.outs:
-                width = out.args[1].meta["val"].shape[1]  # type: ignore[union-attr]
-                add_to_out_projection(self.module, out, solution[offset : offset + width].T)
-                offset += width
-        dtype = level.result.meta["val"].dtype
+    def _install(self, level: LevelSite, features: LevelFeatures, found: Fit) -> fx.Node:
+        """Write a solution into the graph; returns the level's new sum."""
+        assert found.solution is not None
+        solution = found.solution
+        total, offset = level.sum, 0
+        dtype = total.meta["val"].dtype
+        for out in features.outs if found.strength == "full" else ():
+            change = solution[offset : offset + out.width].T
+            offset += out.width
+            if out.apart:
+                total = add_branch(self.module, total, out.features, change.to(dtype), None, features.axis)
+            else:
+                change_out_projection(self.module, out, change)
         affine, constant = solution[offset:-1].T.to(dtype), solution[-1].to(dtype)
-        return add_affine_branch(self.module, level, source, affine, constant)
+        return add_branch(self.module, total, self._source(features), affine, constant, features.axis)
 
 
-def placeholders(module: fx.GraphModule) -> list[fx.Node]:
-    """The graph's input nodes."""
-    return [node for node in module.graph.nodes if node.op == "placeholder"]
-
-
-def run_segment(segment: fx.GraphModule, inputs: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Run a segment without recording gradients."""
-    with torch.inference_mode():
-        outputs: tuple[Tensor, ...] = segment(*inputs)
-    return outputs
-
-
-def start_batches(teacher: fx.GraphModule, state: fx.Node, samples: Samples, batch_size: int = 100) -> list[Batch]:
-    """Run the teacher up to a state and hold it for every sample."""
-    embed = extract(teacher, placeholders(teacher), [state])
-    batches = []
-    for inputs in samples.batches(batch_size):
-        (value,) = run_segment(embed, inputs)
-        batches.append(Batch(inputs, value, value, value))
-    return batches
-
-
-def _moments(segment: fx.GraphModule, batches: Sequence[Batch]) -> Moments:
-    """Normal equations of what is missing after a level, from a segment (inputs, state) -> (features..., result)."""
+def _moments(
+    segment: fx.GraphModule, axes: Sequence[int], batches: Sequence[Batch], targets: Sequence[Tensor]
+) -> Moments:
+    """Normal equations of what a level's sum lacks, from a segment (inputs, state) -> (features..., sum)."""
     moments: Moments | None = None
-    for batch in batches:
-        *columns, result = run_segment(segment, (*batch.inputs, batch.state))
-        rows, missing = _rows(columns), (batch.target - result).flatten(0, -2)
-        moments = moments or Moments(rows.shape[1], missing.shape[1])
-        moments.add(rows, missing)
-    if moments is None:
-        raise ParallelizeError("A refit needs samples to fit on and samples to choose on.", "Give more with --inputs.")
+    for batch, target in zip(batches, targets, strict=True):
+        values = run_segment(segment, (*batch.inputs, batch.state))
+        *columns, total = (batch.rows(value, axis) for value, axis in zip(values, axes, strict=True))
+        rows = _with_constant(columns)
+        moments = moments or Moments(rows.shape[1], total.shape[1])
+        moments.add(rows, batch.rows(target, axes[-1]) - total)
+    assert moments is not None
     return moments
 
 
-def _squares(values: Iterable[Tensor]) -> float:
-    return sum(float(value.double().square().sum()) for value in values)
+def _weights(level: LevelSite) -> dict[fx.Node, tuple[Any, ...]]:
+    """The arguments of all linears of a level."""
+    return {node: node.args for term in level.terms for node in term.inner if node.target == ops.LINEAR}
 
 
-def _rows(columns: Sequence[Tensor]) -> Tensor:
-    """Features (rows, columns) with a constant last: every position of every sample is a row."""
-    flat = [column.flatten(0, -2) for column in columns]
-    return torch.cat([*flat, torch.ones(len(flat[0]), 1, dtype=flat[0].dtype)], 1)
+def _restore(arguments: dict[fx.Node, tuple[Any, ...]]) -> None:
+    for node, args in arguments.items():
+        node.args = args
+
+
+def _squares(value: Tensor) -> float:
+    return float(value.double().square().sum())
+
+
+def _with_constant(columns: Iterable[Tensor]) -> Tensor:
+    """Columns side by side, a constant last."""
+    parts = list(columns)
+    return torch.cat([*parts, torch.ones(len(parts[0]), 1, dtype=parts[0].dtype)], 1)

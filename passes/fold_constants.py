@@ -3,6 +3,7 @@
     1 + gain,  g * v / |v|  (weight norm),  table[index]  (relative position bias)    ->   a stored parameter
 
 Cases: every operator whose inputs are parameters, buffers or numbers. Views of a parameter stay views of its memory.
+What depends on no parameter becomes a buffer, so that nothing trains it.
 Refused, each with its reason: random values, what is no single tensor, and results of more than `limit` values, which
 would make a file large for what is quickly computed.
 """
@@ -18,7 +19,7 @@ from torch import Tensor, fx
 from passes.dataflow import tensor_value
 from passes.infra import Pass, PassResult, Skip
 from passes.operators import is_random, writes_in_place
-from passes.parameters import read_parameter, store_parameter
+from passes.parameters import is_learned, read_parameter, store_parameter
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,12 @@ class FoldConstants(Pass):
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""
         constants: dict[fx.Node, Any] = {}
+        learned: set[fx.Node] = set()
         skipped: list[Skip] = []
         for node in module.graph.nodes:
             if node.op == "get_attr" and tensor_value(node) is not None:
                 constants[node] = read_parameter(module, node)
+                learned.update([node] if is_learned(module, node) else [])
             elif _is_constant(node, constants):
                 reason = self._why_not(node)
                 if reason is not None:
@@ -44,9 +47,10 @@ class FoldConstants(Pass):
                 args, kwargs = fx.map_arg((node.args, node.kwargs), constants.__getitem__)
                 with torch.no_grad():
                     constants[node] = node.target(*args, **kwargs)
+                learned.update([node] if learned.intersection(node.all_input_nodes) else [])
         matches = [node.name for node in constants if node.op != "get_attr" and _is_last(node, constants)]
         for node in [node for node in constants if node.op != "get_attr" and _is_last(node, constants)]:
-            stored = store_parameter(module, "constant", constants[node], node)
+            stored = store_parameter(module, "constant", constants[node], node, learned=node in learned)
             stored.meta.update({key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta})
             node.replace_all_uses_with(stored)
         return PassResult(tuple(matches), tuple(skipped))

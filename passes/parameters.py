@@ -12,27 +12,45 @@ _NUMBERS = (
 
 def read_parameter(module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The tensor behind a get_attr node, detached."""
-    value: object = module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
+    value = _attribute(module, node)
     assert isinstance(value, Tensor)
     return value.detach()
 
 
-def register_parameter(module: fx.GraphModule, name: str, value: Tensor) -> str:
-    """Store a tensor, as it is and without a copy, under a fresh name ("name_0" and so on) and return that."""
+def is_learned(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a get_attr node reads a parameter and not a buffer or a constant."""
+    return isinstance(_attribute(module, node), nn.Parameter)
+
+
+def _attribute(module: fx.GraphModule, node: fx.Node) -> object:
+    value: object = module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value
+
+
+def register_parameter(module: fx.GraphModule, name: str, value: Tensor, *, learned: bool = True) -> str:
+    """Store a tensor, as it is and without a copy, under a fresh name ("name_0" and so on) and return that.
+
+    What is not `learned` becomes a buffer.
+    """
     numbers: dict[str, int] = module.meta.setdefault(_NUMBERS, {})
     number = numbers.get(name, 0)
     while hasattr(module, f"{name}_{number}"):
         number += 1
     module.meta[_NUMBERS] = {**numbers, name: number + 1}
-    module.register_parameter(f"{name}_{number}", nn.Parameter(value, requires_grad=False))
+    if learned:
+        module.register_parameter(f"{name}_{number}", nn.Parameter(value, requires_grad=False))
+    else:
+        module.register_buffer(f"{name}_{number}", value)
     return f"{name}_{number}"
 
 
-def store_parameter(module: fx.GraphModule, name: str, value: Tensor, before: fx.Node) -> fx.Node:
+def store_parameter(
+    module: fx.GraphModule, name: str, value: Tensor, before: fx.Node, *, learned: bool = True
+) -> fx.Node:
     """Store a tensor, as it is and without a copy, and return a get_attr node for it, inserted before `before`."""
-    fresh = register_parameter(module, name, value)
+    fresh = register_parameter(module, name, value, learned=learned)
     with module.graph.inserting_before(before):
         node = module.graph.get_attr(fresh)
     node.meta["val"] = torch.empty_like(value, device="meta")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,11 +15,13 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 from parallelize.inputs import Samples
 from parallelize.metrics import predict, score
 from parallelize.program import Program
-from parallelize.refit import LevelRefit, placeholders, refit, run_segment
+from parallelize.refit import WORTHWHILE, LevelRefit, refit
 from parallelize.ridge import RIDGES
+from parallelize.states import placeholders, run_segment
 from passes.apply_plan import rewrite
 from passes.errors import ParallelizeError
 from passes.measures import operator_counts, parameter_count
+from passes.operators import LINEAR
 from passes.plan import Plan, Refit, serial
 from passes.segment import extract
 from passes.stacks import find_stacks
@@ -58,6 +61,10 @@ def program(model: Residual) -> Program:
 
 def _distance(module: fx.GraphModule, teacher: fx.GraphModule, samples: Samples) -> float:
     return score(predict(module, samples), predict(teacher, samples)).relative_l2
+
+
+def _linears(module: fx.GraphModule) -> int:
+    return len(module.graph.find_nodes(op="call_function", target=LINEAR))
 
 
 def _outputs(module: fx.GraphModule, samples: Samples) -> Tensor:
@@ -140,15 +147,19 @@ class Clipped(nn.Module):
 
 @pytest.mark.parametrize("strength", ["affine", "full"])
 def test_what_helps_the_samples_of_the_fit_and_hurts_held_out_ones_is_not_applied(strength: Refit) -> None:
-    """Side by side, the identity misses what Clipped adds: 0.5 above 1, where it is fitted, -0.5 where it is judged."""
-    identity = nn.Linear(1, 1, bias=False)
+    """Side by side, the identity misses what Clipped adds: 0.5 above 1, where it is fitted, -0.5 where it is judged.
+
+    The bias lets both the read-in and the read-out fit a constant, and only that.
+    """
+    identity = nn.Linear(1, 1)
     nn.init.constant_(identity.weight, 1.0)
+    nn.init.constant_(identity.bias, 0.0)
     teacher = capture_vectors(Residual([Clipped(), identity]), 1).module
     plan = stack_plan(2, [[[0], [1]]], strength)
     above = Samples({"x": torch.linspace(1, 2, 50, dtype=torch.float64)[:, None]})
     below = Samples({"x": -above.arrays["x"]})
     level = _as_is_equals_refitted(teacher, plan, above, below)
-    assert (level.strength, level.ridge) == ("none", 0.0)
+    assert (level.strength, level.ridge, level.read_ins) == ("none", 0.0, ())
     assert level.before == level.after > 0
     helped = refit(teacher, plan, above, above)
     assert helped.levels[0].after < 1e-8
@@ -169,16 +180,22 @@ def test_no_level_gets_worse_on_held_out_samples_however_few_fitted_it(
     plan = stack_plan(4, [[[0], [1]], [[2], [3]]], strength)
     for level in refit(program.module, plan, vectors(samples, WIDTH, seed), HELD_OUT).levels:
         assert level.after <= level.before
-        assert (level.strength == "none") == (level.after == level.before)
+        assert (level.strength == "none" and not level.read_ins) == (level.after == level.before)
 
 
 # -------------------------------------------------------------------------------------------- the closed form itself
 
 
-def _features(model: Residual, terms: tuple[int, ...], x: Tensor, strength: Refit) -> Tensor:
-    """Hidden activations of the terms that read x, the plain norm of x, and 1."""
-    hidden = [model.terms[term][:3](x) for term in terms] if strength == "full" else []
-    return torch.cat([*hidden, F.layer_norm(x, (WIDTH,)), torch.ones(len(x), 1, dtype=x.dtype)], 1)
+Hidden = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ReadIn:
+    """What a textbook says of how a term should read: norm(x) + norm(x) A + b, and the error that is left."""
+
+    matrix: Tensor
+    shift: Tensor
+    left: float
 
 
 def _textbook(features: Tensor, missing: Tensor, ridge: float) -> Tensor:
@@ -187,33 +204,84 @@ def _textbook(features: Tensor, missing: Tensor, ridge: float) -> Tensor:
     return torch.linalg.solve(features.T @ features + ridge * torch.diag(sizes), features.T @ missing)
 
 
+def _best(fit: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor]) -> tuple[float, float, Tensor]:
+    """The least sum of squares on held-out rows, its ridge and its solution; pairs are features and what is missing."""
+    tried = []
+    for ridge in RIDGES:
+        solution = _textbook(*fit, ridge)
+        tried.append((float((held_out[0] @ solution - held_out[1]).square().sum()), ridge, solution))
+    return min(tried, key=lambda found: found[0])
+
+
+def _with_one(*columns: Tensor) -> Tensor:
+    return torch.cat([*columns, torch.ones(len(columns[0]), 1, dtype=columns[0].dtype)], 1)
+
+
+def _foretell(model: Residual, term: int, ours: Sequence[Tensor], teachers: Sequence[Tensor]) -> ReadIn | None:
+    """The read-in of a term, from states to fit on and to choose on; None where it is not worth it."""
+    norm = model.terms[term][0]
+    have, want = ([norm(state) for state in states] for states in (ours, teachers))
+    fit, held_out = ((_with_one(x), y - x) for x, y in zip(have, want, strict=True))
+    size = float(held_out[1].square().sum())
+    if size == 0:
+        return None
+    error, _, solution = _best(fit, held_out)
+    return ReadIn(solution[:-1], solution[-1], error / size) if error / size <= WORTHWHILE else None
+
+
+def _hidden(model: Residual, term: int, read_in: ReadIn | None) -> Hidden:
+    """The hidden activations of a term with what it reads foretold."""
+    norm, up, activation, _ = model.terms[term]
+
+    def hidden(x: Tensor) -> Tensor:
+        h = norm(x)
+        read = h if read_in is None else h + h @ read_in.matrix + read_in.shift
+        y: Tensor = activation(up(read))
+        return y
+
+    return hidden
+
+
+def _sum(model: Residual, hidden: dict[int, Hidden], x: Tensor) -> Tensor:
+    """x and all terms of a level, their out-projections as they were."""
+    return x + sum(model.terms[term][3](read(x)) for term, read in hidden.items())
+
+
+def _features(hidden: dict[int, Hidden], x: Tensor, strength: Refit) -> Tensor:
+    """Hidden activations of the terms that read x, the plain norm of x, and 1."""
+    outer = [read(x) for read in hidden.values()] if strength == "full" else []
+    return _with_one(*outer, F.layer_norm(x, (WIDTH,)))
+
+
 @pytest.mark.parametrize("strength", ["affine", "full"])
 @pytest.mark.parametrize("terms", [(0, 1, 2, 3), (1, 3)])
-def test_one_level_gets_the_ridge_solution_of_the_textbook(
+def test_one_level_gets_the_ridge_solution_of_the_textbook_first_for_what_it_reads_then_for_its_sum(
     model: Residual, program: Program, terms: tuple[int, ...], strength: Refit
 ) -> None:
     plan = stack_plan(4, [[[term] for term in terms]], strength)
     refitted = refit(program.module, plan, FIT, HELD_OUT)
     (level,) = refitted.levels
 
-    def equations(samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.no_grad():
-            x = samples.arrays["x"]
-            state = x + sum(model.terms[term](x) for term in terms)
-            return _features(model, terms, x, strength), model(x) - state, state
+    with torch.no_grad():
+        fit, held_out, judge = (samples.arrays["x"] for samples in (FIT, HELD_OUT, JUDGE))
+        trained = [_teacher_states(model, x) for x in (fit, held_out)]
+        read_ins = {n: _foretell(model, n, (fit, held_out), [states[n] for states in trained]) for n in terms}
+        hidden = {number: _hidden(model, number, read_in) for number, read_in in read_ins.items()}
+        equations = [(_features(hidden, x, strength), model(x) - _sum(model, hidden, x)) for x in (fit, held_out)]
+        error, ridge, solution = _best(*equations)
+        expected = _sum(model, hidden, judge) + _features(hidden, judge, strength) @ solution
+        target = model(held_out)
+        as_scheduled = held_out + sum(model.terms[term](held_out) for term in terms)
+        size = float(target.square().sum())
 
-    fit, held_out, judge = (equations(samples) for samples in (FIT, HELD_OUT, JUDGE))
-    target = model(HELD_OUT.arrays["x"]).detach().square().sum()
-    errors = {
-        ridge: float((held_out[0] @ _textbook(*fit[:2], ridge) - held_out[1]).square().sum() / target)
-        for ridge in RIDGES
-    }
+    assert read_ins[terms[-1]] is not None
     assert level.strength == strength
-    assert level.before == pytest.approx(float(held_out[1].square().sum() / target))
-    assert level.after == pytest.approx(min(errors.values()), rel=1e-5)
-    assert level.ridge == min(errors, key=errors.__getitem__)
-
-    expected = judge[2] + judge[0] @ _textbook(*fit[:2], level.ridge)
+    assert level.ridge == ridge
+    assert level.read_ins == tuple(
+        (number, pytest.approx(read_in.left, rel=1e-6)) for number, read_in in read_ins.items() if read_in is not None
+    )
+    assert level.before == pytest.approx(float((as_scheduled - target).square().sum()) / size)
+    assert level.after == pytest.approx(error / size, rel=1e-5)
     torch.testing.assert_close(_outputs(refitted.module, JUDGE), expected, rtol=0, atol=1e-7)
 
 
@@ -269,11 +337,13 @@ def test_a_level_starts_from_the_states_that_the_refitted_levels_before_it_left(
     with torch.no_grad():
         x = FIT.arrays["x"]
         states = _teacher_states(model, x)
-        state = x + model.terms[0](x) + model.terms[1](x)
-        features = _features(model, (0, 1), x, "full")
+        read_in = _foretell(model, 1, (x, x), (states[1], states[1]))
+        hidden = {0: _hidden(model, 0, None), 1: _hidden(model, 1, read_in)}
+        state, features = _sum(model, hidden, x), _features(hidden, x, "full")
         state = state + features @ _textbook(features, states[2] - state, refitted.levels[0].ridge)
         state = state + model.terms[2](state) + model.terms[3](state)
     expected = float((state - states[4]).square().sum() / states[4].square().sum())
+    assert read_in is not None
     assert refitted.levels[1].before == pytest.approx(expected, rel=1e-6)
 
 
@@ -288,9 +358,7 @@ class PostNorm(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.terms = nn.ModuleList(
-            nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, WIDTH)) for _ in range(4)
-        )
+        self.terms = nn.ModuleList(mlp(WIDTH, HIDDEN)[1:] for _ in range(4))
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -301,16 +369,30 @@ class PostNorm(nn.Module):
 
 
 def test_terms_that_do_not_end_in_a_linear_get_an_affine_refit_and_a_reason() -> None:
-    teacher = capture_vectors(_seeded(PostNorm), WIDTH).module
+    network = _seeded(lambda: Residual([nn.Sequential(mlp(WIDTH, HIDDEN), nn.Tanh()) for _ in range(4)]))
+    teacher = capture_vectors(network, WIDTH).module
     plan = stack_plan(4, [[[0], [1]], [[2], [3]]], "full")
     as_is, _ = rewrite(teacher, plan)
     refitted = refit(teacher, plan, FIT, HELD_OUT)
     for level in refitted.levels:
         assert level.strength == "affine"
+        assert [skip.reason for skip in level.skipped] == [
+            f"{skip.node} is aten.tanh.default and not a linear layer or convolution with stored weights"
+            for skip in level.skipped
+        ]
         assert len(level.skipped) == 2
-        for skip in level.skipped:
-            assert skip.reason == f"{skip.node} is aten.sub.Tensor and not a linear layer with stored weights"
     assert _distance(refitted.module, teacher, JUDGE) < 0.8 * _distance(as_is, teacher, JUDGE)
+
+
+def test_terms_with_norms_of_their_own_get_a_full_refit_by_branches_apart() -> None:
+    """The two out-projections stay; each term and the affine part get a linear from features to the sum."""
+    teacher = capture_vectors(_seeded(PostNorm), WIDTH).module
+    plan = stack_plan(4, [[[0], [1]], [[2], [3]]], "full")
+    as_is, _ = rewrite(teacher, plan)
+    refitted = refit(teacher, plan, FIT, HELD_OUT)
+    assert [(level.strength, level.skipped) for level in refitted.levels] == [("full", ())] * 2
+    assert _linears(refitted.module) == _linears(as_is) + 2 * 3
+    assert _distance(refitted.module, teacher, JUDGE) < 0.5 * _distance(as_is, teacher, JUDGE)
 
 
 # ---------------------------------------------------------------------------------------------------- what it leaves

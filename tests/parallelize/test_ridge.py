@@ -108,13 +108,42 @@ def test_the_size_of_a_block_does_not_matter(monkeypatch: pytest.MonkeyPatch) ->
     _same_predictions(features, solve(blocks, [1e-3])[0], solve(whole, [1e-3])[0], 1e-8)
 
 
-def test_single_precision_rows_are_summed_in_double_precision() -> None:
-    features = torch.full((1000, 2), 0.1, dtype=torch.float32)
-    moments = _moments(features, features[:, :1])
-    tenth = float(torch.tensor(0.1, dtype=torch.float32))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_of_a_batch_are_of_the_rows_precision_and_summed_in_float64(dtype: torch.dtype) -> None:
+    features, targets = (value.to(dtype) for value in _data(1000, 6, 2))
+    moments = Moments(6, 2)
+    squares, cross = torch.zeros(6, 6, dtype=torch.float64), torch.zeros(6, 2, dtype=torch.float64)
+    for rows, aims in zip(features.split(10), targets.split(10), strict=True):
+        moments.add(rows, aims)
+        squares += (rows.T @ rows).double()
+        cross += (rows.T @ aims).double()
     assert moments.features.dtype == moments.cross.dtype == torch.float64
-    assert moments.target == pytest.approx(1000 * tenth**2, rel=1e-12)
-    assert float(moments.symmetric()[0, 1]) == pytest.approx(1000 * tenth**2, rel=1e-12)
+    torch.testing.assert_close(moments.symmetric().triu(), squares.triu(), rtol=1e-14, atol=0)
+    torch.testing.assert_close(moments.cross, cross, rtol=1e-14, atol=0)
+    assert moments.target == pytest.approx(float(targets.double().square().sum()), rel=1e-14)
+
+
+def test_many_batches_of_single_precision_add_up_without_losing_the_small_ones() -> None:
+    """A sum in float32 would stop at 2^24: adding 1 to it changes nothing there."""
+    moments = Moments(1, 1)
+    moments.add(torch.full((1, 1), 2.0**12), torch.ones(1, 1))
+    for _ in range(100):
+        moments.add(torch.ones(1, 1), torch.ones(1, 1))
+    assert float(moments.symmetric()) == 2.0**24 + 100
+
+
+def test_rows_of_half_precision_are_multiplied_in_single_precision() -> None:
+    features = torch.full((100, 1), 300.0, dtype=torch.float16)
+    moments = _moments(features, features)
+    assert float(moments.symmetric()) == float(moments.cross) == 100 * 300.0**2
+
+
+def test_without_a_constant_the_last_column_is_penalised_like_the_others() -> None:
+    features, targets = _data(80, 6, 2)
+    (solution,) = solve(_moments(features, targets), [0.5], constant=False)
+    sizes = features.square().sum(0)
+    expected = torch.linalg.solve(features.T @ features + 0.5 * torch.diag(sizes), features.T @ targets)
+    torch.testing.assert_close(solution, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("penalty", RIDGES)

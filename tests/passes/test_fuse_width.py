@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from passes.apply_plan import ApplyPlan, LevelSite, rewrite
+from passes.apply_plan import ApplyPlan, rewrite
 from passes.fuse_width import FuseWidth
 from passes.infra import PassRecord, finish
 from passes.measures import critical_gemms, operator_counts, parameter_count
 from passes.operators import gemms
-from passes.out_projection import add_affine_branch, level_features, plain_norm
+from passes.out_projection import add_branch, level_features, plain_norm
 from passes.plan import Plan, StackPlan, grouped
 from passes.remove_identities import RemoveIdentities
 from tests.passes.models import (
@@ -236,11 +236,10 @@ def _with_affine_branches(graph: fx.GraphModule, plan: Plan, width: int) -> tupl
     module, (site,) = rewrite(graph, plan)
     state = site.levels[0].entry
     for number, level in enumerate(site.levels):
-        here = LevelSite(level.level, level.terms, state, level.contributions, level.result)
-        norm = level_features(here).norm
-        source = state if norm is None else plain_norm(module, norm)
-        weight = normal(width, width, seed=2 * number) * width**-0.5
-        state = add_affine_branch(module, here, source, weight, normal(width, seed=2 * number + 1))
+        features = level_features(replace(level, entry=state))
+        source = state if features.source is state else plain_norm(module, features.source)
+        weight, bias = normal(width, width, seed=2 * number) * width**-0.5, normal(width, seed=2 * number + 1)
+        state = add_branch(module, level.sum, source, weight, bias, features.axis)
     return bare, finish(module)
 
 

@@ -1,0 +1,182 @@
+"""States of samples on their way through a stack: what the teacher has there, and what the rewritten network has.
+
+A stack is walked level by level. For each batch are kept the teacher's state before the first term that has not run,
+and the rewritten network's state; everything else is computed again from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from parallelize.inputs import Samples
+from passes import operators as ops
+from passes.parameters import read_parameter
+from passes.segment import extract
+from passes.stacks import Stack
+from passes.terms import Term
+
+Inputs = tuple[Tensor, ...]
+ELEMENTS = 2**25  # of the largest tensor that a batch may make
+
+
+@dataclass
+class Batch:
+    """One batch on its way.
+
+    Attributes:
+        inputs: of the model.
+        teacher: the teacher's state before the first term that has not run.
+        state: the rewritten network's state.
+        real: (samples, tokens), false at padding; None where every position counts.
+    """
+
+    inputs: Inputs
+    teacher: Tensor
+    state: Tensor
+    real: Tensor | None = None
+
+    def rows(self, value: Tensor, axis: int = -1) -> Tensor:
+        """Every position of every sample as a row (rows, channels), padding left out."""
+        channels_last = value.movedim(axis, -1)
+        flat = channels_last.flatten(0, -2)
+        if self.real is None or channels_last.shape[:-1] not in (self.real.shape, (self.real.numel(),)):
+            return flat
+        return flat[self.real.flatten()]
+
+
+def placeholders(module: fx.GraphModule) -> list[fx.Node]:
+    """The graph's input nodes."""
+    return [node for node in module.graph.nodes if node.op == "placeholder"]
+
+
+def run_segment(segment: fx.GraphModule, inputs: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Run a segment without recording gradients."""
+    with torch.inference_mode():
+        outputs: tuple[Tensor, ...] = segment(*inputs)
+    return outputs
+
+
+def batch_size(teacher: fx.GraphModule, most: int = 100) -> int:
+    """Samples at a time, so that no tensor has more than ELEMENTS elements."""
+    largest = max((_elements(node) for node in teacher.graph.nodes), default=1)
+    return max(1, min(most, ELEMENTS // max(largest, 1)))
+
+
+def _elements(node: fx.Node) -> int:
+    """Elements of a node's value for one sample, where its first size is the batch."""
+    shape = getattr(node.meta.get("val"), "shape", ())
+    if not shape or isinstance(shape[0], int):
+        return 0
+    return prod(example_size(size) for size in shape[1:])
+
+
+def example_size(size: int | torch.SymInt) -> int:
+    """A size as a number; a free one counts as in the captured example."""
+    if isinstance(size, int):
+        return size
+    hint = size.node.hint
+    return 1 if hint is None else int(hint)
+
+
+def start_batches(teacher: fx.GraphModule, state: fx.Node, samples: Samples, batch_size: int = 100) -> list[Batch]:
+    """Run the teacher up to a state and hold it for every sample."""
+    embed = extract(teacher, placeholders(teacher), [state])
+    batches = []
+    for inputs, real in zip(samples.batches(batch_size), samples.real(batch_size), strict=True):
+        (value,) = run_segment(embed, inputs)
+        batches.append(Batch(inputs, value, value, real))
+    return batches
+
+
+class Teacher:
+    """The unrewritten network on its way through one stack: which terms have run, and what a level should come to.
+
+    The target after terms S have run is x_0 + sum_{j in S} f_j(teacher's x_{j-1}), the teacher's own state wherever S
+    is a prefix of the stack.
+    """
+
+    def __init__(self, module: fx.GraphModule, stack: Stack, ran: Iterable[int] = ()) -> None:
+        """All of `ran` are a prefix of the stack."""
+        self.module, self.stack = module, stack
+        self.ran = set(ran)
+        self.prefix = len(self.ran)
+
+    def values(self, wanted: Sequence[fx.Node], batch: Batch) -> tuple[Tensor, ...]:
+        """Values of nodes of the terms from `prefix` on."""
+        given = [*placeholders(self.module), self.stack.terms[self.prefix].skip]
+        return run_segment(extract(self.module, given, wanted), (*batch.inputs, batch.teacher))
+
+    def advance(self, terms: Iterable[int], owner: Term | None, batches: Sequence[Batch]) -> list[Tensor]:
+        """Let terms run and move the batches on; returns for each batch what the sum of the rewritten level should be.
+
+        Args:
+            terms: terms that have not run.
+            owner: the term whose norm or activation follows that sum, if one does: the sum should be what that maps
+                to the target.
+            batches: all batches of the samples.
+        """
+        self.ran |= set(terms)
+        prefix = next(number for number in range(len(self.ran) + 1) if number not in self.ran)
+        if prefix < len(self.ran):
+            return [self._partial_target(owner, batch) for batch in batches]
+        last = self.stack.terms[prefix - 1]
+        targets = []
+        for batch in batches:
+            state, total = self.values([last.result, last.total], batch)
+            targets.append(state if owner is None else before_post(self.module, owner, last, state, total))
+            batch.teacher = state
+        self.prefix = prefix
+        return targets
+
+    def _partial_target(self, owner: Term | None, batch: Batch) -> Tensor:
+        terms = [self.stack.terms[number] for number in sorted(self.ran) if number >= self.prefix]
+        nodes = [node for term in terms for node in (term.result, term.skip)]
+        *states, total = self.values([*nodes, terms[-1].total], batch)
+        parts = zip(states[::2], states[1::2], strict=True)
+        state = batch.teacher + sum(after - before for after, before in parts)
+        return state if owner is None else before_post(self.module, owner, terms[-1], state, total)
+
+
+def before_post(module: fx.GraphModule, owner: Term, last: Term, state: Tensor, total: Tensor) -> Tensor:
+    """What the norm or activation of `owner` should read to give `state`.
+
+    Args:
+        module: the teacher.
+        owner: the term whose norm follows.
+        last: the term after which the teacher has `state`, or nearly.
+        state: the target.
+        total: the teacher's x + f(x) of `last`, before its norm: gives mean and spread, which a norm loses.
+
+    Returns:
+        `total` itself where that leads to `state`, or where what follows is no norm of the last axis.
+    """
+    norm = owner.norms[0]
+    exact = owner is last and last.norms and _is_result(module, norm, total, state)
+    if exact or len(owner.norms) > 1 or norm.target not in ops.ROW_NORMS:
+        return total
+    gain, shift = _gain_and_shift(module, norm)
+    plain = torch.where(gain.abs() > 1e-6, (state - shift) / gain, torch.zeros_like(state))
+    if norm.target == ops.LAYER_NORM:
+        return total.mean(-1, keepdim=True) + plain * total.std(-1, correction=0, keepdim=True)
+    return plain * total.square().mean(-1, keepdim=True).sqrt()
+
+
+def _is_result(module: fx.GraphModule, norm: fx.Node, total: Tensor, state: Tensor) -> bool:
+    """Whether the norm maps `total` to `state`."""
+    source = norm.args[0]
+    assert isinstance(source, fx.Node)
+    (value,) = run_segment(extract(module, [source], [norm]), (total,))
+    return bool((value - state).abs().max() <= 1e-4 * state.abs().max().clamp_min(1e-30))
+
+
+def _gain_and_shift(module: fx.GraphModule, norm: fx.Node) -> tuple[Tensor, Tensor]:
+    stored = [arg for arg in norm.args[2:4] if isinstance(arg, fx.Node) and arg.op == "get_attr"]
+    values = [read_parameter(module, node) for node in stored]
+    one = torch.ones(())
+    return (values[0] if values else one), (values[1] if len(values) > 1 else torch.zeros(()))
