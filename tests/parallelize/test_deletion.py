@@ -1,14 +1,14 @@
-"""Deletion, the rival: as deep as the rewrite, and the better of two ways to pick what stays."""
+"""Deletion, the rival: as deep as the rewrite, and the best of three ways to pick what stays."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from paraformer.model import VisionParaFormer
-from parallelize.deletion import block_influence, deletion_plan
+from parallelize.baselines.block_deletion import deletion, least_costly, most_influential
+from parallelize.baselines.depths import wanted_depths
+from parallelize.baselines.trial import Trial
+from parallelize.deletion import deletion_plan
 from parallelize.metrics import predict, score
 from parallelize.program import Program
 from parallelize.refit import refit
@@ -16,13 +16,13 @@ from passes.apply_plan import rewrite
 from passes.plan import Plan, Refit, grouped
 from passes.stacks import find_stacks
 from tests.parallelize.small_models import (
-    SMALL,
+    Bump,
     Residual,
-    capture_images,
     capture_vectors,
+    first_coordinate,
     images,
-    mlp,
     pairs,
+    silent,
     stack_plan,
     vectors,
     vision,
@@ -30,17 +30,6 @@ from tests.parallelize.small_models import (
 
 FIT, HELD_OUT = images(120, 0), images(60, 1)
 BLOCKS = [(0, 1), (2, 3), (4, 5), (6, 7)]
-
-
-def _silent(*blocks: int) -> Program:
-    """A vision transformer some of whose blocks add nothing."""
-    torch.manual_seed(0)
-    model = VisionParaFormer(SMALL)
-    for block in blocks:
-        for linear in (model.blocks[block].attention.out, model.blocks[block].down):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
-    return capture_images(model)
 
 
 def _kept(plan: Plan) -> list[int]:
@@ -62,16 +51,16 @@ def test_what_is_left_is_as_deep_as_the_plan_and_runs_whole_blocks_serially(
     groups: list[list[tuple[int, ...]]], form: str
 ) -> None:
     plan = Plan((grouped(8, groups, form, "none"),), seed=7)
-    deletion = deletion_plan(vision().module, plan, FIT, HELD_OUT, "kl")
-    (part,) = deletion.stacks
+    chosen = deletion_plan(vision().module, plan, FIT, HELD_OUT, "kl")
+    (part,) = chosen.stacks
     part.check()
-    assert deletion.depth == plan.depth == 2 * len(groups)
+    assert chosen.depth == plan.depth == 2 * len(groups)
     assert all(len(level.chains) == 1 and level.depth == 1 for level in part.levels)
-    kept = _kept(deletion)
+    kept = _kept(chosen)
     assert kept == sorted(kept)
     assert all(set(block) <= set(kept) or not set(block) & set(kept) for block in BLOCKS)
     assert len(part.deleted) == 8 - 2 * len(groups)
-    assert deletion.seed == 7
+    assert chosen.seed == 7
 
 
 def test_a_depth_that_is_no_whole_number_of_blocks_is_rounded_up() -> None:
@@ -88,106 +77,59 @@ def test_the_deletion_gets_the_same_strength_of_refit(strength: Refit) -> None:
 
 
 def test_blocks_that_add_nothing_are_the_ones_that_go() -> None:
-    teacher = _silent(0, 2).module
-    deletion = deletion_plan(teacher, pairs("none"), FIT, HELD_OUT, "kl")
-    assert _kept(deletion) == [2, 3, 6, 7]
-    module, _ = rewrite(teacher, deletion)
+    teacher = silent(0, 2).module
+    chosen = deletion_plan(teacher, pairs("none"), FIT, HELD_OUT, "kl")
+    assert _kept(chosen) == [2, 3, 6, 7]
+    module, _ = rewrite(teacher, chosen)
     assert score(predict(module, HELD_OUT), predict(teacher, HELD_OUT)).error("kl") < 1e-9
-
-
-class Bump(nn.Module):
-    """Adds a bounded function of its input to one coordinate of four."""
-
-    def __init__(self, coordinate: int, size: float) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
-        with torch.no_grad():
-            self.down.weight[[i for i in range(4) if i != coordinate]] = 0
-            self.down.weight.mul_(size)
-            self.down.bias.zero_()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.down(torch.tanh(self.up(x)))
-        return y
 
 
 @pytest.fixture(scope="module")
 def quiet_and_loud() -> Program:
     """Of four terms the second and the last move the state much, in a coordinate that the head does not read."""
     torch.manual_seed(0)
-    head = nn.Linear(4, 1, bias=False)
-    with torch.no_grad():
-        head.weight.copy_(torch.tensor([[1.0, 0, 0, 0]]))
-    return capture_vectors(Residual([Bump(0, 1.0), Bump(3, 20.0), Bump(0, 1.0), Bump(3, 20.0)], head), 4)
+    terms = [Bump(0, 1.0), Bump(3, 20.0), Bump(0, 1.0), Bump(3, 20.0)]
+    return capture_vectors(Residual(terms, first_coordinate()), 4)
 
 
-def test_of_the_two_ways_the_one_that_measures_better_wins_even_against_influence(quiet_and_loud: Program) -> None:
+def test_of_all_ways_the_one_that_measures_better_wins_even_against_influence(quiet_and_loud: Program) -> None:
     teacher, samples = quiet_and_loud.module, (vectors(100, 4, 0), vectors(50, 4, 1))
-    (stack,) = find_stacks(teacher).stacks
-    influence = block_influence(teacher, stack, samples[1])
-    assert min(influence[1], influence[3]) > max(influence[0], influence[2])
+    stacks = find_stacks(teacher).stacks
     plan = stack_plan(4, [[[0], [1]], [[2], [3]]], "none")
-    assert _kept(deletion_plan(teacher, plan, *samples, "relative-l2")) == [0, 2]
-
-
-def test_the_first_blocks_of_groups_are_no_candidate_where_they_make_another_depth(quiet_and_loud: Program) -> None:
-    """The terms 0 and 2 alone would be better than any three by influence, but shallower than the plan."""
-    plan = stack_plan(4, [[[0, 1]], [[2], [3]]], "none")
-    deletion = deletion_plan(quiet_and_loud.module, plan, vectors(100, 4, 0), vectors(50, 4, 1), "relative-l2")
-    assert deletion.depth == plan.depth == 3
-    assert {1, 3} < set(_kept(deletion))
+    assert most_influential(teacher, stacks, wanted_depths(stacks, plan), samples[1]) == ((1, 3),)
+    trial = Trial(teacher, samples[1], "relative-l2")
+    chosen = trial.error(rewrite(teacher, deletion_plan(teacher, plan, *samples, "relative-l2"))[0])
+    others = [trial.error(rewrite(teacher, deletion(stacks, kept))[0]) for kept in (((0, 2),), ((1, 3),))]
+    assert chosen < 0.9 * min(others)
 
 
 @pytest.mark.parametrize("strength", ["affine", "full"])
-def test_the_two_ways_are_compared_after_an_affine_refit(strength: Refit) -> None:
+def test_the_ways_are_compared_after_an_affine_refit(strength: Refit) -> None:
     teacher = vision().module
-    deletion = deletion_plan(teacher, pairs(strength), FIT, HELD_OUT, "kl")
-    (stack,) = find_stacks(teacher).stacks
-    influence = block_influence(teacher, stack, HELD_OUT)
-    influential = sorted(sorted(range(4), key=lambda block: -influence[block])[:2])
+    chosen = deletion_plan(teacher, pairs(strength), FIT, HELD_OUT, "kl")
+    stacks = find_stacks(teacher).stacks
+    depths = wanted_depths(stacks, pairs(strength))
+    ways = {
+        ((0, 2),),
+        most_influential(teacher, stacks, depths, HELD_OUT),
+        least_costly(stacks, depths, Trial(teacher, HELD_OUT, "kl")),
+    }
     errors = {}
-    for kept in ([0, 2], influential):
-        candidate = stack_plan(8, [[[term]] for block in kept for term in BLOCKS[block]], "affine")
+    for kept in ways:
+        candidate = deletion(stacks, kept).with_refit("affine")
         module = refit(teacher, candidate, FIT, HELD_OUT).module
         errors[tuple(_kept(candidate))] = score(predict(module, HELD_OUT), predict(teacher, HELD_OUT)).error("kl")
-    assert len(errors) == 2
-    assert _kept(deletion) == list(min(errors, key=lambda kept: errors[kept]))
+    assert len(errors) > 1
+    assert _kept(chosen) == list(min(errors, key=lambda kept: errors[kept]))
 
 
-def test_a_block_that_is_the_identity_has_no_influence_and_the_others_have_some() -> None:
-    teacher = _silent(2).module
-    (stack,) = find_stacks(teacher).stacks
-    influence = block_influence(teacher, stack, HELD_OUT)
-    assert influence[2] == pytest.approx(0, abs=1e-12)
-    assert all(influence[block] > 1e-3 for block in (0, 1, 3))
-
-
-@pytest.mark.parametrize("count", [60, 130])
-def test_influence_is_one_minus_the_cosine_averaged_over_all_samples(count: int) -> None:
+def test_greedy_deletion_wins_where_the_other_ways_delete_what_matters() -> None:
+    """The last two terms move the state most and are not read; the groups of the plan keep the last one."""
     torch.manual_seed(0)
-    model = Residual([mlp(6, 12) for _ in range(3)])
-    teacher = capture_vectors(model, 6).module
-    (stack,) = find_stacks(teacher).stacks
-    samples = vectors(count, 6, 0)
-    state, expected = samples.arrays["x"], []
-    for term in model.terms:
-        after = state + term(state)
-        expected.append(float((1 - F.cosine_similarity(state, after, dim=-1)).mean().detach()))
-        state = after
-    assert block_influence(teacher, stack, samples) == pytest.approx(expected, rel=1e-9)
-
-
-def test_influence_is_averaged_over_the_positions_of_a_sample() -> None:
-    teacher = vision().module
-    (stack,) = find_stacks(teacher).stacks
-    torch.manual_seed(0)
-    model = VisionParaFormer(SMALL).eval()
-    with torch.no_grad():
-        before = model.embed(HELD_OUT.arrays["images"])
-        after = model.blocks[0](before)
-        expected = float((1 - F.cosine_similarity(before.double(), after.double(), dim=-1)).mean())
-    assert before.shape == (60, 4, 16)
-    assert block_influence(teacher, stack, HELD_OUT)[0] == pytest.approx(expected, rel=1e-4)
+    terms = [Bump(0, 1.0), Bump(0, 1.0), Bump(3, 20.0), Bump(3, 20.0)]
+    teacher = capture_vectors(Residual(terms, first_coordinate()), 4).module
+    plan = stack_plan(4, [[[0], [1], [2]], [[3]]], "none")
+    assert _kept(deletion_plan(teacher, plan, vectors(100, 4, 0), vectors(50, 4, 1), "relative-l2")) == [0, 1]
 
 
 def test_a_deletion_repeats_whatever_the_random_state() -> None:

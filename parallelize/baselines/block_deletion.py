@@ -1,0 +1,110 @@
+"""Which blocks to delete so that a model has a given depth: three ways to pick what stays.
+
+    influence    the blocks of largest 1 - cos(x_{i-1}, x_i)                         (ShortGPT, arXiv 2403.03853)
+    greedy       again and again delete the block whose removal costs least          (SLEB, arXiv 2402.09025)
+    first        the first block of each group of a plan that runs blocks side by side
+
+Greedy deletion scores all blocks anew after each removal, on the network that is left. A network of k blocks is scored
+with k^2 / 2 runs of a block: the states before a block are kept for the next one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from torch import Tensor, fx
+from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
+
+from parallelize.baselines.depths import Depths
+from parallelize.baselines.trial import Trial, move, states_at
+from parallelize.inputs import Samples
+from parallelize.states import placeholders, run_segment
+from passes.apply_plan import StackSite, rewrite
+from passes.plan import Level, Plan, StackPlan
+from passes.segment import extract
+from passes.stacks import Stack
+
+GREEDY_SAMPLES = 128  # greedy deletion runs k^2 / 2 blocks for each block that it deletes
+Kept = tuple[tuple[int, ...], ...]  # for each stack the blocks that stay
+
+
+def deletion(stacks: Sequence[Stack], kept: Kept) -> Plan:
+    """The plan that runs the kept blocks one after another."""
+    parts = []
+    for stack, blocks in zip(stacks, kept, strict=True):
+        levels = tuple(Level(((term,),)) for block in blocks for term in stack.blocks[block])
+        parts.append(StackPlan(len(stack.terms), levels))
+    return Plan(tuple(parts))
+
+
+def first_of_each_group(stacks: Sequence[Stack], plan: Plan, depths: Depths) -> Kept | None:
+    """The first block of each level that a block begins on; None where that makes another depth."""
+    kept = []
+    for stack, part, allowed in zip(stacks, plan.stacks, depths.allowed, strict=True):
+        begins = {block[0]: number for number, block in enumerate(stack.blocks)}
+        starts = [[begins[term] for term in level.terms if term in begins] for level in part.levels]
+        blocks = sorted({min(blocks) for blocks in starts if blocks})
+        if len(blocks) not in allowed:
+            return None
+        kept.append(tuple(blocks))
+    return tuple(kept)
+
+
+def most_influential(teacher: fx.GraphModule, stacks: Sequence[Stack], depths: Depths, samples: Samples) -> Kept:
+    """What stays when the blocks of least influence go, those of all stacks in one ranking."""
+    influence = {
+        (number, block): value
+        for number, stack in enumerate(stacks)
+        for block, value in enumerate(block_influence(teacher, stack, samples))
+    }
+    kept = [list(range(len(stack.blocks))) for stack in stacks]
+    for number, block in sorted(influence, key=lambda place: (influence[place], -place[0], -place[1])):
+        if sum(map(len, kept)) > depths.total and len(kept[number]) > depths.allowed[number].start:
+            kept[number].remove(block)
+    return tuple(map(tuple, kept))
+
+
+def block_influence(teacher: fx.GraphModule, stack: Stack, samples: Samples) -> list[float]:
+    """1 - cos(state before, state after) of every block, averaged over positions and samples."""
+    ends = [stack.terms[block[-1]].result for block in stack.blocks]
+    segment = extract(teacher, placeholders(teacher), [stack.entry, *ends])
+    totals, count = [0.0] * len(ends), 0
+    for inputs in samples.batches(100):
+        states = run_segment(segment, inputs)
+        count += len(states[0])
+        for block, (before, after) in enumerate(itertools.pairwise(states)):
+            totals[block] += float(_distance(before, after)) * len(before)
+    return [total / max(count, 1) for total in totals]
+
+
+def _distance(before: Tensor, after: Tensor) -> Tensor:
+    return (1 - F.cosine_similarity(before.double(), after.double(), dim=-1)).mean()
+
+
+def least_costly(stacks: Sequence[Stack], depths: Depths, trial: Trial) -> Kept:
+    """What stays when the block whose removal costs least goes, again and again."""
+    kept = [list(range(len(stack.blocks))) for stack in stacks]
+    while sum(map(len, kept)) > depths.total:
+        module, sites = rewrite(trial.teacher, deletion(stacks, tuple(map(tuple, kept))))
+        costs = {
+            (number, kept[number][place]): cost
+            for number, (stack, site) in enumerate(zip(stacks, sites, strict=True))
+            if len(kept[number]) > depths.allowed[number].start
+            for place, cost in enumerate(_removal_costs(module, site, stack.period, trial))
+        }
+        number, block = min(costs, key=lambda place: costs[place])
+        kept[number].remove(block)
+    return tuple(map(tuple, kept))
+
+
+def _removal_costs(module: fx.GraphModule, site: StackSite, period: int, trial: Trial) -> list[float]:
+    """The error of a serial network without each of the blocks of one stack."""
+    costs = []
+    states = states_at(module, site.levels[0].entry, trial.held_out)
+    for first in range(0, len(site.levels), period):
+        entry, result = site.levels[first].entry, site.levels[first + period - 1].result
+        costs.append(trial.error_from(module, result, states))
+        if first + period < len(site.levels):
+            states = move(module, entry, result, states)
+    return costs

@@ -1,0 +1,195 @@
+"""Ranges of blocks replaced by a linear map of the state (TOAST, arXiv 2410.04941).
+
+    x_j  ~  A x_i + b        minimise |x_i + D x_i + b - x_j|^2 + ridge |D|^2,    A = I + D
+
+over all positions of the samples, in closed form, with the ridge of least error on held-out samples; a large ridge is
+plain deletion. The map acts on the state itself, not on a norm of it; where the state holds channels before positions,
+as convolutional networks do, it mixes the channels of each position.
+
+Which ranges: every range of blocks is measured alone, as a whole network run from the state behind it. Disjoint ranges
+that leave the wanted depth at the smallest sum of errors are found by dynamic programming; they are measured together,
+and against the best single range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
+
+from parallelize.baselines.depths import Depths, share
+from parallelize.baselines.trial import States, Trial, move, states_at
+from parallelize.inputs import Samples
+from parallelize.ridge import Moments, choose, solve
+from passes import operators as ops
+from passes.apply_plan import restore_order
+from passes.infra import clone, finish
+from passes.operators import aten
+from passes.parameters import add_parameter
+from passes.stacks import Stack, find_stacks
+
+Ranges = tuple[tuple[int, int], ...]  # first and last block of each
+Costs = Mapping[tuple[int, int], float]
+_CHANNELS_FIRST = ops.CONVOLUTIONS | {aten.batch_norm.default, aten.group_norm.default}
+_CHANNELS_LAST = ops.LINEARS | ops.ROW_NORMS | {aten.permute.default, aten.transpose.int}
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """y = A x + b along one axis.
+
+    Attributes:
+        weight: A (d, d), float64.
+        bias: b (d,), float64.
+        axis: the axis of the state that holds the d channels, 1 or -1.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    axis: int
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """The map of a state, in the state's dtype."""
+        weight, bias = self.weight.to(state.dtype), self.bias.to(state.dtype)
+        return F.linear(state.movedim(self.axis, -1), weight, bias).movedim(-1, self.axis)
+
+
+def best_maps(stacks: Sequence[Stack], depths: Depths, fit: Samples, trial: Trial) -> tuple[Ranges, ...] | None:
+    """For each stack the ranges to replace; None where none make the depth.
+
+    Args:
+        stacks: of `trial.teacher`.
+        depths: wanted, in blocks that are kept.
+        fit: samples that the maps are fitted on.
+        trial: measures on the held-out samples, which choose the ridges too.
+    """
+    costs = [
+        _costs(stack, len(stack.blocks) - allowed.start, fit, trial)
+        for stack, allowed in zip(stacks, depths.allowed, strict=True)
+    ]
+    proposals = []
+    for several in (True, False):
+        options = [
+            {
+                depth: option
+                for depth, option in cheapest(len(stack.blocks), cost, several=several).items()
+                if depth in allowed
+            }
+            for stack, cost, allowed in zip(stacks, costs, depths.allowed, strict=True)
+        ]
+        proposals.append(share(options, depths.total))
+    found = [ranges for ranges in dict.fromkeys(proposals) if ranges is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    return min(found, key=lambda ranges: trial.error(replaced(trial.teacher, ranges, fit, trial.held_out)))
+
+
+def replaced(teacher: fx.GraphModule, ranges: Sequence[Ranges], fit: Samples, held_out: Samples) -> fx.GraphModule:
+    """The network with ranges of blocks of each stack replaced by linear maps, each fitted on the teacher's states."""
+    module = clone(teacher)
+    exits: dict[fx.Node, fx.Node] = {}
+    for stack, source, chosen in zip(find_stacks(module).stacks, find_stacks(teacher).stacks, ranges, strict=True):
+        for first, last in chosen:
+            before, after = _ends(source, first, last)
+            states = [(states_at(teacher, before, part), states_at(teacher, after, part)) for part in (fit, held_out)]
+            found = fit_map(*states[0], *states[1], _channel_axis(source))
+            entry, result = _ends(stack, first, last)
+            exits[result] = _place(module, exits.get(entry, entry), result, found)
+    restore_order(module)
+    return finish(module)
+
+
+def fit_map(fit: States, fit_after: States, held_out: States, held_out_after: States, axis: int) -> LinearMap:
+    """The map from states to later states of the same samples."""
+    fitting, judging = _moments(fit, fit_after, axis), _moments(held_out, held_out_after, axis)
+    (solution,) = solve(fitting, [choose(fitting, judging).ridge])
+    change, bias = solution[:-1].T, solution[-1]
+    return LinearMap(torch.eye(len(bias), dtype=torch.float64) + change, bias, axis)
+
+
+def _moments(before: States, after: States, axis: int) -> Moments:
+    width = before.values[0].shape[axis]
+    moments = Moments(width + 1, width)
+    for old, new in zip(before.values, after.values, strict=True):
+        rows, aims = (value.double().movedim(axis, -1).flatten(0, -2) for value in (old, new))
+        moments.add(torch.cat([rows, rows.new_ones(len(rows), 1)], 1), aims - rows)
+    return moments
+
+
+def _costs(stack: Stack, most: int, fit: Samples, trial: Trial) -> dict[tuple[int, int], float]:
+    """The error of every network in which one range of at most `most` blocks is replaced."""
+    costs: dict[tuple[int, int], float] = {}
+    axis, count = _channel_axis(stack), len(stack.blocks)
+    start = [states_at(trial.teacher, stack.entry, part) for part in (fit, trial.held_out)]
+    for first in range(count):
+        after = following = start
+        for last in range(first, min(first + most, count)):
+            after = [move(trial.teacher, *_ends(stack, last, last), states) for states in after]
+            following = after if last == first else following
+            found = fit_map(start[0], after[0], start[1], after[1], axis)
+            node = _ends(stack, first, last)[1]
+            costs[first, last] = trial.error_from(trial.teacher, node, start[1].map(found))
+        start = following
+    return costs
+
+
+def cheapest(count: int, costs: Costs, *, several: bool) -> dict[int, tuple[float, Ranges]]:
+    """For each number of kept blocks the disjoint ranges of the smallest sum of costs, neighbours made one.
+
+    Args:
+        count: blocks in all.
+        costs: of replacing each range.
+        several: whether more than one range may be replaced.
+    """
+    best: list[dict[int, tuple[float, Ranges]]] = [{0: (0.0, ())}]
+    for stop in range(1, count + 1):
+        row = {kept + 1: found for kept, found in best[stop - 1].items()}
+        for start in range(stop):
+            if (start, stop - 1) not in costs:
+                continue
+            for kept, (cost, ranges) in best[start].items():
+                total = cost + costs[start, stop - 1]
+                if (several or not ranges) and (kept not in row or total < row[kept][0]):
+                    row[kept] = (total, (*ranges, (start, stop - 1)))
+        best.append(row)
+    return {kept: (cost, _merged(ranges)) for kept, (cost, ranges) in best[count].items()}
+
+
+def _merged(ranges: Ranges) -> Ranges:
+    merged: list[tuple[int, int]] = []
+    for first, last in ranges:
+        joins = bool(merged) and merged[-1][1] == first - 1
+        start = merged.pop()[0] if joins else first
+        merged.append((start, last))
+    return tuple(merged)
+
+
+def _ends(stack: Stack, first: int, last: int) -> tuple[fx.Node, fx.Node]:
+    """The states before block `first` and after block `last`."""
+    return stack.terms[stack.blocks[first][0]].skip, stack.terms[stack.blocks[last][-1]].result
+
+
+def _channel_axis(stack: Stack) -> int:
+    """1 where the first operator that knows channels is a convolution or a norm of channels, else the last axis."""
+    term = stack.terms[0]
+    targets = (node.target for node in term.nodes if node in term.inner)
+    first = next((target for target in targets if target in _CHANNELS_FIRST or target in _CHANNELS_LAST), None)
+    return 1 if first in _CHANNELS_FIRST else -1
+
+
+def _place(module: fx.GraphModule, entry: fx.Node, result: fx.Node, found: LinearMap) -> fx.Node:
+    """Let everything behind a range read the map of the state before it; returns the new state."""
+    users, after, dtype = list(result.users), result.next, result.meta["val"].dtype
+    weight = add_parameter(module, "map_weight", found.weight.to(dtype), after)
+    bias = add_parameter(module, "map_bias", found.bias.to(dtype), after)
+    call = module.graph.call_function
+    with module.graph.inserting_before(after):
+        rows = entry if found.axis == -1 else call(aten.transpose.int, (entry, found.axis, -1))
+        mapped = call(ops.LINEAR, (rows, weight, bias))
+        state = mapped if found.axis == -1 else call(aten.transpose.int, (mapped, found.axis, -1))
+    for user in users:
+        user.replace_input_with(result, state)
+    return state

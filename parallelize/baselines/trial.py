@@ -1,0 +1,68 @@
+"""What a change of a network costs, measured from the state at which it begins.
+
+The states of the samples before a change are computed once and shared by all changes there; of each only the rest of
+the network is run. That rest is fed with whatever the change makes of the states, so a block is deleted by feeding the
+segment behind it with the states before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from parallelize.inputs import Samples
+from parallelize.metrics import Judge, Metric
+from parallelize.states import placeholders, run_segment
+from passes.infra import flat_leaves
+from passes.segment import extract
+
+CHOICE_SAMPLES = 256  # held-out samples that choose between ways to do a method
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class States:
+    """The values of one tensor of a network on all samples, batch by batch, beside the inputs that they come from."""
+
+    inputs: tuple[tuple[Tensor, ...], ...]
+    values: tuple[Tensor, ...]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> States:
+        """The same samples with other values."""
+        return States(self.inputs, tuple(function(value) for value in self.values))
+
+
+def states_at(module: fx.GraphModule, node: fx.Node, samples: Samples) -> States:
+    """Run a network up to a node."""
+    segment = extract(module, placeholders(module), [node])
+    inputs = tuple(samples.batches(_BATCH))
+    return States(inputs, tuple(run_segment(segment, batch)[0] for batch in inputs))
+
+
+def move(module: fx.GraphModule, start: fx.Node, end: fx.Node, states: States) -> States:
+    """Run a network from one node, where it has these states, to another."""
+    segment = extract(module, [*placeholders(module), start], [end])
+    pairs = zip(states.inputs, states.values, strict=True)
+    return States(states.inputs, tuple(run_segment(segment, (*batch, value))[0] for batch, value in pairs))
+
+
+class Trial:
+    """The teacher's outputs on held-out samples, and how far those of other networks are from them."""
+
+    def __init__(self, teacher: fx.GraphModule, held_out: Samples, metric: Metric | str) -> None:
+        self.teacher, self.held_out = teacher, held_out
+        self._judge = Judge(teacher, held_out, metric)
+
+    def error(self, module: fx.GraphModule) -> float:
+        """The error of a whole network."""
+        return self._judge.score(module).error(self._judge.metric)
+
+    def error_from(self, module: fx.GraphModule, node: fx.Node, states: States) -> float:
+        """The error of a network that has these states at a node, whatever they come from."""
+        leaves = [leaf for leaf in flat_leaves(module) if isinstance(leaf.meta.get("val"), Tensor)]
+        rest = extract(module, [*placeholders(module), node], leaves)
+        pairs = zip(states.inputs, states.values, strict=True)
+        outputs = (run_segment(rest, (*batch, value)) for batch, value in pairs)
+        return self._judge.score_outputs(outputs).error(self._judge.metric)
