@@ -58,6 +58,31 @@ def output_directory(path: Path, *, force: bool) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def refuse_foreign(path: Path, mark: str, maker: str) -> None:
+    """Only what an earlier run of the same command made may be replaced, whatever the options say.
+
+    Args:
+        path: the wanted directory.
+        mark: a file that such a run leaves in it.
+        maker: the command, such as "a conversion".
+
+    Raises:
+        ParallelizeError: a directory with files in it, but without that one.
+        EnvironmentLackError: the directory cannot be read.
+    """
+    try:
+        foreign = path.is_dir() and any(path.iterdir()) and not (path / mark).is_file()
+    except OSError as error:
+        raise EnvironmentLackError(
+            f"The output directory {path} cannot be read: {error.strerror}.", "Choose a place that you may write to."
+        ) from error
+    if foreign:
+        raise ParallelizeError(
+            f"The directory {path} exists and was not made by {maker}: it has no {mark}.",
+            "Choose another with -o, or delete it yourself.",
+        )
+
+
 def _remove_leftovers(path: Path) -> None:
     """Delete temporary directories of runs that no longer exist, also of one that had this process's number."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):

@@ -1,0 +1,48 @@
+"""A picture of the frontier: error against depth, and against latency where that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parallelize.planning.frontier import Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_STYLE = {"rewrite": ("#0072b2", "o"), "deletion": ("#d55e00", "x"), "serial": ("#222222", "s")}
+
+
+def plot(points: Sequence[tuple[Point, object]], metric: str, path: Path) -> None:
+    """Write an .svg; `points` are measured schedules, each with anything beside it."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    every = [point for point, _ in points]
+    timed = all(point.latency is not None for point in every)
+    with mpl.rc_context({"svg.hashsalt": "parallelize", "font.size": 9}):
+        figure = Figure(figsize=(8.0 if timed else 4.2, 3.2), layout="constrained")
+        FigureCanvasSVG(figure)
+        count = 2 if timed else 1
+        axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
+        _draw(axes[0], every, [point.depth for point in every], "blocks deep", metric)
+        if timed:
+            _draw(axes[1], every, [point.latency for point in every], "ms, batch 1", metric)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _draw(axes: Axes, points: Sequence[Point], positions: Sequence[Any], label: str, metric: str) -> None:
+    for kind, (colour, marker) in _STYLE.items():
+        chosen = [(x, point) for x, point in zip(positions, points, strict=True) if point.kind == kind]
+        if not chosen:
+            continue
+        x, y = [x for x, _ in chosen], [point.error for _, point in chosen]
+        below = [point.error - min(point.error, point.interval[0]) for _, point in chosen]
+        above = [max(point.error, point.interval[1]) - point.error for _, point in chosen]
+        axes.errorbar(x, y, [below, above], color=colour, marker=marker, linestyle="none", capsize=2, label=kind)
+    axes.set_xlabel(label)
+    axes.set_ylabel(metric)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()

@@ -1,0 +1,101 @@
+"""What a search has measured, kept in a file, so that a search that was stopped goes on where it was.
+
+    {"format": "parallelize-search/1", "identity": SHA-256, "groups": {name: error}}
+
+The identity is that of the model, the data and the options. The file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import fx
+
+from parallelize.heal_state import add_tensor
+from parallelize.inputs import Samples
+from passes.errors import EnvironmentLackError, ParallelizeError
+
+FORMAT = "parallelize-search/1"
+SECONDS = 5.0  # between two writes
+
+
+@dataclass
+class Memory:
+    """Measured errors by name.
+
+    Attributes:
+        groups: of groups of blocks.
+        path: where they are kept; None keeps them nowhere.
+        identity: of the search.
+    """
+
+    groups: dict[str, float] = field(default_factory=dict)
+    path: Path | None = None
+    identity: str = ""
+    _written: float = 0.0
+
+    def keep(self, *, now: bool = False) -> None:
+        """Write the file where the last write is some seconds ago.
+
+        Raises:
+            EnvironmentLackError: there is no room or no permission.
+        """
+        if self.path is None or not (now or time.monotonic() - self._written > SECONDS):
+            return
+        content = {"format": FORMAT, "identity": self.identity, "groups": self.groups}
+        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            scratch.write_text(json.dumps(content, indent=1) + "\n")
+            scratch.replace(self.path)
+        except OSError as error:
+            with suppress(OSError):
+                scratch.unlink()
+            raise EnvironmentLackError(
+                f"The search cannot be kept in {self.path}: {error.strerror}.", "Make room or choose another place."
+            ) from error
+        self._written = time.monotonic()
+
+
+def open_memory(path: Path | None, identity: str) -> Memory:
+    """The memory of a search, with what an earlier run of the same search left there.
+
+    Raises:
+        ParallelizeError: the file is damaged or of another search.
+    """
+    if path is None or not path.exists():
+        return Memory(path=path, identity=identity)
+    try:
+        content = json.loads(path.read_text())
+        groups = {str(name): float(value) for name, value in content["groups"].items()}
+        same = content["format"] == FORMAT and content["identity"] == identity
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ParallelizeError(
+            f"{path} is no record of a search: {error}.", "Delete the file to start anew."
+        ) from error
+    if not same:
+        raise ParallelizeError(
+            f"{path} is the record of a search with another model, other data or options.",
+            "Use the same ones to go on with that search, or delete the file to start anew.",
+        )
+    return Memory(groups, path, identity)
+
+
+def search_identity(teacher: fx.GraphModule, parts: Iterable[Samples], options: str) -> str:
+    """SHA-256 over everything that the measured errors depend on."""
+    digest = hashlib.sha256(json.dumps([options, str(teacher.graph)]).encode())
+    for name, tensor in teacher.state_dict().items():
+        add_tensor(digest, name, tensor)
+    for samples in parts:
+        digest.update(f"mask {samples.mask}".encode())
+        for name, tensor in samples.arrays.items():
+            add_tensor(digest, name, tensor)
+        if samples.labels is not None:
+            add_tensor(digest, "labels", samples.labels)
+    return digest.hexdigest()

@@ -1,0 +1,47 @@
+"""The cheapest split of blocks into groups, for every number of groups, where the costs of groups add up.
+
+best[j][D] = min over i of best[i][D-1] + cost(i..j-1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from parallelize.planning.forms import Span
+
+Groups = tuple[Span, ...]
+
+
+def best_partitions(count: int, costs: Mapping[Span, float]) -> dict[int, tuple[float, Groups]]:
+    """The cheapest split of blocks 0..count-1 into D intervals, for every D that has one.
+
+    Args:
+        count: blocks.
+        costs: of the intervals that are allowed, by first and last block.
+    """
+    best: list[dict[int, tuple[float, Groups]]] = [{0: (0.0, ())}]
+    for stop in range(1, count + 1):
+        row: dict[int, tuple[float, Groups]] = {}
+        for start in range(stop):
+            cost = costs.get((start, stop - 1))
+            if cost is None:
+                continue
+            for depth, (before, groups) in best[start].items():
+                total = before + cost
+                if depth + 1 not in row or total < row[depth + 1][0]:
+                    row[depth + 1] = (total, (*groups, (start, stop - 1)))
+        best.append(row)
+    return best[count]
+
+
+def share_depth(stacks: Sequence[Mapping[int, tuple[float, Groups]]]) -> dict[int, tuple[float, tuple[Groups, ...]]]:
+    """Share a depth among stacks: for every total depth the cheapest sum, and the groups of each stack."""
+    total: dict[int, tuple[float, tuple[Groups, ...]]] = {0: (0.0, ())}
+    for partitions in stacks:
+        row: dict[int, tuple[float, tuple[Groups, ...]]] = {}
+        for depth, (before, groups) in total.items():
+            for more, (cost, chosen) in partitions.items():
+                if depth + more not in row or before + cost < row[depth + more][0]:
+                    row[depth + more] = (before + cost, (*groups, chosen))
+        total = row
+    return total

@@ -1,0 +1,345 @@
+"""The best schedule for a depth or for an error.
+
+    1. the main form of every group of neighbouring blocks is measured alone (costs);
+    2. dynamic programming splits the blocks into D groups, for every D at once (partition);
+    3. for a wanted depth, the other forms of the groups that come out are measured too, and 2 is repeated until nothing
+       changes;
+    4. what comes out is measured as a whole network, with the refit that was asked for and without.
+
+Errors of disjoint groups nearly add up, so step 2 is exact where they do; step 4 is what counts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import inf, isnan
+from pathlib import Path
+
+from torch import fx
+
+from parallelize.inputs import Samples
+from parallelize.metrics import Budget, Judge, Metric, Scores
+from parallelize.planning.costs import GroupCosts
+from parallelize.planning.forms import GroupForm, Span, alike, main_form, other_forms
+from parallelize.planning.memory import open_memory, search_identity
+from parallelize.planning.partition import Groups, best_partitions, share_depth
+from parallelize.refit import Refitted, refit
+from passes.errors import CheckError, ParallelizeError
+from passes.plan import REFITS, Plan, Refit, StackPlan
+from passes.stacks import find_stacks
+
+Progress = Callable[[str, int, int], None]  # what is measured, done, in all
+LONG_STACK = 16  # blocks from which on groups are limited
+LONGEST_GROUP = 4  # of a long stack, in blocks
+ROUNDS = 8  # of step 3 at most
+Known = dict[Span, dict[GroupForm, float]]  # costs of the forms of the groups of one stack
+
+
+@dataclass(frozen=True)
+class PlannerOptions:
+    """How to search.
+
+    Attributes:
+        refit: the strongest refit a level may get.
+        seed: of the split of the data, part of the plans.
+        time_limit: seconds after which no more groups are measured; None measures all.
+        longest_group: blocks of a group at most; None is all for stacks of up to 16 blocks, else 4.
+        memory: file that keeps what was measured.
+    """
+
+    refit: Refit = "full"
+    seed: int = 0
+    time_limit: float | None = None
+    longest_group: int | None = None
+    memory: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no search can do, before it has measured for minutes.
+
+        Raises:
+            ParallelizeError: an unknown refit, a time that is no number, or groups of less than one block.
+        """
+        if self.refit not in REFITS:
+            raise ParallelizeError(f"There is no refit {self.refit!r}.", f"Use one of {', '.join(REFITS)}.")
+        if self.time_limit is not None and not self.time_limit >= 0:
+            raise ParallelizeError(f"A search cannot take {self.time_limit} seconds.", "Give a number of zero or more.")
+        if self.longest_group is not None and self.longest_group < 1:
+            raise ParallelizeError(f"No group has {self.longest_group} blocks.", "Give a number of one or more.")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that was measured as a whole network on held-out samples.
+
+    Attributes:
+        depth: blocks on the critical path.
+        predicted: sum of the groups' costs.
+        scores: measured with the refit of the plan.
+        refitted: the network that was measured.
+    """
+
+    plan: Plan
+    depth: int
+    predicted: float
+    scores: Scores
+    refitted: Refitted
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found: the chosen plan and all that were measured, deepest first."""
+
+    chosen: Candidate
+    measured: tuple[Candidate, ...]
+
+
+class Planner:
+    """Plans for one model on one split of calibration data."""
+
+    def __init__(
+        self,
+        teacher: fx.GraphModule,
+        fit: Samples,
+        held_out: Samples,
+        metric: Metric | str,
+        options: PlannerOptions | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Measure nothing yet.
+
+        Args:
+            teacher: the captured and cleaned model.
+            fit: samples that refits are fitted on.
+            held_out: samples that refits and plans are chosen on.
+            metric: what is minimised.
+            options: how to search.
+            progress: told what is measured.
+
+        Raises:
+            ParallelizeError: a model without stacks, a metric that cannot be measured, or a memory of another search.
+        """
+        self.teacher, self.fit, self.held_out = teacher, fit, held_out
+        self.options, self.progress = options or PlannerOptions(), progress
+        self.stacks = find_stacks(teacher).stacks
+        if not self.stacks:
+            raise ParallelizeError(
+                "The model has no residual stack, so there is nothing to plan.",
+                "See `parallelize inspect MODEL` for the adds that were found.",
+            )
+        self.judge = Judge(teacher, held_out, metric)
+        self.metric = self.judge.metric
+        self.memory = open_memory(self.options.memory, self._identity())
+        self.costs = GroupCosts(teacher, self.stacks, fit, self.judge, self.options.refit, self.memory.groups)
+        self._forms: list[Known] | None = None
+        self._partitions: dict[int, tuple[float, tuple[Groups, ...]]] | None = None
+        self._measured: dict[int, Candidate] = {}
+        self._end = None if self.options.time_limit is None else time.monotonic() + self.options.time_limit
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the serial network."""
+        return sum(len(stack.blocks) for stack in self.stacks)
+
+    # choosing ---------------------------------------------------------------------------------------------------------
+
+    def at_depth(self, depth: int) -> Search:
+        """The best schedule of at most `depth` blocks.
+
+        Raises:
+            ParallelizeError: fewer blocks than the model has stacks, or less than one.
+        """
+        least = min(self.partitions())
+        if depth < least:
+            raise ParallelizeError(
+                f"No schedule is {depth} blocks deep, the shallowest has {least}.",
+                f"Ask for --depth {least} or more{', or give more time' if self._is_late() else ''}.",
+            )
+        chosen = self.measure(max(d for d in self.partitions() if d <= depth))
+        return Search(chosen, self.measured())
+
+    def within(self, budget: Budget | float | str) -> Search:
+        """The shallowest schedule whose measured error is within the budget, by bisection over the depth.
+
+        The upper end of the error's 95 % interval must be within it too, so that the promise holds on samples that
+        were not seen.
+
+        Raises:
+            CheckError: no rewrite that was measured is within the budget, the deepest included.
+            ParallelizeError: no two neighbouring blocks are alike, so there is no rewrite.
+        """
+        parsed = Budget.parse(budget)
+        limit = parsed.limit(self.metric, self.judge.serial.value(self.metric))
+        depths = sorted(depth for depth in self.partitions() if depth < self.blocks)
+        if not depths:
+            raise ParallelizeError(
+                "No two neighbouring blocks have terms of the same kinds, so nothing can run side by side.",
+                "See `parallelize inspect MODEL` for the blocks and their terms.",
+            )
+        low, high = 0, len(depths)
+        while low < high:
+            middle = (low + high) // 2
+            if self._is_within(self.measure(depths[middle]), limit):
+                high = middle
+            else:
+                low = middle + 1
+        rewrites = [c for c in self.measured() if c.depth < self.blocks]
+        within = [c for c in rewrites if self._is_within(c, limit)]
+        if not within:
+            best = min(rewrites, key=self._error)
+            raise CheckError(
+                f"No rewrite is within the {self.metric} budget of {parsed}; the nearest, {best.depth} blocks deep, has"
+                f" {best.scores.error(self.metric):.3g} ({best.scores.interval(self.metric)[1]:.3g} at the upper end of"
+                " its interval).",
+                "Raise --max-error, or give more calibration data with --inputs.",
+            )
+        return Search(min(within, key=lambda c: c.depth), self.measured())
+
+    def _is_within(self, candidate: Candidate, limit: float) -> bool:
+        return self._error(candidate) <= limit and candidate.scores.interval(self.metric)[1] <= limit
+
+    def _error(self, candidate: Candidate) -> float:
+        """The measured error; outputs of NaN are worse than any others."""
+        error = candidate.scores.error(self.metric)
+        return inf if isnan(error) else error
+
+    def measured(self) -> tuple[Candidate, ...]:
+        """What was measured as a whole network, deepest first."""
+        return tuple(sorted(self._measured.values(), key=lambda c: -c.depth))
+
+    # whole networks ---------------------------------------------------------------------------------------------------
+
+    def measure(self, depth: int) -> Candidate:
+        """Measure the best partition of that depth as a whole network.
+
+        Raises:
+            ParallelizeError: no partition has that depth.
+        """
+        if depth not in self._measured:
+            found = list(self._candidates(self.proposal(depth), depth))
+            self._measured[depth] = min(found, key=self._error)
+        return self._measured[depth]
+
+    def proposal(self, depth: int) -> Plan:
+        """The schedule of that depth whose groups cost least, each in its cheapest form.
+
+        Raises:
+            ParallelizeError: no partition has that depth.
+        """
+        if depth not in self.partitions():
+            raise ParallelizeError(
+                f"No schedule is exactly {depth} blocks deep.",
+                f"There are schedules of {', '.join(map(str, sorted(self.partitions())))} blocks.",
+            )
+        for number in range(ROUNDS):
+            if not self._measure_other_forms(depth, number):
+                break
+        groups = self.partitions()[depth][1]
+        parts = []
+        for number, (stack, spans) in enumerate(zip(self.stacks, groups, strict=True)):
+            levels = [level for span in spans for level in self._cheapest(number, span).levels]
+            parts.append(StackPlan(len(stack.terms), tuple(levels), self.options.refit))
+        return Plan(tuple(parts), self.options.seed)
+
+    def _candidates(self, plan: Plan, depth: int) -> Iterator[Candidate]:
+        """A plan with its refit, and as is, which is better where the refit does not generalise."""
+        strengths: tuple[Refit, ...] = ("none",) if self.options.refit == "none" else (self.options.refit, "none")
+        for number, strength in enumerate(strengths):
+            self._report(f"measuring {depth} blocks deep", number, len(strengths))
+            chosen = plan.with_refit(strength)
+            refitted = refit(self.teacher, chosen, self.fit, self.held_out)
+            scores = self.judge.score(refitted.module)
+            yield Candidate(chosen, depth, self.partitions()[depth][0], scores, refitted)
+
+    # groups -----------------------------------------------------------------------------------------------------------
+
+    def partitions(self) -> dict[int, tuple[float, tuple[Groups, ...]]]:
+        """For each depth the smallest sum of group costs that is known, and the groups of each stack."""
+        if self._forms is None:
+            self._forms = self._measure_main_forms()
+        if self._partitions is None:
+            self._partitions = self._split()
+        return self._partitions
+
+    def _split(self) -> dict[int, tuple[float, tuple[Groups, ...]]]:
+        assert self._forms is not None
+        costs = [{span: min(forms.values()) for span, forms in stack.items()} for stack in self._forms]
+        pairs = zip(self.stacks, costs, strict=True)
+        return share_depth([best_partitions(len(stack.blocks), of_stack) for stack, of_stack in pairs])
+
+    def _measure_main_forms(self) -> list[Known]:
+        """Measure all groups in their main form; those that the time is too short for are left out, all but the first.
+
+        Where time is limited the short groups of all stacks come first.
+        """
+        known: list[Known] = [{} for _ in self.stacks]
+        spans = [(number, *span) for number in range(len(self.stacks)) for span in self._spans(number)]
+        if self._end is not None:
+            spans.sort(key=lambda span: span[2] - span[1])
+        has_group = False
+        for done, (number, first, last) in enumerate(spans):
+            form = main_form(self.stacks[number], first, last)
+            if has_group and self._is_late() and not self.costs.is_known(number, form):
+                continue
+            known[number][first, last] = {form: self.costs.cost(number, form)}
+            has_group |= first < last
+            self.memory.keep()
+            self._report("measuring groups", done + 1, len(spans))
+        self.memory.keep(now=True)
+        return known
+
+    def _spans(self, number: int) -> list[Span]:
+        """Groups of one stack by their first block, before which samples start; of a long stack only short ones."""
+        stack = self.stacks[number]
+        count = len(stack.blocks)
+        longest = self.options.longest_group or (count if count <= LONG_STACK else LONGEST_GROUP)
+        spans = [(i, j) for i in range(count) for j in range(i, min(count, i + longest))]
+        return [(i, j) for i, j in spans if i == j or alike(stack, i, j)]
+
+    def _measure_other_forms(self, depth: int, round_number: int) -> bool:
+        """Measure what is new of the forms of the groups at a depth; whether there was anything.
+
+        Forms that the time is too short for are left out.
+        """
+        spans = [(n, span) for n, chosen in enumerate(self.partitions()[depth][1]) for span in chosen]
+        assert self._forms is not None
+        known = self._forms
+        wanted = [(number, form) for number, span in spans for form in self._others(number, span)]
+        wanted = [(number, form) for number, form in wanted if form not in known[number][form.span]]
+        is_new = False
+        for done, (number, form) in enumerate(wanted):
+            if self._is_late() and not self.costs.is_known(number, form):
+                continue
+            known[number][form.span][form] = self.costs.cost(number, form)
+            self._partitions, is_new = None, True
+            self.memory.keep()
+            self._report(f"measuring forms of groups, round {round_number + 1}", done + 1, len(wanted))
+        if is_new:
+            self.memory.keep(now=True)
+        return is_new
+
+    def _others(self, number: int, span: Span) -> Iterator[GroupForm]:
+        """The forms to try for a group, given what is known of it."""
+        assert self._forms is not None
+        cuts = {form: cost for form, cost in self._forms[number][span].items() if form.cut is not None}
+        best = min(cuts, key=cuts.__getitem__).cut if cuts else None
+        return other_forms(self.stacks[number], *span, best)
+
+    def _cheapest(self, number: int, span: Span) -> GroupForm:
+        assert self._forms is not None
+        return min(self._forms[number][span].items(), key=lambda item: item[1])[0]
+
+    def _is_late(self) -> bool:
+        return self._end is not None and time.monotonic() > self._end
+
+    def _identity(self) -> str:
+        if self.options.memory is None:
+            return ""
+        options = json.dumps([str(self.metric), self.options.refit, self.options.seed])
+        return search_identity(self.teacher, (self.fit, self.held_out), options)
+
+    def _report(self, what: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(what, done, total)

@@ -1,0 +1,143 @@
+"""What every command that rewrites begins with: the model is captured and cleaned, its data loaded and split.
+
+capture -> find stacks -> load data -> clean -> split
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from parallelize.capturing import capture
+from parallelize.cleaning import clean
+from parallelize.inputs import InputSpec, Samples, load_samples, random_samples, read_arrays
+from parallelize.metrics import Metric, find_metric
+from parallelize.metrics.columns import logit_axes
+from parallelize.program import Program
+from parallelize.references import LoadOptions, load_program
+from parallelize.split import Split, split
+from passes.errors import ParallelizeError
+from passes.infra import PassRecord, flat_outputs
+from passes.stacks import Stacks, find_stacks
+
+RANDOM_SAMPLES = 64
+
+Model = str | os.PathLike[str] | nn.Module | Program
+Report = Callable[[str, float | None], None]  # what is being done, and the share of it that is done where known
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and its data as a user names them.
+
+    Attributes:
+        model: a reference as on the command line, a captured program, or a module in eval mode with `example`.
+        inputs: .npz of calibration samples, one array for each input of the model, first axis samples.
+        test_inputs: .npz to judge on; without it a fifth of `inputs` is kept apart for that.
+        labels: name of the array of class labels in the .npz that judges.
+        mask: name of the input that is 0 at padding; `attention_mask` is found by itself.
+        example: example inputs of a module.
+        weights: state dict for a `module:factory` reference.
+        input_specs: shapes of the inputs of a `module:factory` reference.
+        allow_pickle: load a pickled module, which runs code from the file.
+    """
+
+    model: Model
+    inputs: str | os.PathLike[str] | None = None
+    test_inputs: str | os.PathLike[str] | None = None
+    labels: str | None = None
+    mask: str | None = None
+    example: tuple[Any, ...] | None = None
+    weights: str | os.PathLike[str] | None = None
+    input_specs: tuple[InputSpec, ...] = ()
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A cleaned program with stacks, and its data.
+
+    Attributes:
+        random: whether the data is random numbers.
+        cleaning: what the clean-up passes did.
+    """
+
+    program: Program
+    stacks: Stacks
+    data: Split
+    random: bool
+    cleaning: tuple[PassRecord, ...]
+
+
+def prepare(source: Source, seed: int, report: Report) -> Prepared:
+    """Capture, load, clean and split.
+
+    Args:
+        source: the model and its data.
+        seed: of the split, and of random inputs.
+        report: told what is being done.
+
+    Raises:
+        ParallelizeError: a model without stacks, data that does not fit it, or too little of it.
+    """
+    report("capturing the model", None)
+    program = _capture(source)
+    _require_stacks(find_stacks(program.module), program)
+    samples, judge = _load_data(program, source, seed)
+    program, cleaning = clean(program, next(iter(samples.batches(4))))
+    data = split(samples, judge, seed)
+    return Prepared(program, find_stacks(program.module), data, source.inputs is None, cleaning)
+
+
+def _capture(source: Source) -> Program:
+    model = source.model
+    if isinstance(model, Program):
+        return model
+    if isinstance(model, nn.Module):
+        if source.example is None:
+            raise ParallelizeError("A module needs example inputs to be captured.", "Pass example=(tensor, ...).")
+        return capture(model, source.example, origin=type(model).__name__)
+    samples = None if source.inputs is None else read_arrays(Path(source.inputs))
+    weights = None if source.weights is None else Path(source.weights)
+    return load_program(os.fspath(model), LoadOptions(weights, source.input_specs, source.allow_pickle), samples)
+
+
+def _require_stacks(stacks: Stacks, program: Program) -> None:
+    if any(len(stack.blocks) > 1 for stack in stacks.stacks):
+        return
+    why = f" ({stacks.refused[0].node}: {stacks.refused[0].reason})" if stacks.refused else ""
+    raise ParallelizeError(
+        f"{program.origin} has no residual stack of two blocks or more{why}.",
+        "Only chains x + f(x) can be parallelized; `parallelize inspect MODEL` lists what was found.",
+    )
+
+
+def _load_data(program: Program, source: Source, seed: int) -> tuple[Samples, Samples | None]:
+    """Calibration samples, and samples to judge on where they are of their own."""
+    if source.inputs is None:
+        if (source.test_inputs, source.labels, source.mask) != (None, None, None):
+            raise ParallelizeError(
+                "--test-inputs, --labels and --mask need --inputs.", "Give calibration data with --inputs."
+            )
+        return random_samples(program.inputs, RANDOM_SAMPLES, seed), None
+    if source.test_inputs is None:
+        return load_samples(Path(source.inputs), program.inputs, source.labels, source.mask), None
+    judge = load_samples(Path(source.test_inputs), program.inputs, source.labels, source.mask)
+    return load_samples(Path(source.inputs), program.inputs, None, source.mask), judge
+
+
+def choose_metric(wanted: Metric | str | None, prepared: Prepared) -> Metric:
+    """The metric that was asked for, or the one for these outputs.
+
+    Hidden states (samples, tokens, features) have the shape of a language model's logits, so KL is the default for
+    logits (samples, classes) only.
+    """
+    if wanted is None:
+        outputs = flat_outputs(prepared.program.module, next(iter(prepared.data.judge.batches(4))))
+        wanted = "kl" if logit_axes(outputs) == 2 else "relative-l2"
+    return find_metric(wanted)

@@ -1,0 +1,264 @@
+"""What a search may spend: an error that must be kept with its interval, a time, a longest group."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from parallelize.metrics import Budget
+from parallelize.metrics.catalogue import own_metric
+from parallelize.planning.costs import GroupCosts
+from parallelize.planning.planner import Planner, PlannerOptions
+from passes.errors import CheckError, ParallelizeError
+from tests.parallelize.planning.cases import FIT, HELD_OUT, levels, mlps, needs_its_first_block, on_vectors, quick
+from tests.parallelize.small_models import TwoStacks, capture_vectors, vision
+
+
+@functools.cache
+def _groups() -> dict[str, float]:
+    """What the groups of `quick` cost, measured once."""
+    planner = quick()
+    for depth in planner.partitions():
+        planner.proposal(depth)
+    return planner.costs.known
+
+
+def _planner() -> Planner:
+    """`quick` with its groups measured, and no network."""
+    planner = quick()
+    planner.costs.known.update(_groups())
+    return planner
+
+
+@functools.cache
+def _measured() -> dict[int, tuple[float, float]]:
+    """Error and upper end of its interval for each depth of rewrites."""
+    planner = _planner()
+    scores = {depth: planner.measure(depth).scores for depth in (1, 2, 3)}
+    found = {depth: (score.error("kl"), score.interval("kl")[1]) for depth, score in scores.items()}
+    assert found[1][1] > found[2][1] > found[3][1] > 0
+    assert all(upper > error for error, upper in found.values())
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ errors
+
+
+def test_the_shallowest_schedule_whose_interval_is_within_a_budget_is_found() -> None:
+    for depth, (_, upper) in _measured().items():
+        for budget in (upper, 1.01 * upper):
+            found = _planner().within(budget).chosen
+            assert found.depth == depth
+            assert found.scores.interval("kl")[1] == upper
+
+
+def test_a_budget_may_be_text_or_parsed_already() -> None:
+    planner, upper = _planner(), _measured()[2][1]
+    assert planner.within(str(upper)).chosen is planner.within(Budget(upper)).chosen is planner.measure(2)
+
+
+def test_an_error_within_the_budget_whose_interval_is_not_does_not_keep_it() -> None:
+    error, upper = _measured()[2]
+    between = (error + max(error, _measured()[3][1], upper / 1.001)) / 2
+    assert max(error, _measured()[3][1]) < between < upper
+    assert _planner().within(between).chosen.depth == 3
+
+
+def test_a_budget_above_all_errors_runs_all_blocks_side_by_side() -> None:
+    assert levels(_planner().within(1e9).chosen.plan) == [(0, 1, 2, 3)]
+
+
+def test_bisection_measures_no_more_networks_than_it_must() -> None:
+    assert [candidate.depth for candidate in _planner().within(1e9).measured] == [2, 1]
+
+
+def test_an_impossible_budget_is_refused_with_the_nearest_error_and_exit_code_1() -> None:
+    error, upper = _measured()[3]
+    with pytest.raises(CheckError) as caught:
+        _planner().within(error / 2)
+    assert str(caught.value) == (
+        f"No rewrite is within the kl budget of {error / 2:g}; the nearest, 3 blocks deep, has {error:.3g}"
+        f" ({upper:.3g} at the upper end of its interval)."
+    )
+    assert "--max-error" in caught.value.hint
+    assert caught.value.exit_code == 1
+
+
+def test_the_serial_network_is_no_rewrite_even_where_it_was_measured_before() -> None:
+    planner = _planner()
+    planner.at_depth(4)
+    with pytest.raises(CheckError, match="No rewrite is within the kl budget"):
+        planner.within(0.0)
+
+
+def test_outputs_of_nan_are_within_no_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parallelize.planning.planner.other_forms", lambda *group: iter(()))
+    planner = on_vectors(needs_its_first_block().module, refit="none")
+    assert not planner.measure(1).scores.error("kl") <= 1e9
+    assert planner.within(1e9).chosen.depth == 2
+
+
+def test_a_budget_is_measured_with_the_metric_that_was_asked_for() -> None:
+    found = quick("disagreement").within(0.5).chosen
+    assert found.scores.interval("disagreement")[1] <= 0.5
+    assert found.scores.error("relative-l2") > 0
+    with pytest.raises(CheckError, match="relative-l2 budget"):
+        quick("relative-l2").within(1e-6)
+
+
+def test_a_percentage_of_a_share_is_that_share() -> None:
+    planner = quick("relative-l2")
+    upper = planner.measure(2).scores.interval("relative-l2")[1]
+    assert planner.within(f"{101 * upper}%").chosen.depth == planner.within(1.01 * upper).chosen.depth <= 2
+
+
+def test_a_percentage_of_a_value_is_one_of_the_serial_networks() -> None:
+    metric = own_metric("of-two", lambda ours, teacher, batch: 2 - (ours[0] - teacher[0]).abs().mean(1))
+    planner = quick(metric)
+    upper = {depth: planner.measure(depth).scores.interval(metric)[1] for depth in (1, 2)}
+    assert upper[1] > 1.01 * upper[2]
+    assert planner.judge.serial.value(metric) == 2
+    found = planner.within(f"{100 * 1.005 * upper[2] / 2}%").chosen
+    assert found.depth == 2
+    assert found.scores.interval(metric)[1] > 1.005 * upper[2] / 2
+
+
+def test_a_percentage_of_nothing_is_refused_before_anything_is_measured() -> None:
+    planner = quick("kl")
+    with pytest.raises(ParallelizeError, match="5% has no meaning for kl"):
+        planner.within("5%")
+    assert planner.costs.known == {}
+
+
+@pytest.mark.parametrize("budget", ["", "much", -1, "nan%", float("inf")])
+def test_what_is_no_budget_is_refused_before_anything_is_measured(budget: float | str) -> None:
+    planner = quick()
+    with pytest.raises(ParallelizeError, match="is not a number of zero or more"):
+        planner.within(budget)
+    assert planner.costs.known == {}
+
+
+def test_a_budget_for_a_model_without_two_blocks_alike_is_refused() -> None:
+    planner = Planner(vision(depth=1).module, FIT, HELD_OUT, "kl", PlannerOptions(refit="none"))
+    with pytest.raises(ParallelizeError, match="No two neighbouring blocks"):
+        planner.within(0.1)
+
+
+# ------------------------------------------------------------------------------------------------ time
+
+
+def _measured_names(planner: Planner) -> list[str]:
+    planner.partitions()
+    return list(planner.costs.known)
+
+
+def test_once_the_time_is_over_one_group_is_measured_and_a_plan_comes_out() -> None:
+    planner = quick(time_limit=0)
+    assert _measured_names(planner) == ["0 0-1 sublayer"]
+    assert sorted(planner.partitions()) == [3, 4]
+    assert levels(planner.within(1e9).chosen.plan) == [(0, 1), (2,), (3,)]
+    assert planner.at_depth(3).chosen.depth == 3
+
+
+def test_a_depth_that_the_time_was_too_short_for_is_refused_with_what_is_there() -> None:
+    with pytest.raises(ParallelizeError, match=r"^No schedule is 1 blocks deep, the shallowest has 3\.$") as caught:
+        quick(time_limit=0).at_depth(1)
+    assert caught.value.hint == "Ask for --depth 3 or more, or give more time."
+
+
+def test_short_groups_of_all_stacks_come_first_where_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("parallelize.planning.planner.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    torch.manual_seed(0)
+    planner = on_vectors(capture_vectors(TwoStacks(), 6).module, "relative-l2", time_limit=4)
+    names = _measured_names(planner)
+    assert [name.split()[:2] for name in names] == [
+        ["0", "0-1"],
+        ["0", "1-2"],
+        ["1", "0-1"],
+        ["1", "1-2"],
+        ["1", "2-3"],
+    ]
+    assert min(planner.partitions()) == 2 + 2
+    assert planner.at_depth(4).chosen.depth == 4
+
+
+def test_when_time_ends_among_other_forms_those_that_were_measured_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    planner = quick(time_limit=1e9)
+
+    def measure(number: int, form: Any) -> float:
+        if form.name.startswith("deletion"):
+            planner._end = 0.0
+            return 0.25
+        return 1.0
+
+    monkeypatch.setattr(planner.costs, "_measure", measure)
+    (part,) = planner.proposal(1).stacks
+    assert [name for name in planner.costs.known if "deletion" in name] == ["0 0-3 deletion of all but 0"]
+    assert part.deleted == (1, 2, 3)
+    assert planner.partitions()[1][0] == 0.25
+
+
+def test_with_enough_time_the_search_is_the_one_without_a_limit() -> None:
+    limited, free = quick(time_limit=1e9), quick()
+    for depth in (1, 2, 3, 4):
+        assert limited.proposal(depth) == free.proposal(depth)
+    assert limited.partitions() == free.partitions()
+    assert limited.costs.known == free.costs.known
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+
+def test_groups_are_no_longer_than_asked_for() -> None:
+    planner = quick(longest_group=2)
+    assert sorted(planner.partitions()) == [2, 3, 4]
+    spans = {name.split()[1] for name in planner.costs.known}
+    assert spans == {"0-1", "1-2", "2-3"}
+    with pytest.raises(ParallelizeError, match="the shallowest has 2"):
+        planner.at_depth(1)
+
+
+@pytest.mark.parametrize(("blocks", "longest"), [(16, 16), (17, 4)])
+def test_groups_of_a_long_stack_are_limited(blocks: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GroupCosts, "_measure", lambda self, number, form: 1.0)
+    planner = on_vectors(mlps(blocks).module)
+    assert planner.blocks == blocks
+    lengths = {last - first + 1 for name in _measured_names(planner) for first, last in [_span(name)]}
+    assert max(lengths) == longest
+    assert min(planner.partitions()) == -(-blocks // longest)
+
+
+def _span(name: str) -> tuple[int, int]:
+    first, last = name.split()[1].split("-")
+    return int(first), int(last)
+
+
+def test_a_longest_group_that_is_asked_for_counts_for_a_long_stack_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GroupCosts, "_measure", lambda self, number, form: 1.0)
+    assert min(on_vectors(mlps(17).module, longest_group=17).partitions()) == 1
+
+
+def test_groups_of_one_block_leave_only_the_serial_network() -> None:
+    planner = quick(longest_group=1)
+    assert planner.partitions().keys() == {4}
+    assert planner.costs.known == {}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"refit": "strong"}, "There is no refit 'strong'"),
+        ({"time_limit": -1}, "cannot take -1 seconds"),
+        ({"time_limit": float("nan")}, "cannot take nan seconds"),
+        ({"longest_group": 0}, "No group has 0 blocks"),
+    ],
+)
+def test_options_that_no_search_can_have_are_refused(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParallelizeError, match=message):
+        PlannerOptions(**option)

@@ -1,0 +1,468 @@
+"""The planner: forms are measured where they may matter, the cheapest are proposed, whole networks decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from parallelize.metrics import predict, score
+from parallelize.metrics.catalogue import own_metric
+from parallelize.planning.forms import GroupForm, gptj, main_form, other_forms
+from parallelize.planning.planner import ROUNDS, Planner, PlannerOptions
+from parallelize.refit import refit
+from passes.errors import ParallelizeError
+from passes.plan import Plan
+from tests.parallelize.planning.cases import (
+    FIT,
+    HELD_OUT,
+    levels,
+    mlps,
+    needs_its_first_block,
+    of_vision,
+    on_vectors,
+    post_norm,
+    post_norm_blocks,
+    quick,
+)
+from tests.parallelize.small_models import Residual, capture_vectors, mlp, vectors, vision
+
+Key = tuple[int, int, int]  # stack, first and last block
+
+
+def _forms(planner: Planner, number: int, first: int, last: int) -> list[GroupForm]:
+    """All forms that a group can come to be measured in, whatever its cheapest cut."""
+    stack = planner.stacks[number]
+    main = main_form(stack, first, last)
+    cuts = [None] if main.cut is None else range(first + 1, last + 1)
+    forms = [main, *(form for cut in cuts for form in other_forms(stack, first, last, cut))]
+    return list(dict.fromkeys(forms))
+
+
+def _known(planner: Planner, number: int, first: int, last: int) -> dict[GroupForm, float]:
+    """The forms of a group that were measured."""
+    costs = {form: planner.costs.key(number, form) for form in _forms(planner, number, first, last)}
+    return {form: planner.costs.known[key] for form, key in costs.items() if key in planner.costs.known}
+
+
+def _groups(planner: Planner) -> Iterator[tuple[int, int, int]]:
+    """All groups of two blocks or more."""
+    for number, stack in enumerate(planner.stacks):
+        count = len(stack.blocks)
+        yield from ((number, i, j) for i in range(count) for j in range(i + 1, count))
+
+
+def _groups_at(planner: Planner, depth: int) -> set[Key]:
+    """Groups of two blocks or more of the best partition of a depth."""
+    spans = ((number, *span) for number, part in enumerate(planner.partitions()[depth][1]) for span in part)
+    return {(number, first, last) for number, first, last in spans if first < last}
+
+
+def _two_terms(cost: Callable[[GroupForm], float]) -> tuple[Planner, list[GroupForm]]:
+    """A planner for six blocks of two terms whose groups cost what is said, and the forms that it measures."""
+    planner = on_vectors(post_norm_blocks(6).module, "relative-l2")
+    measured: list[GroupForm] = []
+
+    def measure(number: int, form: GroupForm) -> float:
+        measured.append(form)
+        return cost(form)
+
+    planner.costs._measure = measure  # type: ignore[method-assign]
+    return planner, measured
+
+
+def _cuts(forms: list[GroupForm]) -> list[int]:
+    """Cuts at which the whole of `_two_terms` was measured, in their order."""
+    return [form.cut for form in forms if form.span == (0, 5) and form.cut is not None]
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+
+@pytest.mark.parametrize("planner", [of_vision, quick, lambda: on_vectors(post_norm_blocks(3).module, "relative-l2")])
+def test_the_cheapest_measured_form_of_every_group_is_proposed(planner: object) -> None:
+    assert callable(planner)
+    searching: Planner = planner()
+    (stack,) = searching.stacks
+    for depth in searching.partitions():
+        proposal = searching.proposal(depth)
+        predicted, (spans,) = searching.partitions()[depth]
+        wanted, total = [], 0.0
+        for first, last in spans:
+            costs = _known(searching, 0, first, last) or {main_form(stack, first, last): 0.0}
+            cheapest = min(costs, key=costs.__getitem__)
+            wanted.extend(cheapest.levels)
+            total += costs[cheapest]
+        assert len(spans) == depth
+        assert proposal.stacks[0].levels == tuple(wanted)
+        assert predicted == pytest.approx(total)
+
+
+def test_before_a_depth_is_asked_for_all_groups_are_measured_in_their_main_form_only() -> None:
+    planner = quick()
+    planner.partitions()
+    for group in _groups(planner):
+        assert list(_known(planner, *group)) == [main_form(planner.stacks[0], *group[1:])]
+
+
+def test_other_forms_are_measured_only_for_the_groups_of_the_depth_that_is_asked_for() -> None:
+    planner = quick()
+    wanted = _groups_at(planner, 2)
+    planner.proposal(2)
+    for group in _groups(planner):
+        assert len(_known(planner, *group)) == (len(_forms(planner, *group)) if group in wanted else 1)
+    before = dict(planner.costs.known)
+    planner.proposal(2)
+    planner.proposal(4)
+    assert planner.costs.known == before, "nothing is new at the same depth, and the serial network has no groups"
+
+
+def test_groups_of_every_depth_that_is_measured_are_tried_in_other_forms() -> None:
+    planner = quick(refit="none")
+    planner.measure(3)
+    assert all(len(_known(planner, *group)) > 1 for group in _groups_at(planner, 3))
+    assert len(_known(planner, 0, 0, 3)) == 1
+    planner.measure(1)
+    assert len(_known(planner, 0, 0, 3)) == len(_forms(planner, 0, 0, 3))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000))
+def test_whatever_groups_cost_the_rounds_end_at_a_cut_whose_neighbours_are_no_cheaper(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    planner, measured = _two_terms(lambda form: float(torch.rand((), generator=generator)))
+    rounds: list[str] = []
+    planner.progress = lambda what, done, total: rounds.append(what)
+    for depth in planner.partitions():
+        planner.proposal(depth)
+        total = 0.0
+        for number, first, last in _groups_at(planner, depth):
+            costs = _known(planner, number, first, last)
+            cut = min((form for form in costs if form.cut is not None), key=costs.__getitem__).cut
+            assert costs.keys() >= set(other_forms(planner.stacks[number], first, last, cut))
+            total += min(costs.values())
+        assert planner.partitions()[depth][0] == pytest.approx(total)
+    assert len(measured) == len(set(measured)), "a form is measured once"
+    assert f"measuring forms of groups, round {ROUNDS}" not in rounds
+
+
+def test_a_cheaper_neighbouring_cut_is_followed_step_by_step() -> None:
+    planner, measured = _two_terms(lambda form: 9.0 if form.cut is None else float(form.cut))
+    (part,) = planner.proposal(1).stacks
+    assert _cuts(measured) == [3, 2, 4, 1]
+    assert part.levels == gptj(planner.stacks[0], 0, 5, 1).levels
+
+
+def test_a_cut_behind_a_dearer_one_is_not_measured() -> None:
+    costs = {1: 0.0, 2: 2.0, 3: 1.0, 4: 2.0, 5: 0.0}
+    planner, measured = _two_terms(lambda form: 9.0 if form.cut is None else costs[form.cut])
+    (part,) = planner.proposal(1).stacks
+    assert _cuts(measured) == [3, 2, 4]
+    assert part.levels == gptj(planner.stacks[0], 0, 5, 3).levels
+
+
+def test_after_the_last_round_the_cheapest_cut_so_far_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parallelize.planning.planner.ROUNDS", 1)
+    planner, measured = _two_terms(lambda form: 9.0 if form.cut is None else float(form.cut))
+    (part,) = planner.proposal(1).stacks
+    assert _cuts(measured) == [3, 2, 4]
+    assert part.levels == gptj(planner.stacks[0], 0, 5, 2).levels
+    assert planner.partitions()[1] == (2.0, (((0, 5),),))
+
+
+def test_a_cheaper_form_of_a_group_changes_the_groups_of_another_depth() -> None:
+    """Depth 3 has blocks 0 and 1 side by side until depth 2 finds a cheap form for blocks 2 and 3."""
+    planner = quick()
+    mains = {(0, 1): 2.0, (1, 2): 3.0, (2, 3): 2.5, (0, 2): 9.0, (1, 3): 9.0, (0, 3): 9.0}
+    others = {**dict.fromkeys(mains, 10.0), (2, 3): 0.5}
+    planner.costs._measure = lambda number, form: (  # type: ignore[method-assign]
+        (mains if form.name == "sublayer" else others)[form.span]
+    )
+    assert planner.partitions()[3] == (2.0, (((0, 1), (2, 2), (3, 3)),))
+    planner.proposal(2)
+    assert planner.partitions()[2] == (2.5, (((0, 1), (2, 3)),))
+    assert planner.partitions()[3] == (0.5, (((0, 0), (1, 1), (2, 3)),))
+
+
+def test_a_planner_that_was_interrupted_measures_the_rest_when_it_is_asked_again() -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    planner = quick()
+    planner.progress = stop
+    with pytest.raises(KeyboardInterrupt):
+        planner.partitions()
+    planner.progress = None
+    assert planner.partitions() == quick().partitions()
+
+
+def test_two_stacks_share_a_depth() -> None:
+    """Three terms of width 4 that need each other, then two of width 6 that add little."""
+
+    class Unequal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = Residual([mlp(4, 8) for _ in range(3)])
+            self.between = nn.Linear(4, 6)
+            self.second = Residual([mlp(6, 8) for _ in range(2)], nn.Linear(6, 3))
+            with torch.no_grad():
+                for term in self.first.terms:
+                    term[3].weight.mul_(5)
+                for term in self.second.terms:
+                    term[3].weight.mul_(0.05)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.second(self.between(self.first(x)))
+            return y
+
+    torch.manual_seed(0)
+    teacher = capture_vectors(Unequal(), 4).module
+    options = PlannerOptions(refit="none")
+    planner = Planner(teacher, vectors(80, 4, 0), vectors(40, 4, 1), "relative-l2", options)
+    assert planner.blocks == 5
+    assert sorted(planner.partitions()) == [2, 3, 4, 5]
+    for depth, (_, groups) in planner.partitions().items():
+        assert sum(len(part) for part in groups) == depth
+    assert [part.depth for part in planner.at_depth(4).chosen.plan.stacks] == [3, 1]
+    assert planner.at_depth(2).chosen.plan.depth == 2
+
+
+def test_a_stack_of_one_block_stays_serial_beside_one_of_many() -> None:
+    class OneAndMany(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.many = (Residual([mlp(6, 12) for _ in range(count)]) for count in (1, 3))
+            self.between = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.many(torch.tanh(self.between(self.one(x))))
+            return y
+
+    torch.manual_seed(0)
+    planner = on_vectors(capture_vectors(OneAndMany(), 6).module, "relative-l2")
+    assert [len(stack.blocks) for stack in planner.stacks] == [1, 3]
+    assert sorted(planner.partitions()) == [2, 3, 4]
+    assert planner.at_depth(2).chosen.plan.stacks[0].is_serial
+
+
+def test_a_stack_whose_last_add_has_no_norm_is_planned_as_the_others_are() -> None:
+    planner = on_vectors(post_norm_blocks(3, (5,)).module, "relative-l2")
+    assert planner.at_depth(1).chosen.depth == 1
+    assert sorted(planner.partitions()) == [1, 2, 3, 4, 5, 6]
+
+
+def test_blocks_of_different_kinds_are_never_side_by_side() -> None:
+    planner = Planner(vision(depth=1).module, FIT, HELD_OUT, "kl", PlannerOptions(refit="none"))
+    assert planner.blocks == 2
+    assert planner.partitions() == {2: (0.0, (((0, 0), (1, 1)),))}
+
+
+def test_blocks_that_need_each_other_are_left_apart() -> None:
+    """The first two blocks add much, the others almost nothing."""
+    torch.manual_seed(0)
+    terms = [mlp(6, 12) for _ in range(4)]
+    with torch.no_grad():
+        for term in terms[:2]:
+            term[3].weight.mul_(10)
+        for term in terms[2:]:
+            term[3].weight.mul_(0.01)
+            term[3].bias.mul_(0.01)
+    planner = on_vectors(capture_vectors(Residual(terms), 6).module, "relative-l2", refit="none")
+    assert levels(planner.at_depth(2).chosen.plan) == [(0,), (1, 2, 3)]
+
+
+def test_a_form_that_makes_the_outputs_nan_is_chosen_only_where_all_do() -> None:
+    planner = on_vectors(needs_its_first_block().module, refit="none")
+    for depth in (1, 2, 3):
+        assert planner.measure(depth).scores.error("kl") < 1
+    assert planner.partitions()[2][1] == (((0, 0), (1, 3)),)
+    assert planner.proposal(1).stacks[0].deleted, "only a deletion has numbers at depth 1"
+
+
+# ------------------------------------------------------------------------------------------------ depths
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5, 100])
+def test_a_schedule_of_a_wanted_depth_is_never_deeper(depth: int) -> None:
+    chosen = of_vision().at_depth(depth).chosen
+    assert chosen.depth == min(depth, 4)
+    assert chosen.plan.depth == 2 * chosen.depth
+    assert chosen.plan.seed == 3
+    (part,) = chosen.plan.stacks
+    part.check()
+
+
+def test_the_full_depth_is_the_serial_network() -> None:
+    chosen = of_vision().at_depth(4).chosen
+    assert chosen.plan.stacks[0].is_serial
+    assert chosen.scores.error("kl") == 0
+    assert chosen.predicted == 0
+
+
+@pytest.mark.parametrize("depth", [0, -1])
+def test_less_than_one_block_is_refused_with_the_least_depth(depth: int) -> None:
+    with pytest.raises(
+        ParallelizeError, match=rf"^No schedule is {depth} blocks deep, the shallowest has 1\.$"
+    ) as caught:
+        of_vision().at_depth(depth)
+    assert caught.value.hint == "Ask for --depth 1 or more."
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("depth", [0, 5])
+def test_a_proposal_of_a_depth_that_no_partition_has_is_refused_with_those_that_are_there(depth: int) -> None:
+    for ask in (of_vision().measure, of_vision().proposal):
+        with pytest.raises(ParallelizeError, match=rf"^No schedule is exactly {depth} blocks deep\.$") as caught:
+            ask(depth)
+        assert caught.value.hint == "There are schedules of 1, 2, 3, 4 blocks."
+
+
+def test_a_candidate_carries_the_network_that_was_measured_and_its_scores() -> None:
+    chosen = of_vision().at_depth(2).chosen
+    again = refit(vision().module, chosen.plan, FIT, HELD_OUT)
+    teacher = predict(vision().module, HELD_OUT)
+    outputs = predict(chosen.refitted.module, HELD_OUT)
+    assert torch.equal(outputs[0], predict(again.module, HELD_OUT)[0])
+    assert chosen.scores == of_vision().judge.score(again.module)
+    assert chosen.scores.error("kl") == pytest.approx(score(outputs, teacher).error("kl"), rel=1e-5)
+
+
+def test_what_is_predicted_is_the_sum_of_costs_that_was_known_when_the_network_was_measured() -> None:
+    planner = quick(refit="none")
+    for depth in (1, 2, 3, 4):
+        predicted = planner.measure(depth).predicted
+        assert predicted == planner.partitions()[depth][0]
+        assert (predicted == 0) == (depth == 4)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_better_of_a_proposal_with_and_without_its_refit_is_chosen(depth: int) -> None:
+    errors: dict[Plan, float] = {}
+    chosen = of_vision().measure(depth)
+    for strength in ("affine", "none"):
+        plan = chosen.plan.with_refit(strength)
+        network = refit(vision().module, plan, FIT, HELD_OUT).module
+        errors[plan] = of_vision().judge.score(network).error("kl")
+    assert chosen.plan == min(errors, key=errors.__getitem__)
+    assert chosen.scores.error("kl") == min(errors.values())
+
+
+class HardTanh(nn.Module):
+    """Each of two coordinates alone, down * hardtanh(up * x): no in-projection whose input could be foretold."""
+
+    def __init__(self, up: list[float], down: list[float]) -> None:
+        super().__init__()
+        self.up, self.down = (nn.Parameter(torch.tensor(values, dtype=torch.float64)) for values in (up, down))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down * nn.functional.hardtanh(self.up * x)
+
+
+def test_a_refit_that_helps_the_states_and_hurts_the_outputs_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Side by side the second term misses 0.5 sign(x_0) and 2 x_1.
+
+    What is fitted where x_0 is positive doubles the error of coordinate 0 where it is negative, and mends coordinate 1,
+    which is most of the state and which the head does not read.
+    """
+    head = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[1.0, 0.0]]))
+    network = Residual([HardTanh([1, 0.01], [0.5, 200]), HardTanh([0.01, 0.01], [100, 100])], head)
+    teacher = capture_vectors(network, 2).module
+    fit, held_out = vectors(100, 2, 0), vectors(50, 2, 1)
+    fit.arrays["x"][:, 0] = torch.linspace(1, 2, 100)
+    held_out.arrays["x"][:, 0] = torch.linspace(-2, -1, 50)
+    monkeypatch.setattr("parallelize.planning.planner.other_forms", lambda *group: iter(()))
+    planner = Planner(teacher, fit, held_out, "relative-l2", PlannerOptions(refit="affine"))
+    (level,) = refit(teacher, planner.proposal(1), fit, held_out).levels
+    assert level.strength == "affine"
+    assert level.after < 0.5 * level.before
+    chosen = planner.measure(1)
+    assert chosen.plan.stacks[0].refit == "none"
+    assert chosen.refitted.levels == ()
+
+
+def test_what_was_measured_is_listed_from_deep_to_shallow_and_measured_once() -> None:
+    planner = quick(refit="none")
+    first = planner.at_depth(1).chosen
+    assert planner.at_depth(1).chosen is first
+    planner.at_depth(3)
+    assert [candidate.depth for candidate in planner.at_depth(2).measured] == [3, 2, 1]
+
+
+# ------------------------------------------------------------------------------------------------ the rest
+
+
+def test_a_model_without_stacks_is_refused() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ParallelizeError, match="no residual stack"):
+        on_vectors(capture_vectors(mlp(6, 12), 6).module)
+
+
+def test_top1_without_labels_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(ParallelizeError, match="top1-drop needs labels"):
+        quick("top1-drop")
+
+
+def test_labels_reach_the_metric() -> None:
+    planner = Planner(vision().module, FIT, HELD_OUT, "top1-drop", PlannerOptions(refit="none", longest_group=2))
+    teacher = predict(vision().module, HELD_OUT)[0].argmax(1)
+    assert HELD_OUT.labels is not None
+    assert planner.measure(3).scores.top1_teacher == pytest.approx(float((teacher == HELD_OUT.labels).double().mean()))
+
+
+def test_groups_and_networks_are_measured_by_a_metric_of_the_users_own() -> None:
+    def first_class(outputs: list[Tensor], teacher: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
+        assert batch["x"].shape == (len(outputs[0]), 6)
+        return -(outputs[0][:, 0] - teacher[0][:, 0]).square()
+
+    metric = own_metric("first-class", first_class)
+    planner = quick(metric)
+    chosen = planner.at_depth(2).chosen
+    outputs, teacher = (predict(m, planner.held_out)[0] for m in (chosen.refitted.module, planner.teacher))
+    error = float((outputs[:, 0] - teacher[:, 0]).square().mean())
+    assert chosen.scores.error(metric) == pytest.approx(error)
+    assert all(cost > 0 for cost in planner.costs.known.values())
+
+
+def test_a_post_norm_stack_may_share_its_norm() -> None:
+    planner = on_vectors(post_norm(4).module, "relative-l2")
+    levels_ = [level for depth in (1, 2, 3) for level in planner.proposal(depth).stacks[0].levels]
+    assert any(level.shared for level in levels_)
+    assert planner.at_depth(1).chosen.scores.error("relative-l2") < 1
+
+
+def test_a_search_repeats_to_the_bit_whatever_the_random_state() -> None:
+    first = quick(seed=3)
+    first.at_depth(2)
+    torch.manual_seed(99)
+    again = quick(seed=3)
+    again.at_depth(2)
+    assert again.partitions() == first.partitions()
+    assert again.costs.known == first.costs.known
+    assert again.at_depth(2).chosen.plan == first.at_depth(2).chosen.plan
+    assert again.at_depth(2).chosen.scores == first.at_depth(2).chosen.scores
+
+
+def test_progress_tells_how_many_groups_and_forms_are_measured_and_then_the_networks() -> None:
+    seen: list[tuple[str, int, int]] = []
+    planner = quick()
+    planner.progress = lambda *what: seen.append(what)
+    planner.at_depth(2)
+    singles_and_groups = 4 + 6
+    assert seen[:10] == [("measuring groups", done, singles_and_groups) for done in range(1, 11)]
+    assert seen[10][0] == "measuring forms of groups, round 1"
+    assert seen[-2:] == [("measuring 2 blocks deep", number, 2) for number in (0, 1)]
+
+
+def test_the_teacher_is_not_touched() -> None:
+    teacher, samples = mlps().module, vectors(50, 6, 2)
+    code, before = teacher.code, predict(teacher, samples)[0]
+    quick(refit="full").at_depth(2)
+    assert teacher.code == code
+    assert torch.equal(predict(teacher, samples)[0], before)
