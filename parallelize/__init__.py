@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parallelize.capturing import capture
     from parallelize.conversion import Conversion, ConvertOptions, convert
+    from parallelize.heal_options import HealOptions
+    from parallelize.healing import Healed, heal
     from parallelize.program import Program
     from passes.errors import ParallelizeError
     from passes.plan import Plan
@@ -24,6 +26,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Conversion",
     "ConvertOptions",
+    "HealOptions",
+    "Healed",
     "ParallelizeError",
     "Plan",
     "Program",
@@ -31,17 +35,21 @@ __all__ = [
     "capture",
     "convert",
     "find_stacks",
+    "heal",
 ]
 
 _HOMES = {
     "Conversion": "parallelize.conversion",
     "ConvertOptions": "parallelize.conversion",
+    "HealOptions": "parallelize.heal_options",
+    "Healed": "parallelize.healing",
     "ParallelizeError": "passes.errors",
     "Plan": "passes.plan",
     "Program": "parallelize.program",
     "capture": "parallelize.capturing",
     "convert": "parallelize.conversion",
     "find_stacks": "passes.stacks",
+    "heal": "parallelize.healing",
 }
 
 

@@ -10,7 +10,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn, ParamSpec
@@ -18,9 +17,32 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 import typer
 
 from parallelize import __version__
+from parallelize.cli_options import (
+    AllowPickle,
+    Force,
+    Inputs,
+    InputShapes,
+    LabelsName,
+    MaskName,
+    MetricName,
+    Mode,
+    Model,
+    OutputDirectory,
+    Refit,
+    RefitName,
+    Rounds,
+    Seed,
+    TestInputs,
+    Threads,
+    TimeLimit,
+    TrainedName,
+    Weights,
+)
+from parallelize.heal_options import DEFAULT_STEPS, HealOptions
 
 P = ParamSpec("P")
 BUG = 4
+TABLE_WIDTH = 100  # where a terminal is narrower it wraps the lines; rich would cut off numbers
 
 app = typer.Typer(
     name="parallelize",
@@ -35,30 +57,6 @@ class _Settings:
     """Options that hold for every command."""
 
     debug = False
-
-
-class MetricName(str, Enum):
-    """Spelled as in parallelize.metrics, without importing torch."""
-
-    kl = "kl"
-    relative_l2 = "relative-l2"
-    disagreement = "disagreement"
-    top1_drop = "top1-drop"
-
-
-class RefitName(str, Enum):
-    """Spelled as in passes.plan."""
-
-    none = "none"
-    affine = "affine"
-    full = "full"
-
-
-class Mode(str, Enum):
-    """Modes of a Para-Former."""
-
-    serial = "serial"
-    para_former = "para-former"
 
 
 def _fail(error: Exception, hint: str, code: int) -> NoReturn:
@@ -113,126 +111,247 @@ def _root(
     _Settings.debug = debug or _Settings.debug
 
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="A .pt2, a Para-Former checkpoint .pt, a Hugging Face directory, timm:NAME, package.module:factory,"
-        " file.py:factory, or a pickled .pt.",
-    ),
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        help="State dict (.pt or .safetensors) for a factory or timm:NAME.", metavar="FILE", show_default=False
-    ),
-]
-InputShapes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input",
-        help="Shape of an input, such as 1x3x224x224 or ids:batchx128@int64; a word is a dynamic dimension.",
-        metavar="[NAME:]SHAPE[@DTYPE]",
-        show_default=False,
-    ),
-]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled module; that runs code in the file.")]
-Inputs = Annotated[
-    Path | None,
-    typer.Option(
-        help="Calibration data: .npz, one array for each input, first axis samples.", metavar="FILE", show_default=False
-    ),
-]
-
-
 @app.command()
 @_reports_errors
 def convert(
     model: Model,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to make.", metavar="DIR")],
+    output: OutputDirectory,
     inputs: Inputs = None,
-    test_inputs: Annotated[
-        Path | None,
-        typer.Option(
-            help=".npz to judge on; without it a fifth of --inputs is kept for that.",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            help="Array of class labels in the .npz that judges, for top-1.", metavar="NAME", show_default=False
-        ),
-    ] = None,
+    test_inputs: TestInputs = None,
+    labels: LabelsName = None,
+    mask: MaskName = None,
     depth: Annotated[
         int | None, typer.Option(help="The best schedule of at most N blocks.", metavar="N", min=1, show_default=False)
     ] = None,
     max_error: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            help="The shallowest schedule whose --metric is at most E on held-out data (default: 0.02).",
+            help="The shallowest schedule whose --metric is at most E on held-out data (default: 0.02), such as 0.02"
+            " or 1%; a percentage is one of the serial value.",
             metavar="E",
-            min=0.0,
             show_default=False,
         ),
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="Replay a plan.json.", metavar="FILE", show_default=False)] = None,
-    metric: Annotated[
-        MetricName | None,
-        typer.Option(
-            help="What the search minimises and --max-error limits (default: kl for logits, else relative-l2).",
-            show_default=False,
-        ),
-    ] = None,
-    refit: Annotated[RefitName, typer.Option(help="The strongest closed-form refit a level may get.")] = RefitName.full,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output directory.")] = False,
+    metric: MetricName = None,
+    refit: Refit = RefitName.full,
+    time_limit: TimeLimit = None,
+    heal: Annotated[
+        bool, typer.Option("--heal", help="Heal the rewrite as well, as `parallelize heal` does by default.")
+    ] = False,
+    force: Force = False,
     weights: Weights = None,
     input_shapes: InputShapes = None,
     allow_pickle: AllowPickle = False,
-    seed: Annotated[int, typer.Option(help="Seeds the split of the data.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime while timing.", min=1)] = 1,
-    rounds: Annotated[int, typer.Option(help="How often each network is timed.", min=1)] = 200,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    rounds: Rounds = 200,
 ) -> None:
     """Rewrite a model's depth into width: capture, plan, rewrite, refit, fuse, export, compare, time."""
-    from rich.console import Console
-
     from parallelize.conversion import ConvertOptions
-    from parallelize.conversion import convert as run
-    from parallelize.inputs import parse_input
-    from parallelize.progress import reporting
-    from parallelize.report import notes, table
 
     options = ConvertOptions(
         plan=None if plan is None else _read_plan(plan),
         depth=depth,
         max_error=max_error,
-        metric=None if metric is None else metric.value,
+        metric=metric,
         refit=refit.value,
         seed=seed,
         threads=threads,
         rounds=rounds,
+        time_limit=time_limit,
+        heal=HealOptions() if heal else None,
+    )
+    _convert(
+        model,
+        output,
+        input_shapes,
+        inputs=inputs,
+        test_inputs=test_inputs,
+        labels=labels,
+        mask=mask,
+        weights=weights,
+        allow_pickle=allow_pickle,
+        force=force,
+        options=options,
+    )
+
+
+@app.command()
+@_reports_errors
+def plan(
+    model: Model,
+    output: OutputDirectory,
+    inputs: Inputs = None,
+    labels: LabelsName = None,
+    mask: MaskName = None,
+    metric: MetricName = None,
+    depths: Annotated[
+        str | None,
+        typer.Option(
+            help="Depths in blocks to measure, such as 2,3,6 (default: up to ten, spread over all).",
+            metavar="N,N,...",
+            show_default=False,
+        ),
+    ] = None,
+    refit: Refit = RefitName.full,
+    time_limit: TimeLimit = None,
+    memory: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep what is measured in FILE, and go on from it when the command is run again.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    heatmap: Annotated[
+        bool, typer.Option("--heatmap", help="Measure and draw what each term needs of the earlier ones.")
+    ] = False,
+    latency: Annotated[bool, typer.Option(help="Time the schedules on ONNX Runtime at batch 1.")] = True,
+    force: Force = False,
+    weights: Weights = None,
+    input_shapes: InputShapes = None,
+    allow_pickle: AllowPickle = False,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    rounds: Rounds = 200,
+) -> None:
+    """Search only: what each depth costs in accuracy and gains in latency, beside deletion to the same depth."""
+    from rich.console import Console
+
+    from parallelize.inputs import parse_input
+    from parallelize.planning.exploring import PlanOptions, explore, table
+    from parallelize.planning.planner import PlannerOptions
+    from parallelize.preparation import Source
+    from parallelize.progress import reporting
+
+    source = Source(
+        model,
+        inputs,
+        labels=labels,
+        mask=mask,
+        weights=weights,
+        input_specs=tuple(parse_input(text) for text in input_shapes or ()),
+        allow_pickle=allow_pickle,
+    )
+    options = PlanOptions(
+        metric=metric,
+        depths=None if depths is None else _numbers(depths),
+        planner=PlannerOptions(refit.value, seed, time_limit, memory=memory),
+        latency=latency,
+        heatmap=heatmap,
+        threads=threads,
+        rounds=rounds,
     )
     with reporting() as report:
-        conversion = run(
-            model,
-            output,
-            inputs=inputs,
-            test_inputs=test_inputs,
-            labels=labels,
-            weights=weights,
-            input_specs=tuple(parse_input(text) for text in input_shapes or ()),
-            allow_pickle=allow_pickle,
-            force=force,
-            options=options,
-            report=report,
-        )
+        content = explore(source, output, options, force=force, report=report)
     console = Console(soft_wrap=False)
-    console.print(table(conversion.report))
-    for note in notes(conversion.report):
-        console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
+    Console(width=max(console.width, TABLE_WIDTH)).print(table(content))
     console.print(
-        f"Written to {output}: {', '.join(sorted(path.name for path in Path(output).iterdir()))}", highlight=False
+        f"Written to {output}; take one: parallelize convert ... --plan {output}/plans/NN.json", highlight=False
+    )
+
+
+@app.command()
+@_reports_errors
+def heal(
+    model: Model,
+    plan: Annotated[Path, typer.Option(help="The plan.json to rewrite by.", metavar="FILE")],
+    output: OutputDirectory,
+    inputs: Inputs = None,
+    test_inputs: TestInputs = None,
+    labels: LabelsName = None,
+    mask: MaskName = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Optimizer steps (default: {DEFAULT_STEPS}, without --epochs and --time-limit).",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1, show_default=False)] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="End after so many seconds.", metavar="SECONDS", min=0.0, show_default=False)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples in a step.", min=1)] = HealOptions.batch_size,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak of the one-cycle schedule.", min=0.0)
+    ] = HealOptions.learning_rate,
+    hidden_weight: Annotated[
+        float, typer.Option(help="Weight of the states' error beside that of the outputs.", min=0.0)
+    ] = HealOptions.hidden_weight,
+    weight_decay: Annotated[float, typer.Option(help="Of matrices.", min=0.0)] = HealOptions.weight_decay,
+    train: Annotated[
+        TrainedName,
+        typer.Option(
+            help="All weights; norms, out-projections and affine branches; or low-rank adapters, merged in the end."
+        ),
+    ] = TrainedName.all,
+    rank: Annotated[int, typer.Option(help="Of the adapters.", min=1)] = HealOptions.rank,
+    evaluate_every: Annotated[
+        int, typer.Option(help="Steps between two evaluations on held-out samples.", min=1)
+    ] = HealOptions.evaluate_every,
+    patience: Annotated[
+        int, typer.Option(help="Evaluations in a row without a new best that end the run.", min=1)
+    ] = HealOptions.patience,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda or cuda:N (default: a GPU where there is one).", show_default=False),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="What the report leads with; relative-l2 also heals by that where outputs are logits.",
+            metavar="NAME|FILE.py:FUNCTION",
+            show_default=False,
+        ),
+    ] = None,
+    force: Force = False,
+    weights: Weights = None,
+    input_shapes: InputShapes = None,
+    allow_pickle: AllowPickle = False,
+    seed: Annotated[int, typer.Option(help="Seeds the order of the samples and the adapters.")] = 0,
+    threads: Threads = 1,
+    rounds: Rounds = 200,
+) -> None:
+    """Convert by a plan, with self-distillation: the rewrite learns from the model itself; run again to go on."""
+    from parallelize.conversion import ConvertOptions
+
+    healing = HealOptions(
+        steps=steps,
+        epochs=epochs,
+        time_limit=time_limit,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        hidden_weight=hidden_weight,
+        weight_decay=weight_decay,
+        train=train.value,
+        rank=rank,
+        evaluate_every=evaluate_every,
+        patience=patience,
+        seed=seed,
+        device=device,
+    )
+    options = ConvertOptions(
+        plan=_read_plan(plan),
+        metric=metric,
+        threads=threads,
+        rounds=rounds,
+        heal=healing,
+    )
+    _convert(
+        model,
+        output,
+        input_shapes,
+        inputs=inputs,
+        test_inputs=test_inputs,
+        labels=labels,
+        mask=mask,
+        weights=weights,
+        allow_pickle=allow_pickle,
+        force=force,
+        options=options,
     )
 
 
@@ -344,6 +463,34 @@ def train(
     with reporting() as report:
         top1 = train_model(output, data, sizes, schedule, limit, report)
     typer.echo(f"Written to {output}: top-1 {top1:.2%} on the test images")
+
+
+def _convert(model: str, output: Path, shapes: list[str] | None, **options: Any) -> None:
+    """Convert with a progress line, then print the table, the notes and what was written."""
+    from rich.console import Console
+
+    from parallelize.conversion import convert as run
+    from parallelize.inputs import parse_input
+    from parallelize.progress import reporting
+    from parallelize.report import notes, table
+
+    specs = tuple(parse_input(text) for text in shapes or ())
+    with reporting() as report:
+        conversion = run(model, output, input_specs=specs, report=report, **options)
+    console = Console(soft_wrap=False)
+    Console(width=max(console.width, TABLE_WIDTH)).print(table(conversion.report))
+    for note in notes(conversion.report):
+        console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
+    console.print(f"Written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}", highlight=False)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    from passes.errors import ParallelizeError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ParallelizeError(f"The depths {text!r} are no numbers.", "Give them as in --depths 2,3,6.") from None
 
 
 def _load(

@@ -1,6 +1,7 @@
 """The main job: a model, data and a budget become a directory with the rewritten model and the evidence.
 
-    capture -> find stacks -> plan (search) -> rewrite -> refit -> width fusion -> ONNX -> compare, time -> report
+    capture -> find stacks -> plan (search) -> rewrite -> refit -> (heal) -> width fusion -> ONNX -> compare, time
+    -> report
 
 Everything that is reported is measured here: scores on samples that neither fitted nor chose the plan, latencies in
 turn in one run, and the ONNX files against the graphs that they were written from.
@@ -9,39 +10,37 @@ turn in one run, and the ONNX files against the graphs that they were written fr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from parallelize.backends.onnxruntime import OnnxRuntime
-from parallelize.capturing import capture, export
-from parallelize.cleaning import clean
-from parallelize.inputs import InputSpec, Samples, load_samples, random_samples, read_arrays
+from parallelize.capturing import export
+from parallelize.heal_options import HealOptions
+from parallelize.healing import heal
+from parallelize.inputs import InputSpec, Samples
 from parallelize.latency import Latency, in_turn
-from parallelize.metrics import Metric, Scores, predict, score
+from parallelize.metrics import Budget, Judge, Metric, Scores, find_metric
 from parallelize.onnx_export import write_onnx
-from parallelize.output_directory import output_directory
+from parallelize.output_directory import output_directory, refuse_foreign
+from parallelize.planning.planner import Planner, PlannerOptions, Search
+from parallelize.preparation import Model, Report, Source, choose_metric, prepare
 from parallelize.program import Program
-from parallelize.references import LoadOptions, load_program
 from parallelize.report import Comparison, Evidence, write_report
-from parallelize.search import Search, Searcher
-from parallelize.split import Split, split
-from parallelize.variants import AS_IS, REWRITE, SERIAL, Variant, Variants, build_variants
+from parallelize.split import Split
+from parallelize.student import choose_device
+from parallelize.variants import AS_IS, HEALED, REWRITE, SERIAL, Heal, Variant, Variants, build_variants
 from passes.apply_plan import check_fits
-from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
+from passes.errors import CheckError, ParallelizeError
 from passes.infra import flat_outputs, largest_change
 from passes.plan import Plan, Refit
-from passes.stacks import Stacks, find_stacks
+from passes.stacks import Stacks
 
-DEFAULT_BUDGET = 0.02
+DEFAULT_BUDGET = Budget(0.02)
 ONNX_TOLERANCE = 1e-3  # of the largest output, float32 sums in another order
-RANDOM_SAMPLES = 64
-
-Report = Callable[[str, float | None], None]  # what is being done, and the share of it that is done where known
 
 
 @dataclass(frozen=True)
@@ -51,22 +50,27 @@ class ConvertOptions:
     Attributes:
         plan: replay this plan.
         depth: the best schedule of at most so many blocks.
-        max_error: the shallowest schedule within this error of `metric`.
-        metric: what the search minimises and the budget limits; None is KL for logits, relative L2 otherwise.
+        max_error: the shallowest schedule within this error of `metric`: a number, or a percentage such as "1%".
+        metric: what the search minimises and the budget limits, by its name or as `file.py:function`; None is KL for
+            logits (samples, classes), relative L2 otherwise.
         refit: the strongest refit a level may get.
         seed: seeds the split of the data.
         threads: of ONNX Runtime when latency is measured.
         rounds: how often each network is timed.
+        time_limit: seconds after which the search measures no more groups of blocks.
+        heal: heal the rewrite by gradient steps; None does not.
     """
 
     plan: Plan | None = None
     depth: int | None = None
-    max_error: float | None = None
-    metric: Metric | None = None
+    max_error: Budget | float | str | None = None
+    metric: Metric | str | None = None
     refit: Refit = "full"
     seed: int = 0
     threads: int = 1
     rounds: int = 200
+    time_limit: float | None = None
+    heal: HealOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,13 @@ class Conversion:
 
 
 def convert(
-    model: str | os.PathLike[str] | nn.Module | Program,
+    model: Model,
     output: str | os.PathLike[str],
     *,
     inputs: str | os.PathLike[str] | None = None,
     test_inputs: str | os.PathLike[str] | None = None,
     labels: str | None = None,
+    mask: str | None = None,
     example: tuple[Any, ...] | None = None,
     weights: str | os.PathLike[str] | None = None,
     input_specs: tuple[InputSpec, ...] = (),
@@ -109,37 +114,38 @@ def convert(
         inputs: .npz of calibration samples, one array for each input of the model, first axis samples.
         test_inputs: .npz to judge on; without it a fifth of `inputs` is kept apart for that.
         labels: name of the array of class labels in the .npz that judges.
+        mask: name of the input that is 0 at padding; `attention_mask` is found by itself.
         example: example inputs of a module.
         weights: state dict for a `module:factory` reference.
         input_specs: shapes of the inputs of a `module:factory` reference.
         allow_pickle: load a pickled module, which runs code from the file.
         force: replace an existing directory.
-        options: plan, budget and the rest.
+        options: plan, budget and the rest. A healing keeps its state in a file beside `output`, named after it with
+            `.resume` behind, so that the same call goes on with a run that was killed.
         report: told what is being done.
 
     Raises:
         ParallelizeError: with one sentence and a hint; `output` is then as it was before.
     """
-    options = options or ConvertOptions()
+    options = _parsed(options or ConvertOptions())
     target = Path(output)
-    _refuse_foreign(target)
+    state_file = target.resolve().with_name(f"{target.resolve().name}.resume")
+    refuse_foreign(target, "report.json", "a conversion")
+    source = Source(model, inputs, test_inputs, labels, mask, example, weights, input_specs, allow_pickle)
     with output_directory(target, force=force) as directory:
-        report("capturing the model", None)
-        program = _capture(model, example, inputs, LoadOptions(_path(weights), input_specs, allow_pickle))
-        _require_stacks(find_stacks(program.module), program)
-        samples, judge, is_random = _load_data(program, _path(inputs), _path(test_inputs), labels, options)
-        program, cleaning = clean(program, next(iter(samples.batches(4))))
-        stacks = find_stacks(program.module)
-        data = split(samples, judge, options.seed if options.plan is None else options.plan.seed)
-        options = _settle(options, program, stacks, data, is_random)
-        search, plan = _choose(program, data, options, report)
+        prepared = prepare(source, options.seed if options.plan is None else options.plan.seed, report)
+        program, data, stacks = prepared.program, prepared.data, prepared.stacks
+        options = _settle(options, stacks, prepared.random)
+        metric = choose_metric(options.metric, prepared)
+        if options.max_error is not None:
+            Budget.parse(options.max_error).check(metric)
+        search, plan = _choose(program, data, metric, options, report)
         refitted = search.chosen.refitted if search is not None and options.refit != "none" else None
-        metric = options.metric
-        assert metric is not None
+        healer = _healer(program, plan, data, metric, options, state_file, report)
         variants = build_variants(
-            program, plan, data.fit, data.held_out, metric, refitted, lambda what: report(what, None)
+            program, plan, data.fit, data.held_out, metric, refitted, lambda what: report(what, None), healer
         )
-        scores = _score(variants, data.judge, report)
+        scores = _score(variants, data.judge, metric, report)
         comparisons, latencies = _measure_onnx(variants, data.judge, directory, options, report)
         evidence = Evidence(
             origin=program.origin,
@@ -150,90 +156,47 @@ def convert(
             comparisons=comparisons,
             search=search,
             split=data,
-            random_inputs=is_random,
+            random_inputs=prepared.random,
             metric=metric,
             options=options,
-            records=(*cleaning, *variants.records),
+            records=(*prepared.cleaning, *variants.records),
         )
         report("writing the report", None)
         product = final(variants)
         _save_program(product.program, directory / "model.pt2")
         content = write_report(evidence, directory)
         (directory / "plan.json").write_text(plan.to_json())
+    if options.heal is not None:
+        state_file.unlink(missing_ok=True)
     return Conversion(target, product.program, plan, content)
 
 
 def final(variants: Variants) -> Variant:
-    """The network that a conversion is for: refitted where the refit helps, else the rewrite as is."""
+    """The network that a conversion is for: healed and refitted where each of them helps, else the rewrite as is."""
     names = {variant.name for variant in variants.items}
-    return variants[REWRITE if REWRITE in names else AS_IS]
+    return variants[next(name for name in (HEALED, REWRITE, AS_IS) if name in names)]
 
 
-def _refuse_foreign(target: Path) -> None:
-    """Only what an earlier conversion made may be replaced, whatever the options say."""
-    try:
-        foreign = target.is_dir() and any(target.iterdir()) and not (target / "report.json").is_file()
-    except OSError as error:
-        raise EnvironmentLackError(
-            f"The output directory {target} cannot be read: {error.strerror}.", "Choose a place that you may write to."
-        ) from error
-    if foreign:
-        raise ParallelizeError(
-            f"The directory {target} exists and was not made by a conversion: it has no report.json.",
-            "Choose another with -o, or delete it yourself.",
-        )
+def _parsed(options: ConvertOptions) -> ConvertOptions:
+    """Read the budget and load a metric of the user's own before anything takes time."""
+    budget = None if options.max_error is None else Budget.parse(options.max_error)
+    metric = None if options.metric is None else find_metric(options.metric)
+    if budget is not None and metric is not None:
+        budget.check(metric)
+    return replace(options, max_error=budget, metric=metric)
 
 
-def _path(value: str | os.PathLike[str] | None) -> Path | None:
-    return None if value is None else Path(value)
-
-
-def _capture(
-    model: str | os.PathLike[str] | nn.Module | Program,
-    example: tuple[Any, ...] | None,
-    inputs: str | os.PathLike[str] | None,
-    options: LoadOptions,
-) -> Program:
-    if isinstance(model, Program):
-        return model
-    if isinstance(model, nn.Module):
-        if example is None:
-            raise ParallelizeError("A module needs example inputs to be captured.", "Pass example=(tensor, ...).")
-        return capture(model, example, origin=type(model).__name__)
-    samples = None if inputs is None else read_arrays(Path(inputs))
-    return load_program(os.fspath(model), options, samples)
-
-
-def _require_stacks(stacks: Stacks, program: Program) -> None:
-    if any(len(stack.blocks) > 1 for stack in stacks.stacks):
-        return
-    why = f" ({stacks.refused[0].node}: {stacks.refused[0].reason})" if stacks.refused else ""
-    raise ParallelizeError(
-        f"{program.origin} has no residual stack of two blocks or more{why}.",
-        "Only chains x + f(x) can be parallelized; `parallelize inspect MODEL` lists what was found.",
-    )
-
-
-def _load_data(
-    program: Program, inputs: Path | None, test_inputs: Path | None, labels: str | None, options: ConvertOptions
-) -> tuple[Samples, Samples | None, bool]:
-    """Calibration samples, samples to judge on where they are of their own, and whether all are random."""
-    if inputs is None:
-        if test_inputs is not None or labels is not None:
-            raise ParallelizeError("--test-inputs and --labels need --inputs.", "Give calibration data with --inputs.")
-        return random_samples(program.inputs, RANDOM_SAMPLES, options.seed), None, True
-    judge = None if test_inputs is None else load_samples(test_inputs, program.inputs, labels)
-    samples = load_samples(inputs, program.inputs, labels if judge is None else None)
-    return samples, judge, False
-
-
-def _settle(options: ConvertOptions, program: Program, stacks: Stacks, data: Split, is_random: bool) -> ConvertOptions:
-    """Fill in what was left open: metric, budget, and no refit on noise."""
+def _settle(options: ConvertOptions, stacks: Stacks, is_random: bool) -> ConvertOptions:
+    """Fill in what was left open: a budget, and no refit on noise."""
     given = [name for name in ("plan", "depth", "max_error") if getattr(options, name) is not None]
     if len(given) > 1:
         raise ParallelizeError(
             "Only one of a plan, a depth and a maximal error can be asked for.", "Leave out the rest."
         )
+    if options.heal is not None:
+        choose_device(options.heal.device)  # what is not there is refused before the long work
+        if is_random:
+            raise ParallelizeError("Healing needs data.", "Give calibration samples with --inputs.")
     if options.plan is not None:
         check_fits(stacks.stacks, options.plan)
         wants_refit = any(part.refit != "none" for part in options.plan.stacks)
@@ -241,11 +204,6 @@ def _settle(options: ConvertOptions, program: Program, stacks: Stacks, data: Spl
             raise ParallelizeError(
                 "The plan asks for a refit, which needs data.", 'Give --inputs, or set "refit": "none" in the plan.'
             )
-    if options.metric is None:
-        first = next(iter(data.judge.batches(4)))
-        outputs = flat_outputs(program.module, first)
-        logits = score(outputs, outputs).kl is not None
-        options = replace(options, metric="kl" if logits else "relative-l2")
     if is_random:
         options = replace(options, refit="none")
     if not given and is_random:
@@ -254,30 +212,53 @@ def _settle(options: ConvertOptions, program: Program, stacks: Stacks, data: Spl
     return options if given else replace(options, max_error=DEFAULT_BUDGET)
 
 
-def _choose(program: Program, data: Split, options: ConvertOptions, report: Report) -> tuple[Search | None, Plan]:
+def _choose(
+    program: Program, data: Split, metric: Metric, options: ConvertOptions, report: Report
+) -> tuple[Search | None, Plan]:
     if options.plan is not None:
         return None, options.plan
-    assert options.metric is not None
 
     def progress(what: str, done: int, total: int) -> None:
         report(what, done / total if total > 1 else None)
 
-    searcher = Searcher(program.module, data.fit, data.held_out, options.metric, options.refit, options.seed, progress)
+    searching = PlannerOptions(options.refit, options.seed, options.time_limit)
+    planner = Planner(program.module, data.fit, data.held_out, metric, searching, progress)
     if options.depth is not None:
-        search = searcher.at_depth(options.depth)
+        search = planner.at_depth(options.depth)
     else:
         assert options.max_error is not None
-        search = searcher.within(options.max_error)
+        search = planner.within(options.max_error)
     return search, search.chosen.plan
 
 
-def _score(variants: Variants, judge: Samples, report: Report) -> dict[str, Scores]:
+def _healer(
+    program: Program, plan: Plan, data: Split, metric: Metric, options: ConvertOptions, state_file: Path, report: Report
+) -> Heal | None:
+    """Heals a rewrite as the options say, on the samples that fit; those held out choose its weights."""
+    if options.heal is None:
+        return None
+    return partial(
+        heal,
+        teacher=program.module,
+        plan=plan,
+        fit=data.fit,
+        held_out=data.held_out,
+        options=options.heal,
+        logits=metric.name != "relative-l2",
+        state_file=state_file,
+        report=report,
+    )
+
+
+def _score(variants: Variants, samples: Samples, metric: Metric, report: Report) -> dict[str, Scores]:
     """Scores of every network on the samples that judge."""
-    teacher = predict(variants[SERIAL].program.module, judge)
-    scores = {}
-    for number, variant in enumerate(variants.items):
+    report("judging", 0)
+    judge = Judge(variants[SERIAL].program.module, samples, metric)
+    scores = {SERIAL: judge.serial}
+    others = [variant for variant in variants.items if variant.name != SERIAL]
+    for number, variant in enumerate(others, 1):
         report("judging", number / len(variants.items))
-        scores[variant.name] = score(predict(variant.program.module, judge), teacher, judge.labels)
+        scores[variant.name] = judge.score(variant.program.module)
     return scores
 
 

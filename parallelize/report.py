@@ -10,21 +10,22 @@ import html
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from parallelize.diagrams import draw, schedule_graph
 from parallelize.latency import Latency
-from parallelize.metrics import METRICS, Metric, Scores
-from parallelize.search import Search
+from parallelize.metrics import METRICS, Budget, Metric, Scores
+from parallelize.metrics.bootstrap import CONFIDENCE, RESAMPLES
+from parallelize.planning.planner import Search
 from parallelize.split import Split
-from parallelize.variants import AS_IS, DELETED, DELETED_REFITTED, REWRITE, SERIAL, UNFUSED, Variants
+from parallelize.variants import AS_IS, DELETED, DELETED_REFITTED, HEALED, REWRITE, SERIAL, UNFUSED, Variants
 from passes.infra import PassRecord
 from passes.plan import Plan, serial
 from passes.stacks import Stacks
@@ -89,7 +90,12 @@ def as_dict(evidence: Evidence) -> dict[str, Any]:
             "held_out": len(split.held_out),
             "judge": len(split.judge),
         },
-        "metric": {"name": evidence.metric, "meaning": METRICS[evidence.metric]},
+        "metric": {
+            "name": evidence.metric.name,
+            "meaning": evidence.metric.meaning,
+            "max_error": None if evidence.options.max_error is None else str(Budget.parse(evidence.options.max_error)),
+        },
+        "intervals": {"method": "percentile bootstrap over samples", "confidence": CONFIDENCE, "resamples": RESAMPLES},
         "refit_allowed": evidence.options.refit,
         "plan": json.loads(evidence.variants.plan.to_json()),
         "deletion_plan": json.loads(evidence.variants.deletion.to_json()),
@@ -100,6 +106,7 @@ def as_dict(evidence: Evidence) -> dict[str, Any]:
         "refused": [asdict(refusal) for refusal in evidence.stacks.refused],
         "networks": [_network(evidence, variant.name) for variant in evidence.variants.items],
         "refit": [asdict(level) for level in evidence.variants.levels],
+        "healing": _healing(evidence),
         "passes": [asdict(record) for record in evidence.records],
         "search": _search(evidence),
     }
@@ -113,10 +120,29 @@ def _network(evidence: Evidence, name: str) -> dict[str, Any]:
         "depth_terms": variant.depth,
         "parameters": variant.parameters,
         "critical_gemms": variant.gemms,
-        "scores": asdict(evidence.scores[name]),
-        "errors": {evidence.metric: evidence.scores[name].error(evidence.metric)},
+        **_scores(evidence.scores[name], evidence.metric),
         "onnxruntime_ms": asdict(evidence.latencies[name]),
         "onnx_against_graph": asdict(evidence.comparisons[name]),
+    }
+
+
+def _healing(evidence: Evidence) -> dict[str, Any] | None:
+    options, healed = evidence.options.heal, evidence.variants.healed
+    if options is None or healed is None:
+        return None
+    return {"options": asdict(options), **healed.as_dict()}
+
+
+def _scores(scores: Scores, metric: Metric) -> dict[str, Any]:
+    """What was measured by every metric that there is for these outputs, with intervals [low, high]."""
+    every = [m for m in {**METRICS, metric.name: metric}.values() if scores.has(m)]
+    valued = [m for m in every if m.serial is not None]
+    return {
+        "scores": scores.as_dict(),
+        "errors": {m.name: scores.error(m) for m in every},
+        "error_intervals": {m.name: scores.interval(m) for m in every},
+        "values": {m.name: scores.value(m) for m in valued},
+        "value_intervals": {m.name: scores.value_interval(m) for m in valued},
     }
 
 
@@ -124,7 +150,7 @@ def _search(evidence: Evidence) -> list[dict[str, Any]]:
     if evidence.search is None:
         return []
     return [
-        {"depth_blocks": c.depth, "predicted": c.predicted, "held_out": asdict(c.scores)}
+        {"depth_blocks": c.depth, "predicted": c.predicted, "held_out": c.scores.as_dict()}
         for c in evidence.search.measured
     ]
 
@@ -164,6 +190,7 @@ def table(content: Mapping[str, Any]) -> Table:
     networks = content["networks"]
     serial_ms = next(n for n in networks if n["name"] == SERIAL)["onnxruntime_ms"]["median"]
     threads = content["measured_on"]["onnxruntime_threads"]
+    measures = _measures(content)
     result = Table(
         title=f"{content['model']}: {content['data']['judge']} samples judge",
         title_justify="left",
@@ -171,45 +198,99 @@ def table(content: Mapping[str, Any]) -> Table:
         padding=0,
     )
     result.add_column("network", no_wrap=True)
-    has_top1 = networks[0]["scores"]["top1"] is not None
-    has_kl = networks[0]["scores"]["kl"] is not None
     headings = ["blocks\ndeep", "para-\nmeters", "GEMMs\ndeep"]
-    headings += (["top-1"] if has_top1 else []) + (["KL\nnats", "agree"] if has_kl else ["rel.\nL2"])
+    headings += [heading for measure in measures for heading in measure.headings]
     headings += ["median\nms", "p90\nms", "speed\nup"]
     for heading in headings:
         result.add_column(heading, justify="right", no_wrap=True)
     result.caption_justify = "left"
     result.caption = (
-        f"GEMMs deep: matrix products that wait for each other. {_legend(content, has_kl=has_kl)}"
+        f"GEMMs deep: matrix products that wait for each other. {_legend(content, measures)}"
         f"ms: ONNX Runtime on the CPU, batch 1, {threads} thread{'s' if threads > 1 else ''}, timed in turn."
     )
     for network in networks:
-        result.add_row(*_row(network, serial_ms, has_top1=has_top1, has_kl=has_kl))
+        result.add_row(*_row(network, serial_ms, measures))
     return result
 
 
-def _legend(content: Mapping[str, Any], *, has_kl: bool) -> str:
+@dataclass(frozen=True)
+class _Measure:
+    """One number of the table, with its interval where there is one.
+
+    Attributes:
+        heading: over the column, two lines.
+        kind: the part of a network's report that holds the number.
+        key: the number there.
+        number: how it is written.
+        bound: how the ends of its interval are written; None leaves it out.
+    """
+
+    heading: str
+    kind: Literal["values", "errors", "scores"]
+    key: str
+    number: str = ".4f"
+    bound: str | None = ".4f"
+
+    @property
+    def headings(self) -> list[str]:
+        return [self.heading] if self.bound is None else [self.heading, "\n95 %"]
+
+    def cells(self, network: Mapping[str, Any]) -> list[str]:
+        text = _number(network[self.kind][self.key], self.number)
+        if self.bound is None:
+            return [text]
+        low, high = (_number(end, self.bound) for end in network[f"{self.kind[:-1]}_intervals"][self.key])
+        return [text, f"{low}..{high}".replace("%..", "..")]
+
+
+_TOP1 = _Measure("top-1", "values", "top1-drop", ".2%", ".1%")
+_AGREE = _Measure("agree", "scores", "agreement", ".1%", None)
+_ERRORS = {
+    "kl": _Measure("KL\nnats", "errors", "kl"),
+    "relative-l2": _Measure("rel.\nL2", "errors", "relative-l2"),
+    "cosine": _Measure("1 -\ncosine", "errors", "cosine"),
+    "disagreement": _Measure("moved", "errors", "disagreement", ".2%", ".1%"),
+    "perplexity": _Measure("per-\nplexity", "values", "perplexity", ".2f", ".1f"),
+}
+
+
+def _measures(content: Mapping[str, Any]) -> list[_Measure]:
+    """The metric, top-1 where there are labels, and agreement where there is room for it."""
+    serial = content["networks"][0]
+    metric = content["metric"]["name"]
+    found = [_TOP1] if _TOP1.key in serial["values"] else []
+    if metric != _TOP1.key:
+        found.append(_ERRORS.get(metric) or _Measure("own\nscore", "values", metric, ".4g", ".4g"))
+    has_room = len(found) == 1 and metric != "disagreement"
+    return [*found, _AGREE] if has_room and serial["scores"]["agreement"] is not None else found
+
+
+def _legend(content: Mapping[str, Any], measures: Sequence[_Measure]) -> str:
     """What the columns and rows that are there mean."""
-    text = "KL, agree: against serial. " if has_kl else "rel. L2: against serial. "
+    against = [measure.heading.replace("\n", " ") for measure in measures if measure.kind != "values"]
+    text = f"{', '.join(against)}: against serial. " if against else ""
+    text += "95 %: bootstrap interval over samples. "
     if any(network["name"] == UNFUSED for network in content["networks"]):
         text += "unfused: refitted, branches side by side; all other rewrites are fused. "
     return text
 
 
-def _row(network: Mapping[str, Any], serial_ms: float, *, has_top1: bool, has_kl: bool) -> list[str]:
-    scores, latency = network["scores"], network["onnxruntime_ms"]
-    cells = [
+def _row(network: Mapping[str, Any], serial_ms: float, measures: Sequence[_Measure]) -> list[str]:
+    latency = network["onnxruntime_ms"]
+    return [
         network["name"],
         str(network["depth_blocks"]),
         _count(network["parameters"]),
         str(network["critical_gemms"]),
+        *(cell for measure in measures for cell in measure.cells(network)),
+        *(_milliseconds(latency[name]) for name in ("median", "p90")),
+        f"{serial_ms / latency['median']:.2f}x",
     ]
-    if has_top1:
-        cells.append(f"{scores['top1']:.2%}")
-    cells += [f"{scores['kl']:.4f}", f"{scores['agreement']:.1%}"] if has_kl else [f"{scores['relative_l2']:.4f}"]
-    cells += [_milliseconds(latency[name]) for name in ("median", "p90")]
-    cells.append(f"{serial_ms / latency['median']:.2f}x")
-    return cells
+
+
+def _number(value: float, form: str) -> str:
+    """A number as its column writes it, or with four digits where that would be too wide."""
+    return f"{value:.4g}" if abs(value) >= 1e4 else f"{value:{form}}"
 
 
 def _milliseconds(time: float) -> str:
@@ -225,12 +306,24 @@ def notes(content: Mapping[str, Any]) -> list[str]:
     networks = {network["name"]: network for network in content["networks"]}
     if content["refit_allowed"] != "none" and REWRITE not in networks:
         found.append("The refit did not help on held-out samples and was left out.")
-    ours = networks.get(REWRITE, networks[AS_IS])
+    found.extend(_healing_notes(content["healing"]))
+    ours = networks.get(HEALED, networks.get(REWRITE, networks[AS_IS]))
     rivals = [networks[name] for name in (DELETED, DELETED_REFITTED) if name in networks]
     metric = content["metric"]["name"]
     if any(rival["errors"][metric] < ours["errors"][metric] for rival in rivals):
         found.append(f"Deleting blocks to the same depth measures better in {metric} than the rewrite.")
     return found
+
+
+def _healing_notes(healing: Mapping[str, Any] | None) -> list[str]:
+    if healing is None:
+        return []
+    steps, ending = healing["steps"], healing["ending"]
+    if healing["best_step"] == 0:
+        return [f"Healing did not help on held-out samples in {steps} steps and was left out ({ending})."]
+    if ending == "diverged":
+        return [f"Healing diverged after step {steps}; the weights are those of step {healing['best_step']}."]
+    return []
 
 
 def _count(number: int) -> str:
@@ -280,7 +373,7 @@ def _page(evidence: Evidence, content: Mapping[str, Any], directory: Path) -> st
         title=html.escape(f"{evidence.origin}: depth into width"),
         warnings="".join(f'<p class="warning">{html.escape(text)}</p>' for text in notes(content)),
         rows=f"<tr>{heads}</tr>{rows}",
-        meaning=f"KL and agreement are against the serial network. {_judged(content)}",
+        meaning=html.escape(f"{_legend(content, _measures(content))}{_judged(content)}"),
         threads=content["measured_on"]["onnxruntime_threads"],
         rounds=content["networks"][0]["onnxruntime_ms"]["rounds"],
         before=(directory / "before.svg").read_text(),
@@ -292,8 +385,9 @@ def _page(evidence: Evidence, content: Mapping[str, Any], directory: Path) -> st
 
 
 def _judged(content: Mapping[str, Any]) -> str:
-    data = content["data"]
+    data, healing = content["data"], content["healing"]
+    healed = "" if healing is None else f", so was the healing of {healing['steps']} steps"
     return (
         f"Judged on {data['judge']} samples;"
-        f" refits were fitted on {data['fit']} and chosen on {data['held_out']} others."
+        f" refits were fitted on {data['fit']} and chosen on {data['held_out']} others{healed}."
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import fx
 
 from parallelize.deletion import deletion_plan
+from parallelize.healing import Healed
 from parallelize.inputs import Samples
 from parallelize.metrics import Metric
 from parallelize.program import Program
@@ -23,10 +24,12 @@ SERIAL = "serial"
 AS_IS = "rewrite, as is"
 UNFUSED = "rewrite, unfused"
 REWRITE = "rewrite, refitted"
+HEALED = "rewrite, healed"
 DELETED = "deletion, as is"
 DELETED_REFITTED = "deletion, refitted"
 
 Report = Callable[[str], None]
+Heal = Callable[[Refitted], Healed]
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Variants:
-    """All networks of the comparison, what the passes did for the rewrite, and what the refits chose."""
+    """All networks of the comparison, what the passes did for the rewrite, what the refits chose and a healing did."""
 
     items: tuple[Variant, ...]
     plan: Plan
     deletion: Plan
     records: tuple[PassRecord, ...]
     levels: tuple[LevelRefit, ...]
+    healed: Healed | None = None
 
     def __getitem__(self, name: str) -> Variant:
         return next(variant for variant in self.items if variant.name == name)
@@ -66,9 +70,10 @@ def build_variants(
     plan: Plan,
     fit: Samples,
     held_out: Samples,
-    metric: Metric,
+    metric: Metric | str,
     refitted: Refitted | None = None,
     report: Report = lambda _: None,
+    heal: Heal | None = None,
 ) -> Variants:
     """Build every network of the comparison.
 
@@ -80,6 +85,7 @@ def build_variants(
         metric: what the choice of blocks to delete minimises on `held_out`.
         refitted: the rewrite where a search has made it already.
         report: told what is being done.
+        heal: heals the rewrite; the healed row is there where that helped.
     """
     teacher = program.module
     probe = next(iter(held_out.batches(4)))
@@ -94,6 +100,12 @@ def build_variants(
         records, levels = (*records[:-1], fusion), refitted.levels
         variants.append(_variant(UNFUSED, program, refitted.module, plan))
         variants.append(_variant(REWRITE, program, fused, plan))
+    healed = None
+    if heal is not None:
+        healed = heal(refitted or refit(teacher, plan, fit, held_out))
+        if healed.helped:
+            fused, _ = run_passes(healed.module, [FuseWidth()], probe)
+            variants.append(_variant(HEALED, program, fused, plan))
     report("deleting blocks to the same depth")
     deletion = deletion_plan(teacher, plan, fit, held_out, metric)
     deleted, _ = run_passes(teacher, [ApplyPlan(deletion)])
@@ -102,7 +114,7 @@ def build_variants(
         report("refitting the deletion")
         deleted, _ = run_passes(refit(teacher, deletion, fit, held_out).module, [FuseWidth()], probe)
         variants.append(_variant(DELETED_REFITTED, program, deleted, deletion))
-    return Variants(tuple(variants), plan, deletion, records, levels)
+    return Variants(tuple(variants), plan, deletion, records, levels, healed)
 
 
 def _variant(name: str, program: Program, module: fx.GraphModule, plan: Plan | None) -> Variant:

@@ -49,6 +49,9 @@ class Plain(nn.Module):
         return self.layer(x).relu()
 """
 CONVERT = ("convert", "model.pt", "--inputs", "data.npz", "--depth", "2", "--rounds", "1", "-o", "out")
+HEAL = ("heal", "model.pt", "--plan", "p.json", "--inputs", "data.npz", "-o", "out", "--rounds", "1", "--steps", "8")
+PLAN = """{"format": "parallelize-plan/1", "stacks": [{"terms": 8, "refit": "affine", "levels": [
+  [[0], [2]], [[1], [3]], [[4], [6]], [[5], [7]]]}]}"""
 FAST = (*CONVERT, "--refit", "none")
 
 
@@ -86,7 +89,7 @@ def python(*code: str, **options: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", [(), ("convert",), ("inspect",), ("draw",), ("passes",), ("train",)])
+@pytest.mark.parametrize("command", [(), ("convert",), ("heal",), ("inspect",), ("draw",), ("passes",), ("train",)])
 def test_help_imports_no_heavy_library(command: tuple[str, ...]) -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from parallelize.cli import app;"
@@ -113,7 +116,9 @@ def test_convert_prints_the_table_and_writes_everything(home: Path) -> None:
         "deletion, refitted",
     )
     assert all(name in told.stdout for name in names)
-    assert all(heading in told.stdout for heading in ("GEMMs", "meters", "top-1", "agree", "median", "p90", "speed"))
+    assert all(
+        heading in told.stdout for heading in ("GEMMs", "meters", "top-1", "95 %", "KL", "median", "p90", "speed")
+    )
     written = {path.name for path in (home / "out").iterdir()}
     assert written == {
         "model.pt2",
@@ -124,7 +129,15 @@ def test_convert_prints_the_table_and_writes_everything(home: Path) -> None:
         "before.svg",
         "after.svg",
     }
-    assert max(map(len, told.stdout.splitlines())) <= 80
+    assert max(map(len, told.stdout.splitlines())) <= 100
+    assert "…" not in told.stdout
+
+
+def test_the_help_names_every_metric() -> None:
+    from parallelize.metrics import METRICS
+
+    told = " ".join(run("convert", "--help").stdout.replace("│", " ").split())
+    assert all(f" {name}" in told for name in METRICS)
 
 
 def _truncate(home: Path) -> None:
@@ -184,6 +197,26 @@ BAD = {
         "plan",
     ),
     "top-1 without labels": (_nothing, (*CONVERT, "--metric", "top1-drop"), 2, "--labels"),
+    "metric of no name": (_nothing, (*CONVERT, "--metric", "bleu"), 2, "perplexity"),
+    "metric that raises": (
+        lambda home: (home / "mine.py").write_text("def f(outputs, teacher, batch):\n    return 1 / 0\n"),
+        (*CONVERT, "--metric", "mine.py:f"),
+        2,
+        "ZeroDivisionError",
+    ),
+    "percentage of nats": (
+        _nothing,
+        ("convert", "model.pt", "--inputs", "data.npz", "--max-error", "1%", "-o", "out"),
+        2,
+        "absolute value",
+    ),
+    "negative budget": (
+        _nothing,
+        ("convert", "model.pt", "--inputs", "data.npz", "--max-error=-1", "-o", "out"),
+        2,
+        "-1",
+    ),
+    "mask of no name": (_nothing, (*CONVERT, "--mask", "padding"), 2, "padding"),
     "budget out of reach": (
         _nothing,
         ("convert", "model.pt", "--inputs", "data.npz", "--max-error", "0", "-o", "out"),
@@ -191,6 +224,30 @@ BAD = {
         "budget",
     ),
     "output below a file": (_nothing, replaced("out", "data.npz/out"), 3, "out"),
+    "plan to heal by that does not fit": (
+        lambda home: (home / "p.json").write_text(PLAN.replace('"terms": 8', '"terms": 9')),
+        HEAL,
+        2,
+        "9 terms",
+    ),
+    "healing without data": (
+        lambda home: (home / "p.json").write_text(PLAN),
+        ("heal", "model.pt", "--plan", "p.json", "-o", "out"),
+        2,
+        "Healing needs data",
+    ),
+    "healing for steps and epochs": (
+        lambda home: (home / "p.json").write_text(PLAN),
+        (*HEAL, "--epochs", "1"),
+        2,
+        "steps and epochs",
+    ),
+    "healing on a GPU that is not there": (
+        lambda home: (home / "p.json").write_text(PLAN),
+        (*HEAL, "--device", "cuda:77"),
+        3,
+        "cuda:77",
+    ),
     "output is a file": (_nothing, replaced("out", "data.npz"), 2, "data.npz"),
 }
 
@@ -260,6 +317,42 @@ def test_a_killed_run_leaves_the_earlier_output_whole(home: Path, stage: str, en
     running.send_signal(end)
     assert running.wait(60) != 0
     assert {path.name: path.read_text() for path in (home / "out").iterdir()} == {"report.json": "{}"}
+
+
+def test_heal_writes_the_healed_network_and_keeps_no_state(home: Path) -> None:
+    (home / "p.json").write_text(PLAN)
+    options = "--steps 40 --learning-rate 0.01 --batch-size 8 --evaluate-every 10 --train lora --rank 2 --seed 5"
+    told = run(*HEAL, *options.split())
+    assert told.exit_code == 0, told.output
+    assert "rewrite, healed" in told.stdout
+    assert "healing: step 10 of 40" in told.stderr
+    healing = json.loads((home / "out" / "report.json").read_text())["healing"]
+    assert {"steps": 40, "batch_size": 8, "train": "lora", "rank": 2, "seed": 5}.items() <= healing["options"].items()
+    assert not (home / "out.resume").exists()
+
+
+def test_a_healing_that_was_killed_goes_on(home: Path) -> None:
+    (home / "p.json").write_text(PLAN)
+    code = "import parallelize.healing as h; h.KEEP_EVERY = 0.0; from parallelize.cli import main; main()"
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, *HEAL, "--evaluate-every", "4"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert running.stderr is not None
+    assert any("healing: step 8" in line for line in running.stderr)
+    running.kill()
+    assert running.wait(60) != 0
+    assert (home / "out.resume").exists()
+    assert not (home / "out").exists()
+    told = run(*HEAL, "--evaluate-every", "4")
+    assert told.exit_code == 0, told.output
+    assert "healing: step 0" not in told.stderr
+    history = json.loads((home / "out" / "report.json").read_text())["healing"]["history"]
+    assert [evaluation["step"] for evaluation in history] == [4, 8]
+    assert not (home / "out.resume").exists()
 
 
 def test_debug_shows_the_traceback(home: Path) -> None:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import parallelize
 from parallelize.backends.onnxruntime import OnnxRuntime
 from parallelize.conversion import Conversion, ConvertOptions, convert
+from parallelize.heal_options import HealOptions
 from parallelize.inputs import load_samples
-from parallelize.metrics import predict, score
+from parallelize.metrics import Judge, predict, score
+from parallelize.report import notes, table
+from parallelize.split import split
 from passes.errors import CheckError, ParallelizeError
 from passes.plan import Plan
-from tests.parallelize.small_models import images, vision
+from tests.parallelize.small_models import images, language, pairs, text, vision
 
 OPTIONS = ConvertOptions(depth=2, rounds=1)
+HEALING = HealOptions(steps=40, batch_size=16, evaluate_every=10, learning_rate=3e-3)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +121,21 @@ def test_the_report_says_where_and_on_what_it_was_measured(conversion: Conversio
     assert max(network["critical_gemms"] for network in others) < serial["critical_gemms"]
 
 
+def test_every_number_of_the_report_has_its_interval(conversion: Conversion) -> None:
+    measured = {"kl", "relative-l2", "cosine", "disagreement", "top1-drop"}
+    for network in conversion.report["networks"]:
+        assert set(network["errors"]) == set(network["error_intervals"]) == measured
+        assert set(network["values"]) == set(network["value_intervals"]) == {"top1-drop"}
+        assert network["values"]["top1-drop"] == network["scores"]["top1"]
+        for kind in ("error", "value"):
+            for name, (low, high) in network[f"{kind}_intervals"].items():
+                assert low <= network[f"{kind}s"][name] <= high
+    assert conversion.report["intervals"]["confidence"] == 0.95
+    rewrite = next(n for n in conversion.report["networks"] if n["name"] == "rewrite, refitted")
+    low, high = rewrite["error_intervals"]["kl"]
+    assert f"{low:.4f}..{high:.4f}" in (conversion.output / "report.html").read_text()
+
+
 def test_diagrams_and_page_are_drawn(conversion: Conversion) -> None:
     before, after = ((conversion.output / f"{name}.svg").read_text() for name in ("before", "after"))
     page = (conversion.output / "report.html").read_text()
@@ -142,6 +165,110 @@ def test_without_data_nothing_is_refitted_and_the_report_warns(tmp_path: Path) -
     plan = Plan(tuple(result.plan.with_refit("full").stacks))
     with pytest.raises(ParallelizeError, match="needs data"):
         convert(vision(), tmp_path / "again", options=ConvertOptions(plan=plan, rounds=1))
+
+
+@pytest.fixture(scope="module")
+def healed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
+    options = ConvertOptions(plan=pairs("affine"), rounds=1, heal=HEALING)
+    return convert(vision(), tmp_path_factory.mktemp("healed") / "out", inputs=data / "fit.npz", options=options)
+
+
+def test_the_healed_network_is_one_more_row_and_is_what_is_written(healed: Conversion, data: Path) -> None:
+    networks = {network["name"]: network for network in healed.report["networks"]}
+    ours, before = networks["rewrite, healed"], networks["rewrite, refitted"]
+    assert list(networks).index("rewrite, healed") == list(networks).index("rewrite, refitted") + 1
+    assert ours["scores"]["kl"] < before["scores"]["kl"]
+    assert (ours["critical_gemms"], ours["parameters"]) == (before["critical_gemms"], before["parameters"])
+    pixels = load_samples(data / "fit.npz", vision().inputs).arrays["images"]
+    written = outputs(healed.output / "model.pt2", pixels)
+    torch.testing.assert_close(written, healed.program.module(pixels), rtol=1e-5, atol=1e-5)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(written, vision().module(pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_the_report_says_how_it_was_healed(healed: Conversion) -> None:
+    content = healed.report["healing"]
+    assert content["options"]["steps"] == 40
+    assert (content["steps"], content["ending"]) == (40, "finished")
+    assert content["after"] < content["before"]
+    assert min(e["error"] for e in content["history"]) == content["after"]
+    assert "healing" in (healed.output / "report.html").read_text()
+    assert not (healed.output.parent / "out.resume").exists()
+    assert notes(healed.report) == [note for note in notes(healed.report) if "Healing" not in note]
+
+
+def test_a_healing_that_did_not_help_is_told(healed: Conversion) -> None:
+    for change, note in (
+        ({"best_step": 0, "ending": "no progress"}, "Healing did not help on held-out samples in 40 steps"),
+        ({"best_step": 10, "ending": "diverged"}, "Healing diverged after step 40; the weights are those of step 10"),
+    ):
+        content = {**healed.report, "healing": {**healed.report["healing"], **change}}
+        assert any(text.startswith(note) for text in notes(content))
+
+
+def test_a_conversion_that_fails_after_the_healing_keeps_its_state(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ConvertOptions(plan=pairs("affine"), rounds=1, heal=replace(HEALING, steps=2))
+    monkeypatch.setattr("parallelize.conversion.ONNX_TOLERANCE", -1.0)
+    with pytest.raises(CheckError):
+        convert(vision(), tmp_path / "out", inputs=data / "fit.npz", options=options)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.resume"]
+
+
+def test_healing_needs_data(tmp_path: Path) -> None:
+    with pytest.raises(ParallelizeError, match="Healing needs data"):
+        convert(vision(), tmp_path / "out", options=ConvertOptions(rounds=1, heal=HealOptions()))
+
+
+def _printed(content: dict[str, Any]) -> list[str]:
+    stream = io.StringIO()
+    Console(width=100, file=stream).print(table(content))
+    return stream.getvalue().splitlines()
+
+
+def test_a_language_model_within_a_percentage_of_its_perplexity_padding_left_out(tmp_path: Path) -> None:
+    samples = text(60, 0)
+    np.savez(tmp_path / "text.npz", **{name: array.numpy() for name, array in samples.arrays.items()})
+    options = ConvertOptions(max_error="30%", metric="perplexity", refit="none", rounds=1)
+    report = convert(language(), tmp_path / "out", inputs=tmp_path / "text.npz", options=options).report
+    assert report["metric"]["max_error"] == "30%"
+    chosen = report["search"][-1]["held_out"]
+    assert chosen["perplexity"] <= 1.3 * chosen["perplexity_teacher"]
+    serial = report["networks"][0]
+    judged = Judge(language().module, split(samples, None, 0).judge, "perplexity").serial
+    assert serial["errors"]["perplexity"] == 0
+    assert serial["values"]["perplexity"] == pytest.approx(judged.value("perplexity"))
+    low, high = serial["value_intervals"]["perplexity"]
+    row = next(line for line in _printed(report) if line.startswith(" serial "))
+    assert f" {serial['values']['perplexity']:.2f} {low:.1f}..{high:.1f} " in row
+
+
+def test_a_score_of_ones_own_stands_in_the_table_with_its_interval(conversion: Conversion) -> None:
+    measured = {"values": {"mine.py:f": 12.25}, "value_intervals": {"mine.py:f": (11.5, 13.0)}}
+    networks = [{**network, **measured} for network in conversion.report["networks"]]
+    metric = {**conversion.report["metric"], "name": "mine.py:f"}
+    lines = _printed({**conversion.report, "networks": networks, "metric": metric})
+    assert "own" in lines[2]
+    assert sum(" 12.25 11.5..13 " in line for line in lines) == len(networks)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (ConvertOptions(max_error="1%", metric="kl"), "has no meaning for kl"),
+        (ConvertOptions(max_error="1%"), "has no meaning for kl"),
+        (ConvertOptions(max_error="much"), "'much' is not a number"),
+        (ConvertOptions(depth=2, metric="bleu"), "no metric 'bleu'"),
+        (ConvertOptions(depth=2, metric="perplexity"), "perplexity needs one output"),
+    ],
+)
+def test_budgets_and_metrics_without_a_meaning_are_refused(
+    data: Path, tmp_path: Path, options: ConvertOptions, sentence: str
+) -> None:
+    with pytest.raises(ParallelizeError, match=sentence):
+        convert(vision(), tmp_path / "out", inputs=data / "fit.npz", options=options)
+    assert not (tmp_path / "out").exists()
 
 
 class Actor(nn.Module):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from torch import Tensor
 
+from parallelize.heal_options import HealOptions
+from parallelize.healing import heal
 from parallelize.metrics import predict, score
 from parallelize.refit import refit
 from parallelize.variants import (
     AS_IS,
     DELETED,
     DELETED_REFITTED,
+    HEALED,
     REWRITE,
     SERIAL,
     UNFUSED,
@@ -20,6 +25,7 @@ from parallelize.variants import (
 from passes.apply_plan import rewrite
 from passes.infra import largest_change
 from passes.measures import operator_counts
+from passes.plan import Refit
 from tests.parallelize.small_models import images, pairs, vision
 
 FIT, HELD_OUT, JUDGE = (images(count, seed) for seed, count in enumerate((120, 60, 60)))
@@ -138,6 +144,32 @@ def test_a_network_that_a_search_has_refitted_already_is_taken_as_it_is() -> Non
     variants = build_variants(vision(), pairs("full"), FIT, HELD_OUT, "kl", affine)
     assert variants[UNFUSED].program.module is affine.module
     assert variants.levels == affine.levels
+
+
+@pytest.mark.parametrize("strength", ["none", "affine"])
+def test_a_healed_rewrite_is_one_more_network_fused_and_as_deep(strength: Refit) -> None:
+    variants = _healed(strength, HealOptions(steps=20, batch_size=20, evaluate_every=5))
+    refits = [] if strength == "none" else [UNFUSED, REWRITE]
+    deletions = [DELETED] if strength == "none" else [DELETED, DELETED_REFITTED]
+    assert _names(variants) == [SERIAL, AS_IS, *refits, HEALED, *deletions]
+    assert variants.healed is not None
+    fused, unfused = _outputs(variants, HEALED), predict(variants.healed.module, JUDGE)
+    assert 0 < largest_change(unfused, fused) < 1e-5
+    start = variants[refits[-1] if refits else AS_IS]
+    assert (variants[HEALED].gemms, variants[HEALED].parameters) == (start.gemms, start.parameters)
+
+
+def test_a_healing_that_does_not_help_adds_no_network() -> None:
+    variants = _healed("affine", HealOptions(steps=4, batch_size=20, evaluate_every=2, learning_rate=1e3))
+    assert HEALED not in _names(variants)
+    assert variants.healed is not None
+    assert variants.healed.best_step == 0
+
+
+def _healed(strength: Refit, options: HealOptions) -> Variants:
+    plan = pairs(strength)
+    healer = partial(heal, teacher=vision().module, plan=plan, fit=FIT, held_out=HELD_OUT, options=options)
+    return build_variants(vision(), plan, FIT, HELD_OUT, "kl", heal=healer)
 
 
 def test_what_is_being_done_is_told_in_order() -> None:

@@ -1,0 +1,111 @@
+"""The options that several commands share, each spelled once."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class RefitName(str, Enum):
+    """Spelled as in passes.plan."""
+
+    none = "none"
+    affine = "affine"
+    full = "full"
+
+
+class TrainedName(str, Enum):
+    """Spelled as in parallelize.heal_options."""
+
+    all = "all"
+    outer = "outer"
+    lora = "lora"
+
+
+class Mode(str, Enum):
+    """Modes of a Para-Former."""
+
+    serial = "serial"
+    para_former = "para-former"
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A .pt2, a Para-Former checkpoint .pt, a Hugging Face directory, timm:NAME, package.module:factory,"
+        " file.py:factory, or a pickled .pt.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="State dict (.pt or .safetensors) for a factory or timm:NAME.", metavar="FILE", show_default=False
+    ),
+]
+InputShapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help="Shape of an input, such as 1x3x224x224 or ids:batchx128@int64; a word is a dynamic dimension.",
+        metavar="[NAME:]SHAPE[@DTYPE]",
+        show_default=False,
+    ),
+]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load a pickled module; that runs code in the file.")]
+Inputs = Annotated[
+    Path | None,
+    typer.Option(
+        help="Calibration data: .npz, one array for each input, first axis samples.", metavar="FILE", show_default=False
+    ),
+]
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        help="What the search minimises and --max-error limits: kl (default for logits), relative-l2 (default"
+        " elsewhere), cosine, disagreement, top1-drop, perplexity, or a function of your own.",
+        metavar="NAME|FILE.py:FUNCTION",
+        show_default=False,
+    ),
+]
+Refit = Annotated[RefitName, typer.Option("--refit", help="The strongest closed-form refit a level may get.")]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--time-limit",
+        help="Measure no more groups of blocks after so many seconds.",
+        metavar="SECONDS",
+        min=0.0,
+        show_default=False,
+    ),
+]
+OutputDirectory = Annotated[Path, typer.Option("-o", "--output", help="Directory to make.", metavar="DIR")]
+TestInputs = Annotated[
+    Path | None,
+    typer.Option(
+        help=".npz to judge on; without it a fifth of --inputs is kept for that.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+LabelsName = Annotated[
+    str | None,
+    typer.Option(help="Array of class labels in the .npz that judges, for top-1.", metavar="NAME", show_default=False),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output directory.")]
+Threads = Annotated[int, typer.Option(help="Threads of ONNX Runtime while timing.", min=1)]
+MaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--mask",
+        help="Input that is 0 at padding, which then counts in no metric (default: attention_mask).",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
+Rounds = Annotated[int, typer.Option(help="How often each network is timed.", min=1)]
+Seed = Annotated[int, typer.Option(help="Seeds the split of the data.")]
