@@ -21,7 +21,7 @@ MODEL := examples/fashion_vit
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo train test test-slow test-data lint format bench clean
+.PHONY: help venv demo train test test-slow test-data lint format bench fetch clean
 
 help: ## list the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,7 @@ test: venv ## run the tests
 	$(PYTEST)
 
 test-slow: venv ## run the tests that take minutes to hours
-	$(PYTEST) -m "slow and not data"
+	$(PYTEST) --dist worksteal -m "slow and not data"
 
 test-data: venv ## run the tests that need fetched files
 	$(BIN)/python -m pytest -m data
@@ -64,11 +64,14 @@ format: venv ## format the code and apply safe fixes
 	$(BIN)/ruff format $(CODE)
 
 bench: venv ## run every script in benchmarks/
-	@for script in benchmarks/*.py; do \
-		[ -e "$$script" ] || continue; \
+	@for script in $(filter-out benchmarks/fetch.py,$(wildcard benchmarks/*.py)); do \
 		echo "$$script"; \
 		$(BIN)/python "$$script" || exit 1; \
 	done
+
+fetch: venv ## fetch the weights and data that the accuracy benchmark needs (360 MB)
+	$(PIP_INSTALL) -e ".[bench]"
+	$(BIN)/python benchmarks/fetch.py
 
 clean: ## remove what was built, but not the environment and not runs/
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

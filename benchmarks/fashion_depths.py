@@ -14,8 +14,8 @@ from pathlib import Path
 
 from parallelize.conversion import ConvertOptions, convert
 from parallelize.inputs import load_samples
+from parallelize.planning.planner import Planner
 from parallelize.references import LoadOptions, load_program
-from parallelize.search import Searcher
 from parallelize.split import split
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,12 +24,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = ("rewrite, as is", "rewrite, refitted", "deletion, as is", "deletion, refitted")
 
 
-def searcher() -> Searcher:
-    """A search on the calibration images."""
+def planner() -> Planner:
+    """A planner on the calibration images."""
     program = load_program(str(MODEL / "vit12.pt"), LoadOptions())
     samples = load_samples(MODEL / "calibration.npz", program.inputs)
     data = split(samples, load_samples(MODEL / "test.npz", program.inputs), 0)
-    return Searcher(program.module, data.fit, data.held_out, "kl", "full", progress=say)
+    return Planner(program.module, data.fit, data.held_out, "kl", progress=say)
 
 
 def say(what: str, done: int, total: int) -> None:
@@ -39,13 +39,15 @@ def say(what: str, done: int, total: int) -> None:
 
 
 def groups(plan: dict) -> str:
-    """Blocks of each group, such as "0 / 1-3 / 4-11"; [0-3][4-11] is one group in GPT-J form."""
+    """Blocks of each group, such as "0 / 1-3 / 4-11"; [0-3][4-11] is one in GPT-J form, (0-3) one in block form."""
     found = []
     for level in plan["stacks"][0]["levels"]:
         terms = sorted(term for chain in level for term in chain)
         run = str(terms[0] // 2) if terms[0] // 2 == terms[-1] // 2 else f"{terms[0] // 2}-{terms[-1] // 2}"
         kinds = {term % 2 for term in terms}
-        if kinds == {0, 1} and found and found[-1].count("[") == 1:
+        if any(len(chain) > 1 for chain in level):
+            found.append(f"({run})")
+        elif kinds == {0, 1} and found and found[-1].count("[") == 1:
             found[-1] += f"[{run}]"
         elif kinds == {0, 1}:
             found.append(f"[{run}]")
@@ -70,9 +72,9 @@ def main() -> None:
     """Measure and write."""
     depths = [int(text) for text in sys.argv[1:]] or [1, 2, 3, 4, 5, 6, 7, 8, 10]
     reports = {}
-    search = searcher()
+    planning = planner()
     for depth in depths:
-        plan = search.measure(depth).plan
+        plan = planning.measure(depth).plan
         with tempfile.TemporaryDirectory() as scratch:
             result = convert(
                 MODEL / "vit12.pt",
@@ -102,6 +104,7 @@ def write(reports: dict[int, dict]) -> None:
         *(row(report, depth) for depth, report in reports.items()),
         "",
         "[a][b] is one group in GPT-J form: attentions and MLPs of blocks a side by side, then those of blocks b.",
+        "(a) is one group in block form: each block on a state of its own. A block that no group names is deleted.",
         "",
         "Latency: ONNX Runtime, CPU, batch 1, median; networks of one row were timed in turn.",
         "",

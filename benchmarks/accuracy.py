@@ -1,0 +1,239 @@
+"""What a depth costs in accuracy on real pretrained models, beside every rival at the same depth.
+
+    python benchmarks/accuracy.py [--tasks fashion,minilm,...] [--depths 6,4,3] [--heal SECONDS] [--no-rivals] [--quick]
+
+For each task (benchmarks/tasks) and depth: the planner's schedule, as is, refitted without a gradient step, and healed;
+the methods of the literature, as published and with the same refit; the best deletion healed for the same time. Plans
+are chosen and refits fitted on calibration samples; every figure is of test samples that did neither, with its 95 %
+interval. What is measured is kept in benchmarks/results/accuracy.json after each network, and a second call goes on
+from there. Writes docs/results.md. `--quick` takes few samples of the shipped model, to try the script.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import fx
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the tasks are beside this script, the packages are those of this checkout
+
+from benchmarks.tasks import TASKS, Task  # noqa: E402
+from benchmarks.tasks.page import write_page  # noqa: E402
+from parallelize.baselines import baselines  # noqa: E402
+from parallelize.cleaning import clean  # noqa: E402
+from parallelize.deletion import deletion_plan  # noqa: E402
+from parallelize.heal_options import HealOptions  # noqa: E402
+from parallelize.healing import heal  # noqa: E402
+from parallelize.inputs import Samples  # noqa: E402
+from parallelize.metrics import Judge  # noqa: E402
+from parallelize.planning.planner import Planner, PlannerOptions  # noqa: E402
+from parallelize.refit import Refitted, refit  # noqa: E402
+from parallelize.report import machine  # noqa: E402
+from parallelize.split import split  # noqa: E402
+from passes.plan import Plan  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+MEMORY = ROOT / "benchmarks" / ".cache" / "searches"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a task is measured.
+
+    Attributes:
+        metric: what plans minimise on calibration samples, which have no labels.
+        samples: calibration samples that are used, a fifth of them held out.
+        depths: that are measured where none are named.
+        batch_size: of the healing.
+    """
+
+    metric: str
+    samples: int
+    depths: tuple[int, ...]
+    batch_size: int
+
+
+SETTINGS = {
+    "fashion": Setting("kl", 12_000, (6, 4, 3, 2, 1), 64),
+    "minilm": Setting("cosine", 4_000, (5, 3, 2), 32),
+    "rxnfp": Setting("kl", 2_000, (8, 6, 3), 16),
+    "smollm": Setting("kl", 100, (26, 22), 2),
+}
+QUICK = Setting("kl", 300, (3,), 64)
+
+
+class Benchmark:
+    """One task: its model, its data, and what was measured of it so far."""
+
+    def __init__(self, task: Task, setting: Setting, results: dict, arguments: argparse.Namespace) -> None:
+        self.task, self.setting, self.results, self.arguments = task, setting, results, arguments
+        self.program, _ = clean(task.program, next(iter(task.calibration.batches(2))))
+        test = task.test.head(500) if arguments.quick else task.test
+        self.data = split(task.calibration.head(setting.samples), test, 0)
+        self.judge = Judge(self.program.module, test, task.metric)
+        memory = MEMORY / f"{task.name}-{setting.samples}-{setting.metric}.json"
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        options = PlannerOptions(memory=memory)
+        self.planner = Planner(
+            self.program.module, self.data.fit, self.data.held_out, setting.metric, options, progress=say
+        )
+
+    def run(self, depth: int) -> None:
+        """Measure every network of one depth that was not measured before."""
+        row = self.results.setdefault(str(depth), {})
+        missing = Missing(row)
+        plan, refitted = self._rewrite(depth, row)
+        if missing("rewrite, as is"):
+            self._record(row, "rewrite, as is", self._refitted(plan.with_refit("none")).module, plan)
+        if missing("rewrite, refitted"):
+            self._record(row, "rewrite, refitted", (refitted or self._refitted(plan)).module, plan)
+        if self.arguments.heal and missing(self._healed("rewrite")):
+            self._record(row, self._healed("rewrite"), self._heal(refitted or self._refitted(plan), plan), plan)
+        if self.arguments.no_rivals:
+            return
+        if missing.any_rival():
+            for name, module, its_plan in self._rivals(plan):
+                self._record(row, name, module, its_plan)
+        if self.arguments.heal and missing(self._healed("deletion")):
+            rival = deletion_plan(
+                self.program.module, plan, self.data.fit, self.data.held_out, self.setting.metric
+            ).with_refit("full")
+            self._record(row, self._healed("deletion"), self._heal(self._refitted(rival), rival), rival)
+
+    def _rewrite(self, depth: int, row: dict) -> tuple[Plan, Refitted | None]:
+        """The plan of an earlier call, or the planner's with the network that it measured."""
+        if "rewrite, refitted" in row:
+            return Plan.from_json(json.dumps(row["rewrite, refitted"]["plan"])), None
+        found = self.planner.measure(depth)
+        plan = found.plan.with_refit("full")
+        return plan, found.refitted if found.plan == plan else None
+
+    def _refitted(self, plan: Plan) -> Refitted:
+        say(f"refitting {plan.depth} terms deep", 0, 1)
+        return refit(self.program.module, plan, self.data.fit, self.data.held_out)
+
+    def _rivals(self, plan: Plan) -> Iterator[tuple[str, fx.GraphModule, Plan | None]]:
+        made = baselines(
+            self.program.module,
+            plan,
+            self.data.fit,
+            self.data.held_out,
+            self.setting.metric,
+            "full",
+            lambda name: say(name, 0, 1),
+        )
+        for rival in made:
+            yield f"{rival.name}, {'as is' if rival.strength == 'none' else 'refitted'}", rival.module, rival.plan
+
+    def _healed(self, what: str) -> str:
+        return f"{what}, healed {self.arguments.heal:g} s"
+
+    def _heal(self, refitted: Refitted, plan: Plan) -> fx.GraphModule:
+        options = HealOptions(time_limit=self.arguments.heal, batch_size=self.setting.batch_size)
+        say(f"healing for {self.arguments.heal:g} s", 0, 1)
+        healed = heal(refitted, self.program.module, plan, self.data.fit, self._few_held_out(), options)
+        print(f"    {healed.steps} steps, {healed.ending}: {healed.before:.4f} -> {healed.after:.4f}", flush=True)
+        return healed.module
+
+    def _few_held_out(self) -> Samples:
+        """Few enough that evaluating them takes a small part of the time."""
+        return self.data.held_out.head(500)
+
+    def _record(self, row: dict, name: str, module: fx.GraphModule, plan: Plan | None) -> None:
+        start = time.perf_counter()
+        scores = self.judge.score(module)
+        metric = self.judge.metric
+        row[name] = {
+            "value": scores.value(metric),
+            "value_interval": scores.value_interval(metric),
+            "serial": scores.serial(metric),
+            "error": scores.error(metric),
+            "error_interval": scores.interval(metric),
+            "plan": None if plan is None else json.loads(plan.to_json()),
+            "date": machine(1)["date"],
+        }
+        print(f"  {name}: {scores.value(metric):.4f} ({time.perf_counter() - start:.0f} s to judge)", flush=True)
+        save(self.arguments, self.task.name, self.results, self.setting)
+
+
+class Missing:
+    """Which networks of a row were not measured when the call began."""
+
+    def __init__(self, row: dict) -> None:
+        self.there = set(row)
+
+    def __call__(self, name: str) -> bool:
+        """Whether this one was not."""
+        return name not in self.there
+
+    def any_rival(self) -> bool:
+        """Whether no method of the literature was measured."""
+        return not any(name.startswith(("ShortGPT", "SLEB")) for name in self.there)
+
+
+def say(what: str, done: int, total: int) -> None:
+    """One line for every tenth of a long step."""
+    if total <= 1 or done % max(1, total // 10) == 0:
+        print(f"    {what}: {done} of {total}" if total > 1 else f"    {what}", flush=True)
+
+
+def results_file(arguments: argparse.Namespace) -> Path:
+    """Where results are kept; a quick run keeps its own."""
+    return RESULTS / ("accuracy_quick.json" if arguments.quick else "accuracy.json")
+
+
+def load(arguments: argparse.Namespace) -> dict:
+    """What earlier calls measured."""
+    path = results_file(arguments)
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def save(arguments: argparse.Namespace, name: str, rows: dict, setting: Setting) -> None:
+    """Keep the rows of one task with the machine that measured them."""
+    everything = load(arguments)
+    everything[name] = {
+        "metric": setting.metric,
+        "samples": setting.samples,
+        "measured_on": machine(1),
+        "depths": rows,
+    }
+    path = results_file(arguments)
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(everything, indent=1) + "\n")
+    scratch.replace(path)
+
+
+def parse() -> argparse.Namespace:
+    """The arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=",".join(SETTINGS), help="which of them")
+    parser.add_argument("--depths", help="in blocks, such as 6,4,3")
+    parser.add_argument("--heal", type=float, default=0.0, metavar="SECONDS", help="heal each rewrite for so long")
+    parser.add_argument("--no-rivals", action="store_true", help="leave out the methods of the literature")
+    parser.add_argument("--quick", action="store_true", help="few samples of the shipped model")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure what is missing and write the page."""
+    arguments = parse()
+    for name in ["fashion"] if arguments.quick else arguments.tasks.split(","):
+        print(name, flush=True)
+        setting = QUICK if arguments.quick else SETTINGS[name]
+        rows = load(arguments).get(name, {}).get("depths", {})
+        benchmark = Benchmark(TASKS[name](), setting, rows, arguments)
+        depths = setting.depths if arguments.depths is None else [int(text) for text in arguments.depths.split(",")]
+        for depth in depths:
+            print(f"  {depth} blocks deep", flush=True)
+            benchmark.run(depth)
+    if not arguments.quick:
+        write_page(load(arguments), ROOT / "docs" / "results.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""docs/results.md from what benchmarks/accuracy.py measured."""
+
+from pathlib import Path
+
+TITLES = {
+    "fashion": "Vision transformer, Fashion-MNIST: top-1 on 10,000 test images",
+    "minilm": "all-MiniLM-L6-v2, Debian descriptions: recall at 1 over 1,000 pairs",
+    "rxnfp": "rxnfp, schneider50k: top-1 on 2,000 test reactions",
+    "smollm": "SmolLM2-135M, Debian descriptions: perplexity of 16 x 256 tokens",
+}
+LOWER_IS_BETTER = {"smollm"}
+
+
+def write_page(results: dict, path: Path) -> None:
+    """Write the page: one table for each task, one column for each depth, the best of each column bold."""
+    lines = [
+        "# Results",
+        "",
+        "What a depth costs in accuracy. Every figure is of test samples that neither fitted nor chose anything, with",
+        "its 95 % bootstrap interval. `python benchmarks/fetch.py` fetches models and data,",
+        "`python benchmarks/accuracy.py` measures.",
+        "",
+    ]
+    for name, task in results.items():
+        lines += [f"## {TITLES[name]}", "", *_table(name, task), "", _told(task), ""]
+    path.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _table(name: str, task: dict) -> list[str]:
+    depths = sorted(task["depths"], key=int, reverse=True)
+    names = list(dict.fromkeys(network for depth in depths for network in task["depths"][depth]))
+    serial = next(iter(task["depths"][depths[0]].values()))["serial"]
+    heads = ["network", *(f"{depth} deep" for depth in depths)]
+    lines = [f"Serial: {_number(name, serial)}.", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    best = {depth: _best(name, task["depths"][depth]) for depth in depths}
+    for network in names:
+        cells = [network]
+        for depth in depths:
+            entry = task["depths"][depth].get(network)
+            text = "" if entry is None else _cell(name, entry)
+            cells.append(f"**{text}**" if entry is not None and network == best[depth] else text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _best(name: str, row: dict) -> str:
+    choose = min if name in LOWER_IS_BETTER else max
+    return choose(row, key=lambda network: row[network]["value"])
+
+
+def _cell(name: str, entry: dict) -> str:
+    low, high = (_number(name, end) for end in entry["value_interval"])
+    return f"{_number(name, entry['value'])} ({low} .. {high})"
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.2f}" if name in LOWER_IS_BETTER else f"{value:.2%}"
+
+
+def _told(task: dict) -> str:
+    machine = task["measured_on"]
+    return (
+        f"Plans minimise {task['metric']} on calibration samples, {task['samples']} of them, a fifth held out. Measured"
+        f" {machine['date'][:10]}: {machine['processor']}, {machine['cores']} cores, torch {machine['torch']},"
+        f" Python {machine['python']}."
+    )
