@@ -111,14 +111,14 @@ def convert(
     Args:
         model: a reference as on the command line, a captured program, or a module in eval mode with `example`.
         output: directory to make.
-        inputs: .npz of calibration samples, one array for each input of the model, first axis samples.
-        test_inputs: .npz to judge on; without it a fifth of `inputs` is kept apart for that.
+        inputs: .npz of calibration samples; this and what follows is told by `parallelize.preparation.Source`.
+        test_inputs: .npz to judge on.
         labels: name of the array of class labels in the .npz that judges.
-        mask: name of the input that is 0 at padding; `attention_mask` is found by itself.
+        mask: name of the input that is 0 at padding.
         example: example inputs of a module.
-        weights: state dict for a `module:factory` reference.
-        input_specs: shapes of the inputs of a `module:factory` reference.
-        allow_pickle: load a pickled module, which runs code from the file.
+        weights: state dict for a factory.
+        input_specs: shapes of the inputs of a factory.
+        allow_pickle: load a pickled module.
         force: replace an existing directory.
         options: plan, budget and the rest. A healing keeps its state in a file beside `output`, named after it with
             `.resume` behind, so that the same call goes on with a run that was killed.
