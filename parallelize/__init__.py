@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from parallelize.conversion import Conversion, ConvertOptions, convert
     from parallelize.heal_options import HealOptions
     from parallelize.healing import Healed, heal
+    from parallelize.planning.exploring import PlanOptions, explore
+    from parallelize.planning.planner import PlannerOptions
+    from parallelize.preparation import Source
     from parallelize.program import Program
     from passes.errors import ParallelizeError
     from passes.plan import Plan
@@ -30,10 +33,14 @@ __all__ = [
     "Healed",
     "ParallelizeError",
     "Plan",
+    "PlanOptions",
+    "PlannerOptions",
     "Program",
+    "Source",
     "__version__",
     "capture",
     "convert",
+    "explore",
     "find_stacks",
     "heal",
 ]
@@ -45,9 +52,13 @@ _HOMES = {
     "Healed": "parallelize.healing",
     "ParallelizeError": "passes.errors",
     "Plan": "passes.plan",
+    "PlanOptions": "parallelize.planning.exploring",
+    "PlannerOptions": "parallelize.planning.planner",
     "Program": "parallelize.program",
+    "Source": "parallelize.preparation",
     "capture": "parallelize.capturing",
     "convert": "parallelize.conversion",
+    "explore": "parallelize.planning.exploring",
     "find_stacks": "passes.stacks",
     "heal": "parallelize.healing",
 }
