@@ -188,43 +188,44 @@ class StackWalk:
         level = replace(self.site.levels[number], entry=self.entry)
         if self.plan.refit == "none":
             return self._leave(level.result, LevelRefit(self.stack.name, number, "none", 0.0, 0.0, 0.0))
-        bare = self._values(level.sum, self.parts[1])
+        bare = list(self._values(level.sum, self.parts[1]))
         weights = _weights(level)
         read_ins = tuple(self._read_in(level))
         targets = self._advance(number, level)
         features = level_features(level)
-        before = self._error(bare, targets[1], features.axis)
+        size = max(self._size(targets[1], features.axis), 1e-300)
+        before = self._size((t - y for t, y in zip(targets[1], bare, strict=True)), features.axis) / size
         record = LevelRefit(self.stack.name, number, "none", 0.0, before, before, (), features.skipped)
         if before <= NEGLIGIBLE:
             _restore(weights)
             return self._leave(level.result, replace(record, before=0.0, after=0.0))
-        found = self._fit(level, features, targets)
+        source = self._source(features)
+        found = self._fit(level, features, source, targets, size)
         if read_ins and found.error > before:
             _restore(weights)
-            read_ins, found = (), self._fit(level, features, targets)
+            read_ins, found = (), self._fit(level, features, source, targets, size)
         record = replace(record, strength=found.strength, ridge=found.ridge, after=found.error, read_ins=read_ins)
         if found.solution is None:
             return self._leave(level.result, record)
-        total = self._install(level, features, found)
+        total = self._install(level, features, source, found)
         return self._leave(total if level.result is level.sum else level.result, record)
 
     def _leave(self, result: fx.Node, record: LevelRefit) -> LevelRefit:
         """Move all samples past a level that ends in `result`."""
-        for batch, state in zip(self._batches(), self._values(result, list(self._batches())), strict=True):
+        for batch, state in zip(self._batches(), self._values(result, self._batches()), strict=True):
             batch.state = state
         self.entry = result
         return record
 
-    def _values(self, node: fx.Node, batches: Sequence[Batch]) -> list[Tensor]:
-        """What a node of the level that the samples stand before has, for each batch."""
+    def _values(self, node: fx.Node, batches: Iterable[Batch]) -> Iterator[Tensor]:
+        """What a node of the level that the samples stand before has, batch by batch."""
         segment = extract(self.module, [*placeholders(self.module), self.entry], [node])
-        return [run_segment(segment, (*batch.inputs, batch.state))[0] for batch in batches]
+        return (run_segment(segment, (*batch.inputs, batch.state))[0] for batch in batches)
 
-    def _error(self, sums: Sequence[Tensor], targets: Sequence[Tensor], axis: int) -> float:
-        """Relative error |y - target|^2 / |target|^2 on held-out samples."""
-        batches = self.parts[1]
-        missed = sum(_squares(b.rows(t - y, axis)) for b, y, t in zip(batches, sums, targets, strict=True))
-        return missed / max(sum(_squares(b.rows(t, axis)) for b, t in zip(batches, targets, strict=True)), 1e-300)
+    def _size(self, values: Iterable[Tensor], axis: int) -> float:
+        """|values|^2 of one tensor for each held-out batch, padding left out."""
+        pairs = zip(self.parts[1], values, strict=True)
+        return sum(_squares(batch.rows(value, axis)) for batch, value in pairs)
 
     def _batches(self) -> Iterator[Batch]:
         return (batch for part in self.parts for batch in part)
@@ -278,13 +279,12 @@ class StackWalk:
     def _input_moments(self, sites: dict[int, tuple[InProjection, fx.Node]], part: Sequence[Batch]) -> list[Moments]:
         """Normal equations of what the terms' inputs lack, from the inputs."""
         ours = [site.source for site, _ in sites.values()]
-        theirs = [node for _, node in sites.values()]
+        theirs = self.teacher.values([node for _, node in sites.values()], part)
         segment = extract(self.module, [*placeholders(self.module), self.entry], ours)
         widths = [source.meta["val"].shape[-1] for source in ours]
         moments = [Moments(width + 1, width) for width in widths]
-        for batch in part:
+        for batch, want in zip(part, theirs, strict=True):
             have = run_segment(segment, (*batch.inputs, batch.state))
-            want = self.teacher.values(theirs, batch)
             for sums, ours_, theirs_ in zip(moments, have, want, strict=True):
                 rows = batch.rows(ours_)
                 sums.add(_with_constant([rows]), batch.rows(theirs_) - rows)
@@ -292,16 +292,21 @@ class StackWalk:
 
     # read-out --------------------------------------------------------------------------------------------------------
 
-    def _fit(self, level: LevelSite, features: LevelFeatures, targets: tuple[list[Tensor], list[Tensor]]) -> Fit:
-        """Choose between no change, affine and full, and a ridge."""
+    def _fit(
+        self,
+        level: LevelSite,
+        features: LevelFeatures,
+        source: fx.Node,
+        targets: tuple[list[Tensor], list[Tensor]],
+        size: float,
+    ) -> Fit:
+        """Choose between no change, affine and full, and a ridge; `size` is |target|^2 on held-out samples."""
         outs = features.outs if self.plan.refit == "full" else ()
-        source = self._source(features)
         wanted = [*(out.features for out in outs), source, level.sum]
         axes = [*(out.axis for out in outs), features.axis, features.axis]
         segment = extract(self.module, [*placeholders(self.module), self.entry], wanted)
         fit, held_out = (_moments(segment, axes, *part) for part in zip(self.parts, targets, strict=True))
-        size = sum(_squares(b.rows(t, features.axis)) for b, t in zip(self.parts[1], targets[1], strict=True))
-        unchanged = held_out.target / max(size, 1e-300)
+        unchanged = held_out.target / size
         affine = slice(-(source.meta["val"].shape[features.axis] + 1), None)
         options: list[tuple[Refit, Moments, Moments]] = [("affine", fit.columns(affine), held_out.columns(affine))]
         if outs:
@@ -318,7 +323,7 @@ class StackWalk:
         is_norm = features.source.target in ops.ROW_NORMS and features.source is not self.entry
         return plain_norm(self.module, features.source) if is_norm else features.source
 
-    def _install(self, level: LevelSite, features: LevelFeatures, found: Fit) -> fx.Node:
+    def _install(self, level: LevelSite, features: LevelFeatures, source: fx.Node, found: Fit) -> fx.Node:
         """Write a solution into the graph; returns the level's new sum."""
         assert found.solution is not None
         solution = found.solution
@@ -332,7 +337,7 @@ class StackWalk:
             else:
                 change_out_projection(self.module, out, change)
         affine, constant = solution[offset:-1].T.to(dtype), solution[-1].to(dtype)
-        return add_branch(self.module, total, self._source(features), affine, constant, features.axis)
+        return add_branch(self.module, total, source, affine, constant, features.axis)
 
 
 def _moments(

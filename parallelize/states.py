@@ -6,7 +6,7 @@ and the rewritten network's state; everything else is computed again from these.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -107,10 +107,10 @@ class Teacher:
         self.ran = set(ran)
         self.prefix = len(self.ran)
 
-    def values(self, wanted: Sequence[fx.Node], batch: Batch) -> tuple[Tensor, ...]:
-        """Values of nodes of the terms from `prefix` on."""
-        given = [*placeholders(self.module), self.stack.terms[self.prefix].skip]
-        return run_segment(extract(self.module, given, wanted), (*batch.inputs, batch.teacher))
+    def values(self, wanted: Sequence[fx.Node], batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
+        """Values of nodes of the terms from `prefix` on, batch by batch."""
+        segment = extract(self.module, [*placeholders(self.module), self.stack.terms[self.prefix].skip], wanted)
+        return (run_segment(segment, (*batch.inputs, batch.teacher)) for batch in batches)
 
     def advance(self, terms: Iterable[int], owner: Term | None, batches: Sequence[Batch]) -> list[Tensor]:
         """Let terms run and move the batches on; returns for each batch what the sum of the rewritten level should be.
@@ -124,23 +124,25 @@ class Teacher:
         self.ran |= set(terms)
         prefix = next(number for number in range(len(self.ran) + 1) if number not in self.ran)
         if prefix < len(self.ran):
-            return [self._partial_target(owner, batch) for batch in batches]
+            return self._partial_targets(owner, batches)
         last = self.stack.terms[prefix - 1]
         targets = []
-        for batch in batches:
-            state, total = self.values([last.result, last.total], batch)
+        for batch, (state, total) in zip(batches, self.values([last.result, last.total], batches), strict=True):
             targets.append(state if owner is None else before_post(self.module, owner, last, state, total))
             batch.teacher = state
         self.prefix = prefix
         return targets
 
-    def _partial_target(self, owner: Term | None, batch: Batch) -> Tensor:
+    def _partial_targets(self, owner: Term | None, batches: Sequence[Batch]) -> list[Tensor]:
         terms = [self.stack.terms[number] for number in sorted(self.ran) if number >= self.prefix]
         nodes = [node for term in terms for node in (term.result, term.skip)]
-        *states, total = self.values([*nodes, terms[-1].total], batch)
-        parts = zip(states[::2], states[1::2], strict=True)
-        state = batch.teacher + sum(after - before for after, before in parts)
-        return state if owner is None else before_post(self.module, owner, terms[-1], state, total)
+        targets = []
+        for batch, values in zip(batches, self.values([*nodes, terms[-1].total], batches), strict=True):
+            *states, total = values
+            parts = zip(states[::2], states[1::2], strict=True)
+            state = batch.teacher + sum(after - before for after, before in parts)
+            targets.append(state if owner is None else before_post(self.module, owner, terms[-1], state, total))
+        return targets
 
 
 def before_post(module: fx.GraphModule, owner: Term, last: Term, state: Tensor, total: Tensor) -> Tensor:

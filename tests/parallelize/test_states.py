@@ -124,7 +124,7 @@ def test_after_terms_with_a_gap_the_target_is_the_sum_of_the_teachers_own_and_th
 def test_values_of_the_teacher_are_those_of_its_own_states() -> None:
     teacher, batches, states = _walk(_model(), [0, 1])
     terms = teacher.stack.terms
-    values = teacher.values([terms[2].skip, terms[2].output, terms[3].result], batches[0])
+    (values,) = teacher.values([terms[2].skip, terms[2].output, terms[3].result], batches[:1])
     for value, expected in zip(values, (states[2], states[3] - states[2], states[4]), strict=True):
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
 
