@@ -30,7 +30,7 @@ from passes.lift_products import (
     stored_parameters,
 )
 from passes.lift_shapes import SHAPES, carry, keeps_last, operand, shape_of
-from passes.parameters import read_parameter
+from passes.parameters import has_stored_weights, read_parameter
 from passes.relayout import materialised, moved, stacked
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ def tail_of(branches: Branches, output: fx.Node) -> tuple[fx.Node, ...] | None:
     while node in branches.inner and _is_private(node, tail, branches):
         tail.append(node)
         if node.target in PRODUCTS:
-            stored = all(arg is None or getattr(arg, "op", "") == "get_attr" for arg in node.args[1:3])
-            return tuple(reversed(tail)) if stored and _scales_channels(tail[::-1]) else None
+            return tuple(reversed(tail)) if has_stored_weights(node) and _scales_channels(tail[::-1]) else None
         if node.target not in _TIMES | SHAPES | ops.COPIES:
             return None
         sources = [arg for arg in node.args if isinstance(arg, fx.Node) and arg in branches.inner]

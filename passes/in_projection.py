@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from passes import operators as ops
-from passes.parameters import add_parameter, read_parameter
+from passes.parameters import has_stored_weights, read_parameter, replace_parameter
 from passes.terms import Term
 
 
@@ -55,7 +55,7 @@ def in_projection(term: Term, state: fx.Node) -> InProjection | str:
     for reader in readers:
         if reader.target != ops.LINEAR or reader.args[0] is not source:
             return f"{source.name} is read by {reader.name}, which is {reader.target} and not a linear layer"
-        if not all(isinstance(arg, fx.Node) and arg.op == "get_attr" for arg in reader.args[1:] if arg is not None):
+        if not has_stored_weights(reader):
             return f"the weights of {reader.name} are computed and not stored"
     return InProjection(source, readers) if readers else f"no linear layer of the term reads {source.name}"
 
@@ -77,15 +77,8 @@ def take_in(module: fx.GraphModule, place: InProjection, matrix: Tensor, shift: 
         weight_node, *bias_nodes = [arg for arg in reader.args[1:] if isinstance(arg, fx.Node)]
         weight = read_parameter(module, weight_node)
         exact = weight.double()
-        _replace(module, reader, 1, "read_in_weight", (exact + exact @ matrix.double()).to(weight.dtype))
+        replace_parameter(module, reader, 1, "read_in_weight", (exact + exact @ matrix.double()).to(weight.dtype))
         if shift is not None and bias_nodes:
             bias = read_parameter(module, bias_nodes[0])
             moved = (bias.double() + exact @ shift.double()).to(bias.dtype)
-            _replace(module, reader, 2, "read_in_bias", moved)
-
-
-def _replace(module: fx.GraphModule, node: fx.Node, argument: int, name: str, value: Tensor) -> None:
-    old = node.args[argument]
-    fresh = add_parameter(module, name, value, node)
-    fresh.meta["val"] = old.meta.get("val")  # type: ignore[union-attr]
-    node.update_arg(argument, fresh)
+            replace_parameter(module, reader, 2, "read_in_bias", moved)

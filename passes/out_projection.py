@@ -29,7 +29,7 @@ from passes.dataflow import same_shape, tensor_value
 from passes.infra import Skip
 from passes.lift_products import convolution_settings
 from passes.operators import aten
-from passes.parameters import add_parameter, read_parameter
+from passes.parameters import add_parameter, has_stored_weights, read_parameter, replace_parameter
 from passes.terms import Term
 
 _KEEP_ROWS = ops.VIEWS | ops.COPIES | ops.DROPOUTS
@@ -190,7 +190,7 @@ def _why_no_projection(node: fx.Node, axis: int, *, permuted: bool) -> str | Non
     """Why a node is no outer coefficients for a state with channels on `axis`; None if it is."""
     if node.target not in ops.PLAIN_CONVOLUTIONS and node.target != ops.LINEAR:
         return f"{node.name} is {node.target} and not a linear layer or convolution with stored weights"
-    if not all(isinstance(arg, fx.Node) and arg.op == "get_attr" for arg in node.args[1:3] if arg is not None):
+    if not has_stored_weights(node):
         return f"the weights of {node.name} are computed and not stored"
     if node.target == ops.LINEAR:
         return None if permuted == (axis == 1) else f"the channels of {node.name} are not those of the state"
@@ -249,18 +249,10 @@ def change_out_projection(module: fx.GraphModule, out: OutProjection, change: Te
     changed = weight.double() * gain.reshape(-1, *[1] * (weight.ndim - 1))
     at_centre = changed.flatten(2).select(2, changed[0, 0].numel() // 2) if changed.ndim > 2 else changed
     at_centre += change
-    _set_parameter(module, out.node, 1, "refit_weight", changed.to(weight.dtype))
+    replace_parameter(module, out.node, 1, "refit_weight", changed.to(weight.dtype))
     if len(out.node.args) > 2 and isinstance(out.node.args[2], fx.Node) and out.gains:
         bias = read_parameter(module, out.node.args[2])
-        _set_parameter(module, out.node, 2, "refit_bias", (bias.double() * gain.flatten()).to(bias.dtype))
-
-
-def _set_parameter(module: fx.GraphModule, node: fx.Node, place: int, name: str, value: Tensor) -> None:
-    old = node.args[place]
-    assert isinstance(old, fx.Node)
-    fresh = add_parameter(module, name, value, node)
-    fresh.meta["val"] = old.meta.get("val")
-    node.update_arg(place, fresh)
+        replace_parameter(module, out.node, 2, "refit_bias", (bias.double() * gain.flatten()).to(bias.dtype))
 
 
 def _fold_gains(module: fx.GraphModule, out: OutProjection) -> Tensor:

@@ -60,3 +60,18 @@ def store_parameter(
 def add_parameter(module: fx.GraphModule, name: str, value: Tensor, before: fx.Node) -> fx.Node:
     """Store a tensor in contiguous memory and return a get_attr node for it, inserted before `before`."""
     return store_parameter(module, name, value.contiguous(), before)
+
+
+def replace_parameter(module: fx.GraphModule, node: fx.Node, place: int, name: str, value: Tensor) -> None:
+    """Let a node read a new tensor of the old one's shape and dtype: whoever shares the old one keeps it."""
+    old = node.args[place]
+    assert isinstance(old, fx.Node)
+    fresh = add_parameter(module, name, value, node)
+    fresh.meta["val"] = old.meta.get("val")
+    node.update_arg(place, fresh)
+
+
+def has_stored_weights(node: fx.Node) -> bool:
+    """Whether weight and bias of a linear or convolution are stored and not computed."""
+    weights = (arg for arg in node.args[1:3] if arg is not None)
+    return all(isinstance(arg, fx.Node) and arg.op == "get_attr" for arg in weights)
