@@ -2,50 +2,20 @@
 
     {"format": "parallelize-heal/1", "identity": SHA-256, "step": ..., "weights": [...], "optimizer": {...}, ...}
 
-The identity is that of the run: plan, options, the teacher's weights and the data. A run goes on from a file of its own
+The identity is that of the run (identity.py): the teacher, plan, options and data. A run goes on from a file of its own
 identity only.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, fx
-
 from paraformer.checkpoint import read_plain, write_atomically
 from paraformer.errors import CheckpointError
-from parallelize.heal_options import HealOptions
-from parallelize.inputs import Samples
 from passes.errors import EnvironmentLackError, ParallelizeError
-from passes.plan import Plan
 
 FORMAT = "parallelize-heal/1"
-
-
-def identity(
-    teacher: fx.GraphModule, plan: Plan, parts: Iterable[Samples], options: HealOptions, *, logits: bool
-) -> str:
-    """SHA-256 over everything that the healed weights depend on."""
-    digest = hashlib.sha256(json.dumps([plan.to_json(), asdict(options), logits]).encode())
-    for name, tensor in teacher.state_dict().items():
-        add_tensor(digest, name, tensor)
-    for samples in parts:
-        for name, tensor in samples.arrays.items():
-            add_tensor(digest, name, tensor)
-    return digest.hexdigest()
-
-
-def add_tensor(digest: Any, name: str, tensor: Tensor) -> None:
-    """Take a tensor and its name into a digest."""
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    digest.update(flat.view(torch.uint8).numpy().data)
 
 
 def read_state(path: Path, run: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ ends in the weights of one that was not; with a time limit they are as good, but
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ from torch import Tensor, fx, nn
 
 from parallelize.distillation import Quotient
 from parallelize.heal_options import HealOptions
-from parallelize.heal_state import identity, read_state, write_state
+from parallelize.heal_state import read_state, write_state
+from parallelize.identity import run_identity
 from parallelize.inputs import Samples
 from parallelize.refit import Refitted
 from parallelize.student import Pair, choose_device, pair
@@ -127,7 +129,9 @@ def heal(
     device, stacks = choose_device(options.device), find_stacks(teacher).stacks
     weights = trainable(refitted.module, stacks, plan, [ours for ours, _ in refitted.ends], options, device)
     both = pair(teacher, refitted, weights, fit, device, logits=logits)
-    run = "" if state_file is None else identity(teacher, plan, (fit, held_out), options, logits=logits)
+    run = ""
+    if state_file is not None:
+        run = run_identity(teacher, (fit, held_out), json.dumps([plan.to_json(), asdict(options), logits]))
     healing = Healing(both, fit, held_out, options)
     ending = healing.run(state_file, run, report)
     healing.restore_best()

@@ -7,19 +7,13 @@ The identity is that of the model, the data and the options. The file is written
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import fx
-
-from parallelize.heal_state import add_tensor
-from parallelize.inputs import Samples
 from passes.errors import EnvironmentLackError, ParallelizeError
 
 FORMAT = "parallelize-search/1"
@@ -85,17 +79,3 @@ def open_memory(path: Path | None, identity: str) -> Memory:
             "Use the same ones to go on with that search, or delete the file to start anew.",
         )
     return Memory(groups, path, identity)
-
-
-def search_identity(teacher: fx.GraphModule, parts: Iterable[Samples], options: str) -> str:
-    """SHA-256 over everything that the measured errors depend on."""
-    digest = hashlib.sha256(json.dumps([options, str(teacher.graph)]).encode())
-    for name, tensor in teacher.state_dict().items():
-        add_tensor(digest, name, tensor)
-    for samples in parts:
-        digest.update(f"mask {samples.mask}".encode())
-        for name, tensor in samples.arrays.items():
-            add_tensor(digest, name, tensor)
-        if samples.labels is not None:
-            add_tensor(digest, "labels", samples.labels)
-    return digest.hexdigest()

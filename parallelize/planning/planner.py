@@ -20,11 +20,12 @@ from pathlib import Path
 
 from torch import fx
 
+from parallelize.identity import run_identity
 from parallelize.inputs import Samples
 from parallelize.metrics import Budget, Judge, Metric, Scores
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm, Span, alike, main_form, other_forms
-from parallelize.planning.memory import open_memory, search_identity
+from parallelize.planning.memory import open_memory
 from parallelize.planning.partition import Groups, best_partitions, share_depth
 from parallelize.refit import Refitted, refit
 from passes.errors import CheckError, ParallelizeError
@@ -338,7 +339,7 @@ class Planner:
         if self.options.memory is None:
             return ""
         options = json.dumps([str(self.metric), self.options.refit, self.options.seed])
-        return search_identity(self.teacher, (self.fit, self.held_out), options)
+        return run_identity(self.teacher, (self.fit, self.held_out), options)
 
     def _report(self, what: str, done: int, total: int) -> None:
         if self.progress is not None:

@@ -25,7 +25,7 @@ from parallelize.student import choose_device, on_device
 from passes.apply_plan import ApplyPlan
 from passes.errors import EnvironmentLackError, ParallelizeError
 from passes.fuse_width import FuseWidth
-from passes.infra import flat_outputs, run_passes
+from passes.infra import clone, flat_outputs, run_passes
 from passes.plan import Plan
 from tests.parallelize.small_models import images, mlp, pairs, stack_plan, vision
 
@@ -255,6 +255,18 @@ def test_the_state_of_another_run_is_refused(refitted: Refitted, tmp_path: Path,
     fit = FIT.head(100) if change == "data" else FIT
     with pytest.raises(ParallelizeError, match=r"out\.resume is the state of a healing with another"):
         heal(refitted, vision().module, plan, fit, HELD_OUT, other, logits=change != "loss", state_file=file)
+
+
+def test_the_state_of_a_healing_is_of_one_graph_too(refitted: Refitted, tmp_path: Path) -> None:
+    """Equal weights are not enough."""
+    options = dataclasses.replace(FAST, steps=1)
+    file = tmp_path / "out.resume"
+    _heal(refitted, options, state_file=file)
+    other = clone(vision().module)
+    gelu = next(node for node in other.graph.nodes if node.target == torch.ops.aten.gelu.default)
+    gelu.target, gelu.kwargs = torch.ops.aten.tanh.default, {}
+    with pytest.raises(ParallelizeError, match="is the state of a healing with another"):
+        heal(refitted, other, PLAN, FIT, HELD_OUT, options, state_file=file)
 
 
 def test_a_damaged_state_is_refused(refitted: Refitted, tmp_path: Path) -> None:

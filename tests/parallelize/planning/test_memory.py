@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from parallelize.identity import run_identity
 from parallelize.inputs import Samples
 from parallelize.metrics import Metric
 from parallelize.metrics.catalogue import own_metric
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm
-from parallelize.planning.memory import FORMAT, Memory, open_memory, search_identity
+from parallelize.planning.memory import FORMAT, Memory, open_memory
 from parallelize.planning.planner import Planner, PlannerOptions
 from passes.errors import EnvironmentLackError, ParallelizeError
 from passes.plan import Plan
@@ -199,14 +200,14 @@ def _identity(planner: Planner) -> str:
 
 def test_a_mask_is_part_of_the_data() -> None:
     masked = text(4, 0)
-    both = [search_identity(mlps().module, [samples], "") for samples in (masked, replace(masked, mask=None))]
+    both = [run_identity(mlps().module, [samples], "") for samples in (masked, replace(masked, mask=None))]
     assert both[0] != both[1]
 
 
 def test_the_same_search_has_the_same_identity_after_another_capture(tmp_path: Path) -> None:
     torch.manual_seed(0)
     again = capture_vectors(Residual([mlp(6, 12) for _ in range(4)], nn.Linear(6, 5)), 6).module
-    assert search_identity(again, VECTORS, "x") == search_identity(mlps().module, VECTORS, "x")
+    assert run_identity(again, VECTORS, "x") == run_identity(mlps().module, VECTORS, "x")
 
 
 def test_options_that_change_no_cost_leave_it_the_same_search(tmp_path: Path, calls: list[str]) -> None:
