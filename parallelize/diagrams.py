@@ -10,7 +10,6 @@ branches of a level. An edge into a term weighs as many terms as the node stands
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,8 +18,9 @@ from typing import Any
 import networkx as nx
 
 from parallelize.diagram_svg import printable, to_svg
+from parallelize.output_file import output_file
 from passes.apply_plan import check_fits
-from passes.errors import EnvironmentLackError, ParallelizeError
+from passes.errors import ParallelizeError
 from passes.plan import Chain, Level, Plan, StackPlan
 from passes.stacks import Stack
 
@@ -90,17 +90,9 @@ def draw(graph: nx.DiGraph, path: Path) -> None:
             f"A diagram cannot be written as {path.name!r}.", f"End the name in one of {', '.join(_WRITERS)}."
         )
     text = write(graph)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with output_file(path, f"The diagram {path} cannot be written") as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise EnvironmentLackError(
-            f"The diagram {path} cannot be written: {error.strerror}.", "Choose a place that you may write to."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def to_dot(graph: nx.DiGraph) -> str:

@@ -7,13 +7,13 @@ number.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parallelize.diagram_svg import COLOURS
+from parallelize.output_file import output_file
 from parallelize.sensitivity import Sensitivity, StackSensitivity
-from passes.errors import EnvironmentLackError, ParallelizeError
+from passes.errors import ParallelizeError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,26 +40,17 @@ def draw(sensitivity: Sensitivity, path: Path) -> None:
         raise ParallelizeError(
             f"A heat map cannot be written as {path.name!r}.", f"End the name in one of {', '.join(SUFFIXES)}."
         )
-    try:
+    with output_file(path, f"The heat map {path} cannot be written") as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save(sensitivity, path, suffix[1:])
-    except OSError as error:
-        raise EnvironmentLackError(
-            f"The heat map {path} cannot be written: {error.strerror}.", "Choose a place that you may write to."
-        ) from error
+        _save(sensitivity, temporary, suffix[1:])
 
 
 def _save(sensitivity: Sensitivity, path: Path, file_format: str) -> None:
     from matplotlib import rc_context
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     stamp = {"Date": None} if file_format == "svg" else {"Software": None}
-    try:
-        with rc_context({"svg.hashsalt": "parallelize", "font.family": "DejaVu Sans"}):
-            _figure(sensitivity).savefig(temporary, format=file_format, metadata=stamp)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with rc_context({"svg.hashsalt": "parallelize", "font.family": "DejaVu Sans"}):
+        _figure(sensitivity).savefig(path, format=file_format, metadata=stamp)
 
 
 def _figure(sensitivity: Sensitivity) -> Figure:

@@ -8,13 +8,12 @@ The identity is that of the model, the data and the options. The file is written
 from __future__ import annotations
 
 import json
-import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from passes.errors import EnvironmentLackError, ParallelizeError
+from parallelize.output_file import output_file
+from passes.errors import ParallelizeError
 
 FORMAT = "parallelize-search/1"
 SECONDS = 5.0  # between two writes
@@ -44,16 +43,9 @@ class Memory:
         if self.path is None or not (now or time.monotonic() - self._written > SECONDS):
             return
         content = {"format": FORMAT, "identity": self.identity, "groups": self.groups}
-        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            scratch.write_text(json.dumps(content, indent=1) + "\n")
-            scratch.replace(self.path)
-        except OSError as error:
-            with suppress(OSError):
-                scratch.unlink()
-            raise EnvironmentLackError(
-                f"The search cannot be kept in {self.path}: {error.strerror}.", "Make room or choose another place."
-            ) from error
+        failed, hint = f"The search cannot be kept in {self.path}", "Make room or choose another place."
+        with output_file(self.path, failed, hint) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
         self._written = time.monotonic()
 
 
