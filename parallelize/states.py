@@ -16,6 +16,8 @@ from torch import Tensor, fx
 
 from parallelize.inputs import Samples
 from passes import operators as ops
+from passes.dataflow import tensor_value
+from passes.infra import flat_leaves
 from passes.parameters import read_parameter
 from passes.segment import extract
 from passes.stacks import Stack
@@ -60,6 +62,21 @@ def run_segment(segment: fx.GraphModule, inputs: Sequence[Any]) -> tuple[Tensor,
     with torch.inference_mode():
         outputs: tuple[Tensor, ...] = segment(*inputs)
     return outputs
+
+
+def outputs_from(
+    module: fx.GraphModule, state: fx.Node, batches: Iterable[tuple[Inputs, Tensor]]
+) -> Iterator[tuple[Tensor, ...]]:
+    """The output tensors of a network that has given values at a node, whatever they come from.
+
+    Args:
+        module: the network.
+        state: the node.
+        batches: inputs of the model and values of the node.
+    """
+    leaves = [leaf for leaf in flat_leaves(module) if tensor_value(leaf) is not None]
+    rest = extract(module, [*placeholders(module), state], leaves)
+    return (run_segment(rest, (*inputs, value)) for inputs, value in batches)
 
 
 def batch_size(teacher: fx.GraphModule, most: int = 100) -> int:

@@ -14,12 +14,10 @@ from torch import Tensor, fx
 
 from parallelize.inputs import Samples
 from parallelize.metrics import Judge, Metric
-from parallelize.states import placeholders, run_segment
-from passes.infra import flat_leaves
+from parallelize.states import batch_size, outputs_from, placeholders, run_segment
 from passes.segment import extract
 
 CHOICE_SAMPLES = 256  # held-out samples that choose between ways to do a method
-_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class States:
 def states_at(module: fx.GraphModule, node: fx.Node, samples: Samples) -> States:
     """Run a network up to a node."""
     segment = extract(module, placeholders(module), [node])
-    inputs = tuple(samples.batches(_BATCH))
+    inputs = tuple(samples.batches(batch_size(module)))
     return States(inputs, tuple(run_segment(segment, batch)[0] for batch in inputs))
 
 
@@ -61,8 +59,5 @@ class Trial:
 
     def error_from(self, module: fx.GraphModule, node: fx.Node, states: States) -> float:
         """The error of a network that has these states at a node, whatever they come from."""
-        leaves = [leaf for leaf in flat_leaves(module) if isinstance(leaf.meta.get("val"), Tensor)]
-        rest = extract(module, [*placeholders(module), node], leaves)
-        pairs = zip(states.inputs, states.values, strict=True)
-        outputs = (run_segment(rest, (*batch, value)) for batch, value in pairs)
+        outputs = outputs_from(module, node, zip(states.inputs, states.values, strict=True))
         return self._judge.score_outputs(outputs).error(self._judge.metric)

@@ -17,11 +17,10 @@ from parallelize.inputs import Samples
 from parallelize.metrics import Judge
 from parallelize.planning.forms import GroupForm, main_form
 from parallelize.refit import StackWalk
-from parallelize.states import Batch, batch_size, example_size, placeholders, run_segment, start_batches
+from parallelize.states import Batch, batch_size, example_size, outputs_from, start_batches
 from passes.apply_plan import schedule
-from passes.infra import clone, flat_leaves
+from passes.infra import clone
 from passes.plan import Level, Plan, Refit, StackPlan, serial
-from passes.segment import extract
 from passes.stacks import Stack
 
 ROWS = 12_800  # positions of the state that a cost is fitted on
@@ -82,7 +81,8 @@ class GroupCosts:
         walk = StackWalk(self.teacher, stack, module, sites[number], part, (parts[0], parts[1]), len(before))
         for level in range(len(before), len(before) + len(form.levels)):
             walk.refit_level(level)
-        return self._error_after(module, walk.entry, parts[1])
+        outputs = outputs_from(module, walk.entry, ((batch.inputs, batch.state) for batch in parts[1]))
+        return self.judge.score_outputs(outputs).error(self.judge.metric)
 
     def _start(self, number: int, block: int) -> tuple[list[Batch], list[Batch]]:
         """The samples before a block; those of the last call are kept."""
@@ -92,12 +92,6 @@ class GroupCosts:
             both = [start_batches(self.teacher, state, s, self.batch_size) for s in (self.fit, self.held_out)]
             self._parts = (number, block), (both[0], both[1])
         return self._parts[1]
-
-    def _error_after(self, module: fx.GraphModule, state: fx.Node, batches: Sequence[Batch]) -> float:
-        """Run the rest of the network from a state and compare the outputs with the teacher's."""
-        rest = extract(module, [*placeholders(module), state], flat_leaves(module))
-        outputs = (run_segment(rest, (*batch.inputs, batch.state)) for batch in batches)
-        return self.judge.score_outputs(outputs).error(self.judge.metric)
 
 
 def _serial(stack: Stack, block: int) -> tuple[Level, ...]:
