@@ -27,8 +27,9 @@ from parallelize.metrics import Budget, Judge, Metric, Scores, find_metric
 from parallelize.onnx_export import write_onnx
 from parallelize.output_directory import output_directory, refuse_foreign
 from parallelize.planning.planner import Planner, PlannerOptions, Search
-from parallelize.preparation import Model, Report, Source, choose_metric, prepare
+from parallelize.preparation import Model, Source, choose_metric, prepare
 from parallelize.program import Program
+from parallelize.progress import Report
 from parallelize.report import Comparison, Evidence, write_report
 from parallelize.split import Split
 from parallelize.student import choose_device

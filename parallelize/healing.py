@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from parallelize.heal_options import HealOptions
 from parallelize.heal_state import read_state, write_state
 from parallelize.identity import run_identity
 from parallelize.inputs import Samples
+from parallelize.progress import Report
 from parallelize.refit import Refitted
 from parallelize.student import Pair, choose_device, pair
 from parallelize.trainable import merged, trainable
@@ -41,7 +42,6 @@ LOWEST = 1e-3  # of the peak, where the cycle begins and ends
 BETAS = (0.9, 0.99)
 KEEP_EVERY = 30.0  # seconds between two state files
 
-Report = Callable[[str, float | None], None]
 Ending = Literal["finished", "time limit", "no progress", "diverged"]
 
 

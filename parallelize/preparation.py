@@ -6,7 +6,6 @@ capture -> find stacks -> load data -> clean -> split
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from parallelize.inputs import InputSpec, Samples, load_samples, random_samples,
 from parallelize.metrics import Metric, find_metric
 from parallelize.metrics.columns import logit_axes
 from parallelize.program import Program
+from parallelize.progress import Report
 from parallelize.references import LoadOptions, load_program
 from parallelize.split import Split, split
 from passes.errors import ParallelizeError
@@ -28,7 +28,6 @@ from passes.stacks import Stacks, find_stacks
 RANDOM_SAMPLES = 64
 
 Model = str | os.PathLike[str] | nn.Module | Program
-Report = Callable[[str, float | None], None]  # what is being done, and the share of it that is done where known
 
 
 @dataclass(frozen=True)

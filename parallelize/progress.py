@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-Report = Callable[[str, float | None], None]
+Report = Callable[[str, float | None], None]  # what is being done, and the share of it that is done where known
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,8 @@ from paraformer import fashion_mnist
 from paraformer.fashion_mnist import LabelledImages
 from paraformer.model import VisionConfig
 from paraformer.training import Trainer, TrainingOptions
+from parallelize.progress import Report
 from passes.errors import ParallelizeError
-
-Report = Callable[[str, float | None], None]
 
 
 def train_model(

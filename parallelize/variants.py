@@ -120,7 +120,7 @@ def build_variants(
 def _variant(name: str, program: Program, module: fx.GraphModule, plan: Plan | None) -> Variant:
     stacks = find_stacks(program.module).stacks
     parts = [len(stack.terms) for stack in stacks] if plan is None else [part.depth for part in plan.stacks]
-    blocks = sum(-(-depth // stack.period) for depth, stack in zip(parts, stacks, strict=True))
+    blocks = sum(stack.in_blocks(depth) for depth, stack in zip(parts, stacks, strict=True))
     return Variant(
         name,
         replace(program, module=module),

@@ -103,6 +103,10 @@ class Stack:
         numbers = range(len(self.terms))
         return tuple(tuple(numbers[i : i + self.period]) for i in range(0, len(self.terms), self.period))
 
+    def in_blocks(self, depth: int) -> int:
+        """A depth in terms as one in blocks, rounded up."""
+        return -(-depth // self.period)
+
     def summary(self) -> str:
         """Kinds and their counts, such as "12 attention, 12 mlp"."""
         return ", ".join(f"{count} {kind}" for kind, count in Counter(term.kind for term in self.terms).items())

@@ -42,7 +42,7 @@ def wanted_depths(stacks: Sequence[Stack], target: int | Plan) -> Depths:
     counts = [len(stack.blocks) for stack in stacks]
     if isinstance(target, Plan):
         check_fits(stacks, target)
-        each = [-(-part.depth // stack.period) for stack, part in zip(stacks, target.stacks, strict=True)]
+        each = [stack.in_blocks(part.depth) for stack, part in zip(stacks, target.stacks, strict=True)]
         return Depths(sum(each), tuple(range(depth, depth + 1) for depth in each))
     if not len(counts) <= target <= sum(counts):
         raise ParallelizeError(

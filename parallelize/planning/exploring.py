@@ -31,9 +31,9 @@ from parallelize.onnx_export import write_onnx
 from parallelize.output_directory import output_directory, refuse_foreign
 from parallelize.planning.frontier import Point, by_depth, frontier
 from parallelize.planning.frontier_plot import plot
-from parallelize.planning.planner import Planner, PlannerOptions
-from parallelize.preparation import Prepared, Report, Source, choose_metric, prepare
-from parallelize.refit import refit
+from parallelize.planning.planner import Candidate, Planner, PlannerOptions
+from parallelize.preparation import Prepared, Source, choose_metric, prepare
+from parallelize.progress import Report
 from parallelize.report import machine
 from passes.errors import ParallelizeError
 from passes.fuse_width import FuseWidth
@@ -105,7 +105,7 @@ def explore(
         points = _timed(_measure(prepared, metric, options, report), prepared, options, report)
         content = _content(prepared, metric, points, options)
         (directory / "frontier.json").write_text(json.dumps(content, indent=1) + "\n")
-        plot(points, str(metric), directory / "frontier.svg")
+        plot([point for point, _ in points], str(metric), directory / "frontier.svg")
         (directory / "plans").mkdir()
         for number, (point, _) in enumerate(points):
             (directory / "plans" / f"{number:02}.json").write_text(point.plan.to_json())
@@ -127,9 +127,9 @@ def _measure(prepared: Prepared, metric: Metric, options: PlanOptions, report: R
     found: Networks = [(_serial_point(prepared, planner), module)]
     for depth in _depths(planner, options.depths):
         candidate = planner.measure(depth)
-        found.append(_network("rewrite", candidate.plan, depth, candidate.refitted.module, planner))
+        found.append(_network("rewrite", candidate, metric))
         report(f"deleting blocks down to {depth}", None)
-        found.append(_deletion(candidate.plan, prepared, planner))
+        found.append(_network("deletion", _deletion(candidate.plan, prepared, planner), metric))
         least = min(found[1:], key=lambda pair: (pair[0].error, pair[0].depth))[0]
         best = f" (best so far: {least.depth} deep, {metric} {least.error:.3g})"
     return found
@@ -159,23 +159,19 @@ def _serial_point(prepared: Prepared, planner: Planner) -> Point:
     return Point("serial", plan, planner.blocks, parameters, planner.judge.serial.error(planner.metric), (0.0, 0.0))
 
 
-def _network(
-    kind: str, plan: Plan, depth: int, module: fx.GraphModule, planner: Planner
-) -> tuple[Point, fx.GraphModule]:
-    scores = planner.judge.score(module)
-    fused, _ = run_passes(module, [FuseWidth()])
-    interval = scores.interval(planner.metric)
-    return Point(kind, plan, depth, parameter_count(fused), scores.error(planner.metric), interval), fused
+def _network(kind: str, measured: Candidate, metric: Metric) -> tuple[Point, fx.GraphModule]:
+    fused, _ = run_passes(measured.refitted.module, [FuseWidth()])
+    error, interval = measured.scores.error(metric), measured.scores.interval(metric)
+    return Point(kind, measured.plan, measured.depth, parameter_count(fused), error, interval), fused
 
 
-def _deletion(plan: Plan, prepared: Prepared, planner: Planner) -> tuple[Point, fx.GraphModule]:
+def _deletion(plan: Plan, prepared: Prepared, planner: Planner) -> Candidate:
     """The best deletion to the depth of a plan, with the refit that the search allows."""
     data, module = prepared.data, prepared.program.module
     chosen = deletion_plan(module, plan.with_refit(planner.options.refit), data.fit, data.held_out, planner.metric)
-    depth = sum(
-        -(-part.depth // stack.period) for part, stack in zip(chosen.stacks, prepared.stacks.stacks, strict=True)
-    )
-    return _network("deletion", chosen, depth, refit(module, chosen, data.fit, data.held_out).module, planner)
+    parts = zip(prepared.stacks.stacks, chosen.stacks, strict=True)
+    depth = sum(stack.in_blocks(part.depth) for stack, part in parts)
+    return planner.candidate(chosen, depth)
 
 
 def _timed(found: Networks, prepared: Prepared, options: PlanOptions, report: Report) -> Networks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isnan
@@ -34,8 +35,6 @@ class Point:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, the plan as its JSON."""
-        import json
-
         return {
             "kind": self.kind,
             "depth_blocks": self.depth,

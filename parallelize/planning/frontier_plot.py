@@ -14,22 +14,21 @@ if TYPE_CHECKING:
 _STYLE = {"rewrite": ("#0072b2", "o"), "deletion": ("#d55e00", "x"), "serial": ("#222222", "s")}
 
 
-def plot(points: Sequence[tuple[Point, object]], metric: str, path: Path) -> None:
-    """Write an .svg; `points` are measured schedules, each with anything beside it."""
+def plot(points: Sequence[Point], metric: str, path: Path) -> None:
+    """Write an .svg of measured schedules."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    every = [point for point, _ in points]
-    timed = all(point.latency is not None for point in every)
+    timed = all(point.latency is not None for point in points)
     with mpl.rc_context({"svg.hashsalt": "parallelize", "font.size": 9}):
         figure = Figure(figsize=(8.0 if timed else 4.2, 3.2), layout="constrained")
         FigureCanvasSVG(figure)
         count = 2 if timed else 1
         axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
-        _draw(axes[0], every, [point.depth for point in every], "blocks deep", metric)
+        _draw(axes[0], points, [point.depth for point in points], "blocks deep", metric)
         if timed:
-            _draw(axes[1], every, [point.latency for point in every], "ms, batch 1", metric)
+            _draw(axes[1], points, [point.latency for point in points], "ms, batch 1", metric)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 

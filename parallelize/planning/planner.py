@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import inf, isnan
+from math import inf, isnan, nan
 from pathlib import Path
 
 from torch import fx
@@ -77,7 +77,7 @@ class Candidate:
 
     Attributes:
         depth: blocks on the critical path.
-        predicted: sum of the groups' costs.
+        predicted: sum of the groups' costs; not a number for a plan from elsewhere.
         scores: measured with the refit of the plan.
         refitted: the network that was measured.
     """
@@ -249,10 +249,12 @@ class Planner:
         strengths: tuple[Refit, ...] = ("none",) if self.options.refit == "none" else (self.options.refit, "none")
         for number, strength in enumerate(strengths):
             self._report(f"measuring {depth} blocks deep", number, len(strengths))
-            chosen = plan.with_refit(strength)
-            refitted = refit(self.teacher, chosen, self.fit, self.held_out)
-            scores = self.judge.score(refitted.module)
-            yield Candidate(chosen, depth, self.partitions()[depth][0], scores, refitted)
+            yield self.candidate(plan.with_refit(strength), depth, self.partitions()[depth][0])
+
+    def candidate(self, plan: Plan, depth: int, predicted: float = nan) -> Candidate:
+        """Measure any plan, with its refit, as a whole network."""
+        refitted = refit(self.teacher, plan, self.fit, self.held_out)
+        return Candidate(plan, depth, predicted, self.judge.score(refitted.module), refitted)
 
     # groups -----------------------------------------------------------------------------------------------------------
 
