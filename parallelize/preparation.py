@@ -85,7 +85,7 @@ def prepare(source: Source, seed: int, report: Report) -> Prepared:
         ParallelizeError: a model without stacks, data that does not fit it, or too little of it.
     """
     report("capturing the model", None)
-    program = _capture(source)
+    program = captured(source)
     _require_stacks(find_stacks(program.module), program)
     samples, judge = _load_data(program, source, seed)
     program, cleaning = clean(program, next(iter(samples.batches(4))))
@@ -93,7 +93,12 @@ def prepare(source: Source, seed: int, report: Report) -> Prepared:
     return Prepared(program, find_stacks(program.module), data, source.inputs is None, cleaning)
 
 
-def _capture(source: Source) -> Program:
+def captured(source: Source) -> Program:
+    """The captured model, not yet cleaned.
+
+    Raises:
+        ParallelizeError: it cannot be loaded or captured.
+    """
     model = source.model
     if isinstance(model, Program):
         return model

@@ -362,7 +362,7 @@ def test_debug_shows_the_traceback(home: Path) -> None:
 
 
 def test_a_bug_is_told_apart(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parallelize.references.load_program", lambda *_: 1 // 0)
+    monkeypatch.setattr("parallelize.preparation.load_program", lambda *_: 1 // 0)
     told = run("inspect", "model.pt")
     assert told.exit_code == 4
     assert "ZeroDivisionError" in told.stderr
