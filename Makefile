@@ -42,8 +42,9 @@ demo: venv ## convert the shipped vision transformer and print the before/after 
 train: venv ## train the shipped model again (needs the Debian package dataset-fashion-mnist)
 	$(BIN)/parallelize train --output runs/vit12.pt --depth 12 --width 64 --heads 4 --patch-size 4 --epochs 18
 
-# A file's tests stay in one process, because they share what they capture.
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+# A file's tests stay in one process, because they share what they capture. There is a process for each core, so one
+# thread each: threads that wait for one another's core make some tests four times as long.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test: venv ## run the tests
 	$(PYTEST)
