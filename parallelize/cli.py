@@ -137,11 +137,11 @@ def train(
 def _load(
     model: str, inputs: Path | None, weights: Path | None, shapes: list[str] | None, *, allow_pickle: bool
 ) -> Any:
-    from parallelize.inputs import parse_input
+    from parallelize.inputs import parse_inputs
     from parallelize.preparation import Source, captured
 
-    specs = tuple(parse_input(text) for text in shapes or ())
-    return captured(Source(model, inputs, weights=weights, input_specs=specs, allow_pickle=allow_pickle))
+    source = Source(model, inputs, weights=weights, input_specs=parse_inputs(shapes), allow_pickle=allow_pickle)
+    return captured(source)
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:

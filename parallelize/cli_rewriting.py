@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,10 @@ from parallelize.cli_options import (
     Weights,
 )
 from parallelize.heal_options import DEFAULT_STEPS, HealOptions
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 TABLE_WIDTH = 100  # where a terminal is narrower it wraps the lines; rich would cut off numbers
 
@@ -139,9 +143,7 @@ def plan(
     rounds: Rounds = 200,
 ) -> None:
     """Search only: what each depth costs in accuracy and gains in latency, beside deletion to the same depth."""
-    from rich.console import Console
-
-    from parallelize.inputs import parse_input
+    from parallelize.inputs import parse_inputs
     from parallelize.planning.exploring import PlanOptions, explore, table
     from parallelize.planning.planner import PlannerOptions
     from parallelize.preparation import Source
@@ -153,7 +155,7 @@ def plan(
         labels=labels,
         mask=mask,
         weights=weights,
-        input_specs=tuple(parse_input(text) for text in input_shapes or ()),
+        input_specs=parse_inputs(input_shapes),
         allow_pickle=allow_pickle,
     )
     options = PlanOptions(
@@ -167,9 +169,7 @@ def plan(
     )
     with reporting() as report:
         content = explore(source, output, options, force=force, report=report)
-    console = Console(soft_wrap=False)
-    Console(width=max(console.width, TABLE_WIDTH)).print(table(content))
-    console.print(
+    _print(table(content)).print(
         f"Written to {output}; take one: parallelize convert ... --plan {output}/plans/NN.json", highlight=False
     )
 
@@ -279,21 +279,26 @@ def heal(
 
 def _convert(model: str, output: Path, shapes: list[str] | None, **options: Any) -> None:
     """Convert with a progress line, then print the table, the notes and what was written."""
-    from rich.console import Console
-
     from parallelize.conversion import convert as run
-    from parallelize.inputs import parse_input
+    from parallelize.inputs import parse_inputs
     from parallelize.progress import reporting
     from parallelize.report import notes, table
 
-    specs = tuple(parse_input(text) for text in shapes or ())
     with reporting() as report:
-        conversion = run(model, output, input_specs=specs, report=report, **options)
-    console = Console(soft_wrap=False)
-    Console(width=max(console.width, TABLE_WIDTH)).print(table(conversion.report))
+        conversion = run(model, output, input_specs=parse_inputs(shapes), report=report, **options)
+    console = _print(table(conversion.report))
     for note in notes(conversion.report):
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
     console.print(f"Written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}", highlight=False)
+
+
+def _print(table: Table) -> Console:
+    """Print a table whole; returns the console for what comes below it."""
+    from rich.console import Console
+
+    console = Console()
+    Console(width=max(console.width, TABLE_WIDTH)).print(table)
+    return console
 
 
 def _numbers(text: str) -> tuple[int, ...]:

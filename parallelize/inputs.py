@@ -83,6 +83,15 @@ def parse_input(text: str) -> InputSpec:
     return InputSpec(found["name"], shape, DTYPES[dtype])
 
 
+def parse_inputs(texts: Iterable[str] | None) -> tuple[InputSpec, ...]:
+    """Read every one; None is none of them.
+
+    Raises:
+        ParallelizeError: as `parse_input`.
+    """
+    return tuple(parse_input(text) for text in texts or ())
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Samples of real or random data.

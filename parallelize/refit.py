@@ -188,7 +188,7 @@ class StackWalk:
         level = replace(self.site.levels[number], entry=self.entry)
         if self.plan.refit == "none":
             return self._leave(level.result, LevelRefit(self.stack.name, number, "none", 0.0, 0.0, 0.0))
-        bare = list(self._values(level.sum, self.parts[1]))
+        bare = [value for (value,) in self._values([level.sum], self.parts[1])]
         weights = _weights(level)
         read_ins = tuple(self._read_in(level))
         targets = self._advance(number, level)
@@ -212,15 +212,15 @@ class StackWalk:
 
     def _leave(self, result: fx.Node, record: LevelRefit) -> LevelRefit:
         """Move all samples past a level that ends in `result`."""
-        for batch, state in zip(self._batches(), self._values(result, self._batches()), strict=True):
+        for batch, (state,) in zip(self._batches(), self._values([result], self._batches()), strict=True):
             batch.state = state
         self.entry = result
         return record
 
-    def _values(self, node: fx.Node, batches: Iterable[Batch]) -> Iterator[Tensor]:
-        """What a node of the level that the samples stand before has, batch by batch."""
-        segment = extract(self.module, [*placeholders(self.module), self.entry], [node])
-        return (run_segment(segment, (*batch.inputs, batch.state))[0] for batch in batches)
+    def _values(self, wanted: Sequence[fx.Node], batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
+        """Values of nodes of the level that the samples stand before, batch by batch."""
+        segment = extract(self.module, [*placeholders(self.module), self.entry], wanted)
+        return (run_segment(segment, (*batch.inputs, batch.state)) for batch in batches)
 
     def _size(self, values: Iterable[Tensor], axis: int) -> float:
         """|values|^2 of one tensor for each held-out batch, padding left out."""
@@ -280,11 +280,9 @@ class StackWalk:
         """Normal equations of what the terms' inputs lack, from the inputs."""
         ours = [site.source for site, _ in sites.values()]
         theirs = self.teacher.values([node for _, node in sites.values()], part)
-        segment = extract(self.module, [*placeholders(self.module), self.entry], ours)
         widths = [source.meta["val"].shape[-1] for source in ours]
         moments = [Moments(width + 1, width) for width in widths]
-        for batch, want in zip(part, theirs, strict=True):
-            have = run_segment(segment, (*batch.inputs, batch.state))
+        for batch, have, want in zip(part, self._values(ours, part), theirs, strict=True):
             for sums, ours_, theirs_ in zip(moments, have, want, strict=True):
                 rows = batch.rows(ours_)
                 sums.add(_with_constant([rows]), batch.rows(theirs_) - rows)
@@ -304,8 +302,10 @@ class StackWalk:
         outs = features.outs if self.plan.refit == "full" else ()
         wanted = [*(out.features for out in outs), source, level.sum]
         axes = [*(out.axis for out in outs), features.axis, features.axis]
-        segment = extract(self.module, [*placeholders(self.module), self.entry], wanted)
-        fit, held_out = (_moments(segment, axes, *part) for part in zip(self.parts, targets, strict=True))
+        fit, held_out = (
+            _moments(part, self._values(wanted, part), axes, target)
+            for part, target in zip(self.parts, targets, strict=True)
+        )
         unchanged = held_out.target / size
         affine = slice(-(source.meta["val"].shape[features.axis] + 1), None)
         options: list[tuple[Refit, Moments, Moments]] = [("affine", fit.columns(affine), held_out.columns(affine))]
@@ -341,13 +341,12 @@ class StackWalk:
 
 
 def _moments(
-    segment: fx.GraphModule, axes: Sequence[int], batches: Sequence[Batch], targets: Sequence[Tensor]
+    batches: Sequence[Batch], values: Iterable[tuple[Tensor, ...]], axes: Sequence[int], targets: Sequence[Tensor]
 ) -> Moments:
-    """Normal equations of what a level's sum lacks, from a segment (inputs, state) -> (features..., sum)."""
+    """Normal equations of what a level's sum lacks, from the (features..., sum) of each batch."""
     moments: Moments | None = None
-    for batch, target in zip(batches, targets, strict=True):
-        values = run_segment(segment, (*batch.inputs, batch.state))
-        *columns, total = (batch.rows(value, axis) for value, axis in zip(values, axes, strict=True))
+    for batch, found, target in zip(batches, values, targets, strict=True):
+        *columns, total = (batch.rows(value, axis) for value, axis in zip(found, axes, strict=True))
         rows = _with_constant(columns)
         moments = moments or Moments(rows.shape[1], total.shape[1])
         moments.add(rows, batch.rows(target, axes[-1]) - total)

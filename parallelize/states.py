@@ -64,6 +64,11 @@ def run_segment(segment: fx.GraphModule, inputs: Sequence[Any]) -> tuple[Tensor,
     return outputs
 
 
+def output_tensors(module: fx.GraphModule) -> list[fx.Node]:
+    """The nodes of a network's output that are tensors, flattened."""
+    return [leaf for leaf in flat_leaves(module) if tensor_value(leaf) is not None]
+
+
 def outputs_from(
     module: fx.GraphModule, state: fx.Node, batches: Iterable[tuple[Inputs, Tensor]]
 ) -> Iterator[tuple[Tensor, ...]]:
@@ -74,8 +79,7 @@ def outputs_from(
         state: the node.
         batches: inputs of the model and values of the node.
     """
-    leaves = [leaf for leaf in flat_leaves(module) if tensor_value(leaf) is not None]
-    rest = extract(module, [*placeholders(module), state], leaves)
+    rest = extract(module, [*placeholders(module), state], output_tensors(module))
     return (run_segment(rest, (*inputs, value)) for inputs, value in batches)
 
 

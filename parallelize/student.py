@@ -20,11 +20,10 @@ from torch import Tensor, fx
 from parallelize.distillation import Distance, mask_axes, mask_position
 from parallelize.inputs import Samples
 from parallelize.refit import Refitted
-from parallelize.states import placeholders
+from parallelize.states import output_tensors, placeholders
 from parallelize.trainable import Weight, held
 from passes.dataflow import tensor_value
 from passes.errors import EnvironmentLackError, ParallelizeError
-from passes.infra import flat_leaves
 from passes.segment import extract
 
 
@@ -81,8 +80,7 @@ def pair(
     values = []
     for module, names in ((teacher, [b for _, b in refitted.ends]), (refitted.module, [a for a, _ in refitted.ends])):
         by_name = {node.name: node for node in module.graph.nodes}
-        outputs = [leaf for leaf in flat_leaves(module) if tensor_value(leaf) is not None]
-        values.append((outputs, [by_name[name] for name in names]))
+        values.append((output_tensors(module), [by_name[name] for name in names]))
     (outputs, states), (our_outputs, our_states) = values
     if logits:
         _require_logits(outputs)

@@ -13,7 +13,7 @@ from torch import nn
 
 from paraformer import checkpoint
 from paraformer.model import VisionConfig, VisionParaFormer
-from parallelize.inputs import parse_input
+from parallelize.inputs import parse_inputs
 from parallelize.references import LoadOptions, load_program
 from passes.errors import ParallelizeError
 
@@ -59,7 +59,7 @@ def text(): return "text"
 
 
 def load(reference: str, *inputs: str, samples: dict[str, np.ndarray] | None = None, **options: Any) -> Any:
-    return load_program(reference, LoadOptions(inputs=tuple(map(parse_input, inputs)), **options), samples)
+    return load_program(reference, LoadOptions(inputs=parse_inputs(inputs), **options), samples)
 
 
 def refusal(reference: str, *inputs: str, **options: Any) -> tuple[str, str]:
