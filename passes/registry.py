@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from passes.apply_plan import ApplyPlan
+from passes.drop_empty_masks import DropEmptyMasks
 from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
 from passes.fuse_width import FuseWidth
@@ -14,6 +15,7 @@ from passes.remove_identities import RemoveIdentities
 CLEANING: tuple[Pass, ...] = (
     RemoveIdentities(),
     FoldConstants(),
+    DropEmptyMasks(),
     NormalizeLinears(),
     FoldBatchNorm(),
     MergeDuplicates(),

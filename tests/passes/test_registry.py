@@ -15,6 +15,7 @@ def test_passes_are_listed_in_the_order_in_which_they_run() -> None:
     assert list(PASSES) == [
         "remove-identities",
         "fold-constants",
+        "drop-empty-masks",
         "normalize-linears",
         "fold-batch-norm",
         "merge-duplicates",
