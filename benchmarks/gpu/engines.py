@@ -1,0 +1,45 @@
+"""Engines for the latency study: every TensorRT that imports, through the product's own backend."""
+
+import importlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from parallelize.onnx_export import write_onnx
+from parallelize.program import Program
+from passes.errors import ParallelizeError
+
+Note = Callable[[str], None]
+
+
+def libraries(note: Note) -> Iterator[str]:
+    """The backends that import here."""
+    for backend, module in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx")):
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            note(f"{backend}: not measured, the package {module} does not import here")
+            continue
+        yield backend
+
+
+def prepare_engine(backend: str, program: Program, value: Tensor, note: Note) -> Callable[[], object] | None:
+    """Build an engine for one input and return a call that enqueues it; None, and a note, where that fails."""
+    from parallelize.backends.tensorrt.build import build
+    from parallelize.backends.tensorrt.engine import Engine
+    from parallelize.backends.tensorrt.options import BuildOptions
+    from parallelize.backends.tensorrt.profiles import ShapeOptions
+
+    with tempfile.TemporaryDirectory() as folder:
+        onnx, path = Path(folder) / "model.onnx", Path(folder) / "model.engine"
+        (spec,) = program.inputs
+        shapes = ShapeOptions.fixed({spec.name: tuple(value.shape)})
+        try:
+            write_onnx(program, onnx)
+            build(onnx, path, backend, BuildOptions(shapes=shapes))
+            return Engine(path).bound([value])
+        except ParallelizeError as error:
+            note(f"{backend}: {error}")
+            return None
