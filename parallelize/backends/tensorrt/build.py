@@ -1,0 +1,225 @@
+"""An ONNX file becomes an engine with its sidecar, both whole or neither.
+
+    read and check the ONNX -> choose shapes -> parse -> configure -> build -> list layers -> check dtypes -> write
+
+What can be refused is refused before the builder is called; what the builder did is checked after it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from parallelize.backends.tensorrt.layers import Layer, from_json, from_text, layers_of
+from parallelize.backends.tensorrt.library import Library, find_library, gpu_capability
+from parallelize.backends.tensorrt.messages import last_words, make_logger
+from parallelize.backends.tensorrt.monitor import make_monitor
+from parallelize.backends.tensorrt.options import STORED, BuildOptions, Precision, configure
+from parallelize.backends.tensorrt.parsing import parse
+from parallelize.backends.tensorrt.profiles import Profile, choose_profiles
+from parallelize.backends.tensorrt.sidecar import BUILDER, INSPECTOR, Sidecar, sidecar_path
+from parallelize.cuda import cuda_version, driver_version, gpu_name
+from parallelize.onnx_file import OnnxFile, Product, read_onnx
+from parallelize.output_file import output_file
+from parallelize.progress import Report
+from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
+
+
+def build(
+    onnx: Path,
+    output: Path,
+    backend: str,
+    options: BuildOptions | None = None,
+    *,
+    plan: Mapping[str, Any] | None = None,
+    errors: Mapping[str, float] | None = None,
+    report: Report = lambda _what, _share: None,
+) -> Sidecar:
+    """Build an engine and write it with its sidecar.
+
+    Args:
+        onnx: the ONNX file; external weights lie beside it.
+        output: the engine to write; the sidecar gets its name with .json behind.
+        backend: "tensorrt", which needs a GPU, or "tensorrt-rtx", which does not.
+        options: precision, shapes and the rest.
+        plan: the plan of the rewrite, for the sidecar.
+        errors: measured errors, for the sidecar.
+        report: told what is being done.
+
+    Raises:
+        EnvironmentLackError: the library or the GPU is missing, or the place cannot be written to.
+        ParallelizeError: the ONNX file is not whole, has an operator that the library lacks, or takes no such shapes.
+        CheckError: the engine is not in the precision that was asked for.
+    """
+    options = options or BuildOptions()
+    library = find_library(backend)
+    options.check(library)
+    if not library.names_targets and gpu_capability() is None:
+        raise EnvironmentLackError(
+            f"{library.title} builds on a GPU, and there is none here.",
+            "Use --backend tensorrt-rtx, which needs none, or build on the machine that has the GPU.",
+        )
+    model = read_onnx(onnx)
+    check_stored(model, options.precision)
+    profiles = choose_profiles(model.inputs, options.shapes)
+    report("building the engine", 0)
+    engine, layers, source, seconds = _build(library, model, profiles, options, report)
+    check_layers(model.products, layers, options.precision)
+    sidecar = Sidecar(
+        backend=backend,
+        version=library.version,
+        targets=options.targets(library) or tuple(filter(None, [gpu_capability()])),
+        gpu=None if library.names_targets else gpu_name(),
+        cuda=cuda_version(),
+        driver=driver_version(),
+        date=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+        parallelize=_own_version(),
+        onnx_sha256=model.sha256(),
+        engine_sha256=hashlib.sha256(engine).hexdigest(),
+        precision=options.precision,
+        flags=options.flags(),
+        inputs=model.inputs,
+        outputs=model.outputs,
+        profiles=profiles,
+        build_seconds=seconds,
+        layers=layers,
+        layers_from=source,
+        products=model.products,
+        plan=plan,
+        errors=dict(errors or {}),
+    )
+    write(output, engine, sidecar)
+    return sidecar
+
+
+def write(output: Path, engine: Any, sidecar: Sidecar) -> None:
+    """Write an engine and its sidecar; each takes its place when both are whole."""
+    failed = f"The engine cannot be written to {output}"
+    with (
+        output_file(output, failed, "Make room, or choose a place that you may write to.") as new_engine,
+        output_file(sidecar_path(output), failed) as new_sidecar,
+    ):
+        new_engine.write_bytes(engine)
+        new_sidecar.write_text(sidecar.to_json())
+
+
+def check_stored(model: OnnxFile, precision: Precision | None) -> None:
+    """Refuse an ONNX file whose products are not in the precision that was asked for: the engine's come from it.
+
+    Raises:
+        ParallelizeError: naming the first such product.
+    """
+    if precision is None:
+        return
+    for product in model.products:
+        if product.dtype != STORED[precision]:
+            raise ParallelizeError(
+                f"{precision} was asked for, but the weight of {product.node} ({product.operator}) in {model.path.name}"
+                f" is {product.dtype}.",
+                f"Cast the model before export: parallelize convert --precision {precision}.",
+            )
+
+
+def check_layers(products: Sequence[Product], layers: Sequence[Layer], precision: Precision | None) -> None:
+    """Refuse an engine in which a weighted product runs in another dtype than was asked for.
+
+    A product whose layer tells no dtype of its weights cannot be checked; an engine without any other is refused.
+
+    Raises:
+        CheckError: naming the first such layer.
+    """
+    if precision is None or not products:
+        return
+    seen = 0
+    for product in products:
+        for layer in layers_of(layers, product.node):
+            if not layer.weights:
+                continue
+            seen += 1
+            if STORED[precision] not in layer.weights:
+                raise CheckError(
+                    f"{precision} was asked for, but the engine's layer {layer.name} computes {product.node} in"
+                    f" {layer.weights[0]}.",
+                    "Please report this with the ONNX file.",
+                )
+    if not seen:
+        raise CheckError(
+            f"{precision} was asked for, but the library does not tell the dtype of any of the engine's products.",
+            "Build without --precision and compare the outputs.",
+        )
+
+
+def _build(
+    library: Library, model: OnnxFile, profiles: Sequence[Profile], options: BuildOptions, report: Report
+) -> tuple[bytes, tuple[Layer, ...], str, float]:
+    """The engine, its layers, who told of them, and the seconds that the builder took."""
+    logger = make_logger(library.module)
+    builder = library.module.Builder(logger)
+    network, parser = parse(library, builder, logger, model)
+    config = builder.create_builder_config()
+    configure(library, config, options)
+    config.progress_monitor = monitor = make_monitor(library.module, report)
+    config.add_optimization_profile(_profile(builder, profiles))
+    cache = None if options.timing_cache is None else _load_cache(config, options.timing_cache)
+    start = time.perf_counter()
+    serialized = builder.build_serialized_network(network, config)
+    seconds = time.perf_counter() - start
+    del monitor, parser  # the builder was using both
+    if serialized is None:
+        reason = last_words(logger) or "the builder gave no reason"
+        raise ParallelizeError(
+            f"{library.title} cannot build {model.path.name}: {reason}.",
+            "Try other shapes or less memory; the library's own tool tells more with --verbose.",
+        )
+    engine = bytes(serialized)
+    if cache is not None and options.timing_cache is not None:
+        _save_cache(config, options.timing_cache)
+    layers, source = _layers(library, logger, engine)
+    return engine, layers, source, seconds
+
+
+def _profile(builder: Any, profiles: Sequence[Profile]) -> Any:
+    profile = builder.create_optimization_profile()
+    for shapes in profiles:
+        profile.set_shape(shapes.name, shapes.least, shapes.usual, shapes.largest)
+    return profile
+
+
+def _layers(library: Library, logger: Any, engine: bytes) -> tuple[tuple[Layer, ...], str]:
+    """From the inspector where the engine loads here, else from what the builder said."""
+    if gpu_capability() is not None:
+        loaded = library.module.Runtime(logger).deserialize_cuda_engine(engine)
+        if loaded is not None:
+            form = library.module.LayerInformationFormat.JSON
+            return from_json(loaded.create_engine_inspector().get_engine_information(form)), INSPECTOR
+    return (from_text(logger.plans[-1]) if logger.plans else ()), BUILDER
+
+
+def _load_cache(config: Any, path: Path) -> Any:
+    try:
+        stored = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise ParallelizeError(
+            f"The timing cache {path} cannot be read: {error.strerror}.", "Check who may read the file."
+        ) from error
+    cache = config.create_timing_cache(stored)
+    if not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise ParallelizeError(
+            f"The timing cache {path} is of another GPU or another version.", "Name another file with --timing-cache."
+        )
+    return cache
+
+
+def _save_cache(config: Any, path: Path) -> None:
+    with output_file(path, f"The timing cache {path} cannot be written") as temporary:
+        temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+
+
+def _own_version() -> str:
+    from parallelize import __version__
+
+    return __version__

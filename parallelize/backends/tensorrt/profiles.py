@@ -1,0 +1,173 @@
+"""Shapes that an engine is built for: the least, the usual and the largest of each input.
+
+    --min-shapes images:1x3x224x224 --opt-shapes images:1x3x224x224 --max-shapes images:32x3x224x224
+
+What is not given is derived: without any of the three, a free first axis is 1, 1 and 32 and any other free dimension 1,
+64 and 128; where only some are given, the rest is taken from the nearest of them, as trtexec does. All is checked
+before the builder is called, which would say no more than that an engine could not be built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from parallelize.program import TensorSpec
+from passes.errors import ParallelizeError
+
+Shape = tuple[int, ...]
+BATCH = (1, 1, 32)
+OTHER = (1, 64, 128)
+_SIZES = re.compile(r"\d+(x\d+)*", re.ASCII)
+_HINT = "Spell it as NAME:SIZExSIZE..., such as images:1x3x224x224, one option for each input."
+
+
+@dataclass(frozen=True)
+class ShapeOptions:
+    """Shapes by the name of the input; an input that is missing in all three gets derived ones."""
+
+    least: Mapping[str, Shape] = field(default_factory=dict)
+    usual: Mapping[str, Shape] = field(default_factory=dict)
+    largest: Mapping[str, Shape] = field(default_factory=dict)
+
+    @classmethod
+    def fixed(cls, shapes: Mapping[str, Shape]) -> ShapeOptions:
+        """One shape only for each input."""
+        return cls(shapes, shapes, shapes)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The three shapes of one input."""
+
+    name: str
+    least: Shape
+    usual: Shape
+    largest: Shape
+
+    def holds(self, shape: Sequence[int]) -> bool:
+        """Whether an engine with this profile takes an input of that shape."""
+        return len(shape) == len(self.least) and all(
+            low <= size <= high for low, size, high in zip(self.least, shape, self.largest, strict=True)
+        )
+
+    def __str__(self) -> str:
+        spelled = ["x".join(map(str, shape)) for shape in (self.least, self.usual, self.largest)]
+        return f"{self.name} {spelled[0]}" if len(set(spelled)) == 1 else f"{self.name} {' / '.join(spelled)}"
+
+
+def parse_shapes(texts: Iterable[str] | None, option: str) -> dict[str, Shape]:
+    """Read `NAME:SIZExSIZE...`, several separated by commas or given one by one.
+
+    Raises:
+        ParallelizeError: another spelling, a word for a size, or an input twice.
+    """
+    found: dict[str, Shape] = {}
+    for text in (part for given in texts or () for part in given.split(",")):
+        name, _, shape = text.rpartition(":")
+        if not name or _SIZES.fullmatch(shape) is None:
+            raise ParallelizeError(f"{option} {text!r} is no shape of a named input.", _HINT)
+        if name in found:
+            raise ParallelizeError(f"{option} names the input {name!r} twice.", _HINT)
+        found[name] = tuple(int(size) for size in shape.split("x"))
+    return found
+
+
+def choose_profiles(inputs: Sequence[TensorSpec], options: ShapeOptions) -> tuple[Profile, ...]:
+    """A profile for every input, given or derived.
+
+    Raises:
+        ParallelizeError: an unknown input, another rank, another fixed size, sizes that do not grow from the least over
+            the usual to the largest, or one free dimension with two sizes.
+    """
+    known = {spec.name for spec in inputs}
+    for shapes in (options.least, options.usual, options.largest):
+        for name in shapes:
+            if name not in known:
+                raise ParallelizeError(
+                    f"The model has no input {name!r} to give a shape to.", f"Its inputs are {', '.join(known)}."
+                )
+    sizes = _given_sizes(inputs, options)
+    profiles = tuple(_profile(spec, options, sizes) for spec in inputs)
+    for spec, profile in zip(inputs, profiles, strict=True):
+        _check(spec, profile)
+    _check_names(inputs, profiles)
+    return profiles
+
+
+def _given_sizes(inputs: Sequence[TensorSpec], options: ShapeOptions) -> tuple[dict[str, int], ...]:
+    """Sizes of free dimensions that the given shapes of other inputs settle, one mapping for each of the three."""
+    found: tuple[dict[str, int], ...] = ({}, {}, {})
+    for spec in inputs:
+        for sizes, shape in zip(found, _three(spec.name, options) or (), strict=False):
+            for word, size in zip(spec.shape, shape, strict=False):
+                if isinstance(word, str):
+                    sizes.setdefault(word, size)
+    return found
+
+
+def _three(name: str, options: ShapeOptions) -> tuple[Shape, Shape, Shape] | None:
+    """The three shapes of an input of which at least one is given."""
+    least, usual, largest = (shapes.get(name) for shapes in (options.least, options.usual, options.largest))
+    middle = usual or largest or least
+    return None if middle is None else (least or middle, middle, largest or middle)
+
+
+def _profile(spec: TensorSpec, options: ShapeOptions, sizes: Sequence[Mapping[str, int]]) -> Profile:
+    three = _three(spec.name, options)
+    if three is None:
+        three = (_derived(spec, 0, sizes[0]), _derived(spec, 1, sizes[1]), _derived(spec, 2, sizes[2]))
+    return Profile(spec.name, *three)
+
+
+def _derived(spec: TensorSpec, place: int, sizes: Mapping[str, int]) -> Shape:
+    known = dict(sizes)
+    for axis, word in enumerate(spec.shape):
+        if isinstance(word, str):
+            known.setdefault(word, (BATCH if axis == 0 or word == "batch" else OTHER)[place])
+    return spec.sizes(known)
+
+
+def _check(spec: TensorSpec, profile: Profile) -> None:
+    """One input's shapes against what the model says of it."""
+    words = "x".join(map(str, spec.shape))
+    for option, shape in (
+        ("--min-shapes", profile.least),
+        ("--opt-shapes", profile.usual),
+        ("--max-shapes", profile.largest),
+    ):
+        spelled = "x".join(map(str, shape))
+        if len(shape) != len(spec.shape):
+            raise ParallelizeError(
+                f"{option} {spec.name}:{spelled} has {len(shape)} sizes; the input is {words}.", _HINT
+            )
+        for axis, (word, size) in enumerate(zip(spec.shape, shape, strict=True)):
+            if isinstance(word, int) and word != size:
+                raise ParallelizeError(
+                    f"{option} {spec.name}:{spelled} has {size} on axis {axis}, where the model fixes {word}.",
+                    f"The input is {words}; only words can be chosen.",
+                )
+    for axis, (low, usual, high) in enumerate(zip(profile.least, profile.usual, profile.largest, strict=True)):
+        if not 0 < low <= usual <= high:
+            raise ParallelizeError(
+                f"Axis {axis} of {spec.name!r} is {low}, {usual}, {high} in the least, usual and largest shape, which"
+                " does not grow.",
+                "Give --min-shapes, --opt-shapes and --max-shapes in this order of size.",
+            )
+
+
+def _check_names(inputs: Sequence[TensorSpec], profiles: Sequence[Profile]) -> None:
+    """A free dimension that two inputs share has one size in each of the three."""
+    seen: dict[tuple[str, str], tuple[str, int]] = {}
+    for spec, profile in zip(inputs, profiles, strict=True):
+        for which, shape in (("least", profile.least), ("usual", profile.usual), ("largest", profile.largest)):
+            for word, size in zip(spec.shape, shape, strict=True):
+                if not isinstance(word, str) or not word.isidentifier():
+                    continue
+                other, first = seen.setdefault((word, which), (spec.name, size))
+                if first != size:
+                    raise ParallelizeError(
+                        f"The {which} {word} is {first} for {other!r} and {size} for {spec.name!r}.",
+                        "Inputs that share a free dimension need the same sizes there.",
+                    )
