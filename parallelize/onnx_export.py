@@ -15,19 +15,21 @@ import onnx_ir
 
 from parallelize.capturing import export
 from parallelize.program import Program
+from passes.dataflow import tensor_value
 from passes.errors import ParallelizeError
 
 OPSET = 18
+_BFLOAT16_OPSET = 22  # the first in which convolutions, pooling and sines take bfloat16
 _INLINE_LIMIT = 1 << 30  # bytes of weights that go into the .onnx file itself; a protobuf ends at 2 GiB
 
 
-def write_onnx(program: Program, path: Path, opset: int = OPSET) -> None:
+def write_onnx(program: Program, path: Path, opset: int | None = None) -> None:
     """Export to ONNX and check the result.
 
     Args:
         program: what to export.
         path: the .onnx file; weights of 1 GiB and more go to a file beside it.
-        opset: at least 18.
+        opset: at least 18; None is 18, and 22 for a program that computes in bfloat16.
 
     Raises:
         ParallelizeError: an operator has no ONNX form, or the checker refuses the model.
@@ -44,7 +46,7 @@ def write_onnx(program: Program, path: Path, opset: int = OPSET) -> None:
                 exported,
                 (),
                 dynamo=True,
-                opset_version=opset,
+                opset_version=opset or _least_opset(program),
                 input_names=[spec.name for spec in program.inputs],
                 output_names=[spec.name for spec in program.outputs],
                 verbose=False,
@@ -60,10 +62,18 @@ def write_onnx(program: Program, path: Path, opset: int = OPSET) -> None:
         ) from error
     try:
         onnx.checker.check_model(str(path), full_check=True)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ParallelizeError(
             f"The ONNX checker refuses the exported model: {error}", "Please report this with the model."
         ) from error
+
+
+def _least_opset(program: Program) -> int:
+    import torch
+
+    values = (tensor_value(node) for node in program.module.graph.nodes)
+    is_bfloat16 = any(value is not None and value.dtype == torch.bfloat16 for value in values)
+    return _BFLOAT16_OPSET if is_bfloat16 else OPSET
 
 
 def _name_dimensions(model: onnx_ir.Model, program: Program) -> None:

@@ -1,8 +1,9 @@
-"""All passes by name, in the order in which `convert` runs them."""
+"""All passes by name, in the order in which they run."""
 
 from __future__ import annotations
 
 from passes.apply_plan import ApplyPlan
+from passes.cast_precision import CastPrecision
 from passes.drop_empty_masks import DropEmptyMasks
 from passes.fold_batch_norm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
@@ -21,6 +22,6 @@ CLEANING: tuple[Pass, ...] = (
     MergeDuplicates(),
 )
 
-_ALL: tuple[type[Pass], ...] = (*(type(step) for step in CLEANING), ApplyPlan, FuseWidth)
+_ALL: tuple[type[Pass], ...] = (*(type(step) for step in CLEANING), ApplyPlan, FuseWidth, CastPrecision)
 
 PASSES: dict[str, type[Pass]] = {step.name: step for step in _ALL}

@@ -147,7 +147,8 @@ def _compiled(
 ) -> tuple[fx.GraphModule, tuple[PassRecord, ...]]:
     """The graph after the schedule and all passes that follow it, each probed, the first and the last checked."""
     names = list(PASSES)
-    later = [PASSES[name]() for name in names[names.index(ApplyPlan.name) + 1 :]]  # type: ignore[abstract]
+    after = [PASSES[name] for name in names[names.index(ApplyPlan.name) + 1 :]]
+    later = [step() for step in after if step.exact]
     steps: list[Pass] = [ApplyPlan(Plan(case.plans)), *later]
 
     def check(number: int, step: Pass, module: fx.GraphModule) -> None:
