@@ -185,7 +185,8 @@ class _Caster:
             self.memory[place] = _narrowed(flat, self.half, is_mask=is_mask)
         view = place, value.shape, value.stride(), learned
         if value.numel() == 0 or view not in self.stored:
-            narrow = self.memory[place].as_strided(value.shape, value.stride(), 0)
+            memory = self.memory[place]
+            narrow = memory.new_empty(0).set_(memory.untyped_storage(), 0, value.shape, value.stride())
             name = f"{source.target}_{str(self.half).removeprefix('torch.')}".replace(".", "_")
             self.stored[view] = register_parameter(self.module, name, narrow, learned=learned)
         if (source, self.half) not in self.casts:

@@ -39,11 +39,15 @@ SHAPE_ONLY = ops.VIEWS | frozenset(
         aten.clone.default,
         aten.contiguous.default,
         aten.alias.default,
+        aten.detach.default,
+        aten.detach_.default,
+        aten.lift_fresh_copy.default,
         ops.GETITEM,
     }
 )
 LIGHT = SHAPE_ONLY | ops.ELEMENTWISE | ops.DROPOUTS | {aten.cat.default, aten.stack.default}
 
+_STATISTICS = ops.REDUCTIONS | {aten.var.dim}
 _ROOTS = frozenset({aten.rsqrt.default, aten.sqrt.default})
 _SCALINGS = frozenset({aten.mul.Tensor, aten.div.Tensor, ops.MULTIPLY})
 _SQUARES = frozenset({aten.pow.Tensor_Scalar, aten.mul.Tensor, aten.square.default, aten.abs.default})
@@ -61,7 +65,7 @@ def written_out_norms(graph: fx.Graph) -> set[fx.Node]:
             continue
         source = _centred(_unsquared(statistic))
         region = region_between(source, scaled, place)
-        if all(node.target in LIGHT | ops.REDUCTIONS for node in region):
+        if all(node.target in LIGHT | _STATISTICS for node in region):
             found.update(region)
     return found
 
@@ -88,7 +92,7 @@ def _is_root(node: fx.Node) -> bool:
 
 def _first_reduction(node: fx.Node) -> fx.Node | None:
     """The reduction that a value is made of by operators of one tensor, or None."""
-    while node.target not in ops.REDUCTIONS:
+    while node.target not in _STATISTICS:
         sources = list(tensor_inputs(node))
         if len(sources) != 1 or node.target not in LIGHT:
             return None
