@@ -428,6 +428,16 @@ def test_a_conversion_that_does_nothing_in_the_graph_may_go_before_the_cast() ->
     assert _dtypes(cast, aten.pow.Tensor_Scalar) == {torch.bfloat16}
 
 
+def test_a_value_is_not_brought_to_fp32_and_back() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        return self.b(self.a(x).to(torch.float32))  # type: ignore[no-any-return]
+
+    parts = {"a": nn.Linear(WIDTH, WIDTH), "b": nn.Linear(WIDTH, WIDTH)}
+    cast = _cast(graph_of(randomised(Function(forward, **parts)).float(), tokens().float()), "fp16")
+    first, second = _nodes(cast, LINEAR)
+    assert second.args[0] is first
+
+
 def test_assertions_on_the_dtypes_of_before_are_removed() -> None:
     graph = graph_of(randomised(nn.Linear(WIDTH, WIDTH)), tokens())
     output = graph.graph.output_node()
