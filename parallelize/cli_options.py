@@ -25,6 +25,32 @@ class TrainedName(str, Enum):
     lora = "lora"
 
 
+class BackendName(str, Enum):
+    """Spelled as in parallelize.backends.tensorrt.library."""
+
+    auto = "auto"
+    onnxruntime = "onnxruntime"
+    tensorrt_rtx = "tensorrt-rtx"
+    tensorrt = "tensorrt"
+
+
+class PrecisionName(str, Enum):
+    """Spelled as in parallelize.backends.tensorrt.options."""
+
+    fp32 = "fp32"
+    tf32 = "tf32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class HardwareName(str, Enum):
+    """Spelled as in parallelize.backends.tensorrt.options."""
+
+    none = "none"
+    ampere = "ampere+"
+    same = "same"
+
+
 class Mode(str, Enum):
     """Modes of a Para-Former."""
 
@@ -109,3 +135,43 @@ MaskName = Annotated[
 ]
 Rounds = Annotated[int, typer.Option(help="How often each network is timed.", min=1)]
 Seed = Annotated[int, typer.Option(help="Seeds the split of the data.")]
+Backend = Annotated[
+    BackendName,
+    typer.Option(
+        help="What model.onnx is compiled with: tensorrt-rtx builds an engine without a GPU, tensorrt on one;"
+        " auto takes what runs here."
+    ),
+]
+EngineBackend = Annotated[
+    BackendName, typer.Option(help="tensorrt-rtx builds without a GPU, tensorrt on one; auto takes what builds here.")
+]
+Precision = Annotated[
+    PrecisionName,
+    typer.Option(help="Of model.onnx and the engine; inputs and outputs keep their dtypes, norms stay in fp32."),
+]
+LeastShapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--min-shapes",
+        help="Least shape of an input of the engine, such as images:1x3x224x224.",
+        metavar="NAME:SHAPE",
+        show_default=False,
+    ),
+]
+UsualShapes = Annotated[
+    list[str] | None,
+    typer.Option("--opt-shapes", help="The shape that it is tuned for.", metavar="NAME:SHAPE", show_default=False),
+]
+LargestShapes = Annotated[
+    list[str] | None,
+    typer.Option("--max-shapes", help="The largest shape.", metavar="NAME:SHAPE", show_default=False),
+]
+ComputeCapabilities = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--compute-capability",
+        help="GPU that the engine is for, such as 8.9; repeat for more (tensorrt-rtx; default: all portable ones).",
+        metavar="X.Y",
+        show_default=False,
+    ),
+]

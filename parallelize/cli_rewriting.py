@@ -10,14 +10,21 @@ import typer
 from parallelize.cli_app import app, reports_errors
 from parallelize.cli_options import (
     AllowPickle,
+    Backend,
+    BackendName,
+    ComputeCapabilities,
     Force,
     Inputs,
     InputShapes,
     LabelsName,
+    LargestShapes,
+    LeastShapes,
     MaskName,
     MetricName,
     Model,
     OutputDirectory,
+    Precision,
+    PrecisionName,
     Refit,
     RefitName,
     Rounds,
@@ -26,6 +33,7 @@ from parallelize.cli_options import (
     Threads,
     TimeLimit,
     TrainedName,
+    UsualShapes,
     Weights,
 )
 from parallelize.heal_options import DEFAULT_STEPS, HealOptions
@@ -65,6 +73,12 @@ def convert(
     heal: Annotated[
         bool, typer.Option("--heal", help="Heal the rewrite as well, as `parallelize heal` does by default.")
     ] = False,
+    backend: Backend = BackendName.auto,
+    precision: Precision = PrecisionName.fp32,
+    min_shapes: LeastShapes = None,
+    opt_shapes: UsualShapes = None,
+    max_shapes: LargestShapes = None,
+    compute_capability: ComputeCapabilities = None,
     force: Force = False,
     weights: Weights = None,
     input_shapes: InputShapes = None,
@@ -74,8 +88,17 @@ def convert(
     rounds: Rounds = 200,
 ) -> None:
     """Rewrite a model's depth into width: capture, plan, rewrite, refit, fuse, export, compare, time."""
+    from parallelize.backends.tensorrt.options import BuildOptions
+    from parallelize.backends.tensorrt.profiles import ShapeOptions, parse_shapes
     from parallelize.conversion import ConvertOptions
+    from parallelize.engines import EngineOptions
 
+    shapes = ShapeOptions(
+        parse_shapes(min_shapes, "--min-shapes"),
+        parse_shapes(opt_shapes, "--opt-shapes"),
+        parse_shapes(max_shapes, "--max-shapes"),
+    )
+    building = BuildOptions(shapes=shapes, compute_capabilities=tuple(compute_capability or ()))
     options = ConvertOptions(
         plan=None if plan is None else read_plan(plan),
         depth=depth,
@@ -87,6 +110,7 @@ def convert(
         rounds=rounds,
         time_limit=time_limit,
         heal=HealOptions() if heal else None,
+        engine=EngineOptions(backend.value, precision.value, building),
     )
     _convert(
         model,

@@ -1,7 +1,7 @@
 """The main job: a model, data and a budget become a directory with the rewritten model and the evidence.
 
-    capture -> find stacks -> plan (search) -> rewrite -> refit -> (heal) -> width fusion -> ONNX -> compare, time
-    -> report
+    capture -> find stacks -> plan (search) -> rewrite -> refit -> (heal) -> width fusion -> ONNX -> (engine)
+    -> compare, time -> report
 
 Everything that is reported is measured here: scores on samples that neither fitted nor chose the plan, latencies in
 turn in one run, and the ONNX files against the graphs that they were written from.
@@ -9,8 +9,9 @@ turn in one run, and the ONNX files against the graphs that they were written fr
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 
 from parallelize.backends.onnxruntime import OnnxRuntime
 from parallelize.capturing import export
+from parallelize.engines import EngineOptions, settle, write_product
 from parallelize.heal_options import HealOptions
 from parallelize.healing import heal
 from parallelize.inputs import InputSpec, Samples
@@ -60,6 +62,7 @@ class ConvertOptions:
         rounds: how often each network is timed.
         time_limit: seconds after which the search measures no more groups of blocks.
         heal: heal the rewrite by gradient steps; None does not.
+        engine: backend, precision and how to build an engine.
     """
 
     plan: Plan | None = None
@@ -72,6 +75,7 @@ class ConvertOptions:
     rounds: int = 200
     time_limit: float | None = None
     heal: HealOptions | None = None
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ def convert(
         ParallelizeError: with one sentence and a hint; `output` is then as it was before.
     """
     options = _parsed(options or ConvertOptions())
+    backend = settle(options.engine)
     target = Path(output)
     state_file = target.resolve().with_name(f"{target.resolve().name}.resume")
     refuse_foreign(target, "report.json", "a conversion")
@@ -148,6 +153,18 @@ def convert(
         )
         scores = _score(variants, data.judge, metric, report)
         comparisons, latencies = _measure_onnx(variants, data.judge, directory, options, report)
+        product = final(variants)
+        built = write_product(
+            product.program,
+            program,
+            directory,
+            options.engine,
+            backend,
+            data.held_out,
+            data.judge,
+            json.loads(plan.to_json()),
+            report,
+        )
         evidence = Evidence(
             origin=program.origin,
             stacks=stacks,
@@ -161,9 +178,9 @@ def convert(
             metric=metric,
             options=options,
             records=(*prepared.cleaning, *variants.records),
+            built=built,
         )
         report("writing the report", None)
-        product = final(variants)
         _save_program(product.program, directory / "model.pt2")
         content = write_report(evidence, directory)
         (directory / "plan.json").write_text(plan.to_json())

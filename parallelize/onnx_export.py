@@ -7,19 +7,20 @@ import io
 import logging
 import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx_ir
 
 from parallelize.capturing import export
+from parallelize.onnx_file import PRODUCTS, WIDE
 from parallelize.program import Program
 from passes.dataflow import tensor_value
 from passes.errors import ParallelizeError
 
 OPSET = 18
 _BFLOAT16_OPSET = 22  # the first in which convolutions, pooling and sines take bfloat16
+_WIDE_WEIGHT = re.compile(r"%[pbc]_(wide_weight\w*)")  # as the exporter spells a parameter of the graph
 _INLINE_LIMIT = 1 << 30  # bytes of weights that go into the .onnx file itself; a protobuf ends at 2 GiB
 
 
@@ -53,6 +54,7 @@ def write_onnx(program: Program, path: Path, opset: int | None = None) -> None:
             )
             assert result is not None
             _name_dimensions(result.model, program)
+            _mark_wide(result.model)
             _forget_origins(result.model)
             result.save(str(path), external_data=size >= _INLINE_LIMIT)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
@@ -94,6 +96,14 @@ def _named(size: int | onnx_ir.SymbolicDim, names: Mapping[str, str]) -> int | s
     return re.sub(r"[A-Za-z_]\w*", lambda found: names.get(found[0], found[0]), size.value)
 
 
+def _mark_wide(model: onnx_ir.Model) -> None:
+    """Note at every product that width fusion made which weight it reads, so that an engine's layers can be told."""
+    for node in model.graph.all_nodes():
+        found = _WIDE_WEIGHT.search(node.metadata_props.get("pkg.torch.onnx.fx_node", ""))
+        if found is not None and node.op_type in PRODUCTS:
+            node.metadata_props[WIDE] = found[1]
+
+
 def _forget_origins(model: onnx_ir.Model) -> None:
     """Drop the exporter's notes on each node: they are a fifth of a small file and hold paths of this machine."""
     for node in model.graph.all_nodes():
@@ -114,11 +124,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-
-
-def operator_counts(path: Path) -> dict[str, int]:
-    """How often each ONNX operator occurs in a file, the most frequent first."""
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
-    return dict(Counter(node.op_type for node in model.graph.node).most_common())

@@ -32,6 +32,7 @@ from passes.stacks import Stacks
 
 if TYPE_CHECKING:
     from parallelize.conversion import ConvertOptions
+    from parallelize.engines import Built
 
 SCHEMA = "parallelize-report/1"
 RANDOM_WARNING = "The inputs are random numbers: errors and agreement say nothing about accuracy on real data."
@@ -62,6 +63,7 @@ class Evidence:
     metric: Metric
     options: ConvertOptions
     records: tuple[PassRecord, ...]
+    built: Built
 
 
 def write_report(evidence: Evidence, directory: Path) -> dict[str, Any]:
@@ -109,6 +111,7 @@ def as_dict(evidence: Evidence) -> dict[str, Any]:
         "healing": _healing(evidence),
         "passes": [asdict(record) for record in evidence.records],
         "search": _search(evidence),
+        "backend": evidence.built.as_dict(),
     }
 
 
@@ -307,6 +310,7 @@ def notes(content: Mapping[str, Any]) -> list[str]:
     if content["refit_allowed"] != "none" and REWRITE not in networks:
         found.append("The refit did not help on held-out samples and was left out.")
     found.extend(_healing_notes(content["healing"]))
+    found.extend(_backend_notes(content["backend"]))
     ours = networks.get(HEALED, networks.get(REWRITE, networks[AS_IS]))
     rivals = [networks[name] for name in (DELETED, DELETED_REFITTED) if name in networks]
     metric = content["metric"]["name"]
@@ -324,6 +328,36 @@ def _healing_notes(healing: Mapping[str, Any] | None) -> list[str]:
     if ending == "diverged":
         return [f"Healing diverged after step {steps}; the weights are those of step {healing['best_step']}."]
     return []
+
+
+def _backend_notes(backend: Mapping[str, Any]) -> list[str]:
+    """What was taken and why, and what the engine became."""
+    found = [f"Backend {backend['backend']}: {backend['why']}."]
+    precision, engine = backend["precision"], backend["engine"]
+    if precision["kept_in_fp32"] is not None:
+        words = {"norms": "norms", "softmax": "softmaxes", "state": "the residual sum"}
+        kept = [word for name, word in words.items() if precision["kept_in_fp32"][name]]
+        found.append(f"model.onnx is {precision['dtype']}; in fp32 stay {', '.join(kept) or 'no parts'}.")
+    if backend["onnx_not_run"] is not None:
+        found.append(f"model.onnx was not compared with its graph: {backend['onnx_not_run']}.")
+    if engine is None:
+        return found
+    serial, ours = engine["layers"]["serial"], engine["layers"]["rewrite"]
+    found.append(
+        f"{engine['library']}, {engine['precision']}: {ours['critical']} kernels wait for each other,"
+        f" {serial['critical']} in the serial engine; built in {engine['build_seconds']:.1f} s for"
+        f" {', '.join(engine['targets'])}; takes {'; '.join(engine['profiles'])}."
+    )
+    if engine["not_run"] is not None:
+        found.append(f"The engine was not run: {engine['not_run']}")
+        return found
+    times = {name: latency["median"] for name, latency in engine["latency_ms"].items()}
+    found.append(
+        f"On the GPU: {times['rewrite']:.3f} ms at batch 1, serial {times['serial']:.3f} ms"
+        f" ({times['serial'] / times['rewrite']:.2f}x); differs from its graph by"
+        f" {engine['errors']['engine against graph']:.1e} of the largest output."
+    )
+    return found
 
 
 def _count(number: int) -> str:

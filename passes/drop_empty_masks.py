@@ -151,8 +151,9 @@ class _Elements:
         """Comparisons, and what combines them."""
         if node.target in _COMPARISONS:
             least, bound = self._least(node.args[0]), node.args[1]
-            is_known = least is not None and isinstance(bound, (int, float))
-            return True if is_known and _COMPARISONS[node.target](least, bound) else None
+            if least is None or not isinstance(bound, (int, float)):
+                return None
+            return True if _COMPARISONS[node.target](least, bound) else None
         if node.target in _ANDS:
             return True if all(self._of(arg) is True for arg in node.args) else None
         if node.target in _NOTS:

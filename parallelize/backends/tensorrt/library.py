@@ -102,6 +102,26 @@ def choose_backend(wanted: str) -> tuple[str, str]:
     return ONNXRUNTIME, f"no TensorRT for this GPU is installed ({INSTALL[TENSORRT]})"
 
 
+def choose_engine_backend(wanted: str) -> tuple[str, str]:
+    """As `choose_backend`, of those that build engines; "auto" takes TensorRT where there is a GPU, else the other.
+
+    Raises:
+        ParallelizeError: a backend that builds no engines.
+        EnvironmentLackError: none is installed, or not the one that was asked for.
+    """
+    if wanted == ONNXRUNTIME:
+        raise ParallelizeError(f"The backend {ONNXRUNTIME} builds no engines.", f"Use {RTX} or {TENSORRT}.")
+    if wanted != AUTO:
+        return choose_backend(wanted)
+    if gpu_capability() is not None and is_installed(TENSORRT):
+        return TENSORRT, "there is a GPU and TensorRT is installed"
+    if is_installed(RTX):
+        return RTX, "it builds without a GPU"
+    raise EnvironmentLackError(
+        "No TensorRT is installed.", f"{INSTALL[RTX]} (builds without a GPU), or {INSTALL[TENSORRT]} (needs one)"
+    )
+
+
 def capabilities(library: Library) -> tuple[str, ...]:
     """Compute capabilities that the library can build for by name, such as "8.9"; none where it builds for this GPU."""
     if not library.names_targets:

@@ -1,0 +1,284 @@
+"""The engine of a conversion: cast, exported, built, checked, counted; run and timed where there is a GPU for it.
+
+    product (fp32) -> cast -> model.onnx -> engine;  serial (fp32) -> cast -> onnx -> engine, for the count of layers
+
+The ONNX file that an engine is built from is compared in ONNX Runtime with the graph that it was written from, where
+that has kernels for the precision. What could not be checked on this machine is said, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.backends.tensorrt.build import build
+from parallelize.backends.tensorrt.engine import Engine
+from parallelize.backends.tensorrt.layers import Layer, critical_layers, kernels, streams
+from parallelize.backends.tensorrt.library import AUTO, ONNXRUNTIME, choose_backend
+from parallelize.backends.tensorrt.options import BuildOptions, Precision
+from parallelize.backends.tensorrt.profiles import BATCH, Shape, ShapeOptions, choose_profiles
+from parallelize.backends.tensorrt.sidecar import Sidecar, sidecar_path
+from parallelize.inputs import Samples
+from parallelize.latency import Latency, in_turn
+from parallelize.onnx_export import write_onnx
+from parallelize.precision import PrecisionRecord, cast
+from parallelize.program import Program
+from parallelize.progress import Report
+from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
+from passes.infra import flat_outputs, largest_change
+
+ENGINE = "model.engine"
+SAMPLES = 64  # on which the islands of a cast are chosen
+# Of the largest output: other kernels add in another order, and a product of TensorFloat-32 keeps ten bits.
+TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a conversion builds beside the ONNX file.
+
+    Attributes:
+        backend: "auto", "onnxruntime" for no engine, "tensorrt-rtx" or "tensorrt".
+        precision: of the model that is exported; inputs and outputs keep their dtypes.
+        build: how the engine is built; its precision is the one above.
+    """
+
+    backend: str = AUTO
+    precision: Precision = "fp32"
+    build: BuildOptions = field(default_factory=BuildOptions)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Layers of an engine: all kernels, the most that wait for each other, streams."""
+
+    kernels: int
+    critical: int
+    streams: int
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer]) -> Counts:
+        """Counted on the layers of a sidecar."""
+        return cls(kernels(layers), critical_layers(layers), streams(layers))
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a conversion tells of precision and engine.
+
+    Attributes:
+        backend: the backend that was taken.
+        why: why that one.
+        precision: what was cast, with measured errors.
+        onnx_error: the ONNX file against the graph it was written from, or None where ONNX Runtime does not run it.
+        onnx_skipped: why not.
+        sidecar: of the engine of the rewrite, or None where none was asked for.
+        counts: layers of the engines of the serial network and of the rewrite, by name.
+        latencies: milliseconds on the GPU's machine, host time, by name; empty where no GPU ran them.
+        not_run: why the engine was not run here.
+    """
+
+    backend: str
+    why: str
+    precision: PrecisionRecord
+    onnx_error: float | None = None
+    onnx_skipped: str | None = None
+    sidecar: Sidecar | None = None
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    latencies: Mapping[str, Latency] = field(default_factory=dict)
+    not_run: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the report."""
+        value: dict[str, Any] = {
+            "backend": self.backend,
+            "why": self.why,
+            "precision": self.precision.as_dict(),
+            "onnx_against_graph": self.onnx_error,
+            "onnx_not_run": self.onnx_skipped,
+            "engine": None,
+        }
+        if self.sidecar is not None:
+            value["engine"] = {
+                "library": f"{self.sidecar.backend} {self.sidecar.version}",
+                "targets": list(self.sidecar.targets),
+                "precision": self.sidecar.precision,
+                "profiles": [str(profile) for profile in self.sidecar.profiles],
+                "build_seconds": self.sidecar.build_seconds,
+                "layers": {name: vars(counts) for name, counts in self.counts.items()},
+                "layers_from": self.sidecar.layers_from,
+                "errors": dict(self.sidecar.errors),
+                "latency_ms": {name: vars(latency) for name, latency in self.latencies.items()},
+                "not_run": self.not_run,
+            }
+        return value
+
+
+def settle(options: EngineOptions) -> tuple[str, str]:
+    """The backend and why, before anything takes time.
+
+    Raises:
+        EnvironmentLackError: the library that was asked for is not installed.
+        ParallelizeError: an option that is for engines only, without one.
+    """
+    backend, why = choose_backend(options.backend)
+    if backend == ONNXRUNTIME and options.build != BuildOptions():
+        raise ParallelizeError(
+            f"Shapes and other options of an engine were given, but the backend is {ONNXRUNTIME}: {why}.",
+            "Add --backend tensorrt-rtx or --backend tensorrt, or leave them out.",
+        )
+    return backend, why
+
+
+def write_product(
+    product: Program,
+    serial: Program,
+    directory: Path,
+    options: EngineOptions,
+    backend: tuple[str, str],
+    samples: Samples,
+    judge: Samples,
+    plan: Mapping[str, Any],
+    report: Report,
+) -> Built:
+    """Write model.onnx in the precision that was asked for, and the engine where one was.
+
+    Args:
+        product: the rewritten and fused model.
+        serial: the model as captured, for the count of its engine's layers.
+        directory: where the files go; scratch files are removed again.
+        options: backend, precision and how to build.
+        backend: what `settle` gave.
+        samples: choose what stays in fp32.
+        judge: samples on which outputs are compared.
+        plan: for the sidecar.
+        report: told what is being done.
+
+    Raises:
+        CheckError: the ONNX file or the engine does not compute what the graph computes.
+        ParallelizeError: as `build`.
+    """
+    name, why = backend
+    half = options.precision in ("fp16", "bf16")
+    if half:
+        report(f"casting to {options.precision}", None)
+    dtype = options.precision if options.precision != "tf32" else "fp32"
+    made, record = cast(product, dtype, samples.head(SAMPLES))
+    result = Built(name, why, record)
+    if half:
+        write_onnx(made, directory / "model.onnx")
+        error, skipped = _check_onnx(made, directory / "model.onnx", judge, TOLERANCE[options.precision])
+        result = replace(result, onnx_error=error, onnx_skipped=skipped)
+    if name == ONNXRUNTIME:
+        return result
+    shapes = options.build.shapes if options.build.shapes != ShapeOptions() else _shapes(product, judge)
+    choose_profiles(product.inputs, shapes)
+    building = replace(options.build, precision=options.precision, shapes=shapes)
+    sidecar = build(
+        directory / "model.onnx",
+        directory / ENGINE,
+        name,
+        building,
+        plan=plan,
+        errors=_errors(record, result.onnx_error),
+        report=report,
+    )
+    report("building the engine of the serial network, to count its layers", None)
+    twin = directory / "serial.engine"
+    twin_onnx = directory / "serial.onnx"
+    keeping = [record.kept] if record.kept is not None else []
+    write_onnx(cast(serial, dtype, None, keeping)[0] if keeping else serial, twin_onnx)
+    other = build(twin_onnx, twin, name, building, report=report)
+    result = replace(
+        result, sidecar=sidecar, counts={"serial": Counts.of(other.layers), "rewrite": Counts.of(sidecar.layers)}
+    )
+    result = _run(result, made, directory / ENGINE, twin, judge, options.precision, report)
+    for path in (*directory.glob("serial.onnx*"), *directory.glob("serial.engine*")):
+        path.unlink()
+    return result
+
+
+def _errors(record: PrecisionRecord, onnx_error: float | None) -> dict[str, float]:
+    """What is known of the model before the engine is built."""
+    found = {}
+    chosen = [error for kept, error in record.errors if kept == record.kept]
+    if chosen:
+        found[f"cast against fp32 ({record.metric})"] = chosen[0]
+    if onnx_error is not None:
+        found["onnx against graph"] = onnx_error
+    return found
+
+
+def _check_onnx(program: Program, path: Path, judge: Samples, tolerance: float) -> tuple[float | None, str | None]:
+    batch = next(iter(judge.batches(32)))
+    try:
+        session = OnnxRuntime(path, 1)
+        outputs = session(batch)
+    except Exception as error:  # noqa: BLE001  (ONNX Runtime raises its own classes without a common base)
+        return None, f"ONNX Runtime does not run it: {str(error).splitlines()[0]}"
+    change = largest_change(flat_outputs(program.module, batch), outputs)
+    if not change <= tolerance:
+        raise CheckError(
+            f"model.onnx differs from its graph by {change:.1e} of the largest output.",
+            "Please report this with the model.",
+        )
+    return change, None
+
+
+def _shapes(program: Program, judge: Samples) -> ShapeOptions:
+    """Batches of 1 to 32; other free dimensions as long as they are in the data."""
+    known = next(iter(judge.batches(1)))
+    pairs = list(zip(program.inputs, known, strict=True))
+    least, usual, largest = (
+        {spec.name: _with_batch(tuple(value.shape), spec.shape, batch) for spec, value in pairs} for batch in BATCH
+    )
+    return ShapeOptions(least, usual, largest)
+
+
+def _with_batch(shape: Shape, words: Sequence[int | str], batch: int) -> Shape:
+    return (batch if isinstance(words[0], str) else shape[0], *shape[1:])
+
+
+def _run(
+    result: Built, program: Program, path: Path, serial: Path, judge: Samples, precision: Precision, report: Report
+) -> Built:
+    """Compare and time the engines where a GPU runs them."""
+    assert result.sidecar is not None
+    most = min(32, result.sidecar.profiles[0].largest[0]) if program.inputs[0].dimensions else 32
+    batch, single = next(iter(judge.batches(most))), next(iter(judge.batches(1)))
+    try:
+        engine, twin = Engine(path), Engine(serial)
+    except EnvironmentLackError as error:
+        return replace(result, not_run=str(error))
+    except ParallelizeError as error:
+        return replace(result, not_run=f"{error} {error.hint}")
+    with engine, twin, torch.no_grad():
+        report("running the engine", None)
+        change = largest_change(flat_outputs(program.module, batch), engine(batch))
+        if not change <= TOLERANCE[precision]:
+            raise CheckError(
+                f"The engine differs from its graph by {change:.1e} of the largest output.",
+                "Please report this with the model.",
+            )
+        calls = {name: _waiting(e, single) for name, e in (("serial", twin), ("rewrite", engine))}
+        latencies = in_turn(calls)
+    sidecar = replace(result.sidecar, errors={**result.sidecar.errors, "engine against graph": change})
+    sidecar_path(path).write_text(sidecar.to_json())
+    return replace(result, sidecar=sidecar, latencies=latencies)
+
+
+def _waiting(engine: Engine, inputs: Sequence[Tensor]) -> Any:
+    """A call that runs the inputs on the GPU and waits."""
+    call = engine.bound([value.cuda() for value in inputs])
+
+    def run() -> None:
+        call()
+        torch.cuda.current_stream().synchronize()
+
+    return run
