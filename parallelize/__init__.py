@@ -13,7 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from parallelize.benchmark import BenchOptions, BenchResult, bench
     from parallelize.capturing import capture
+    from parallelize.comparison import CompareOptions, CompareResult, compare
     from parallelize.conversion import Conversion, ConvertOptions, convert
     from parallelize.heal_options import HealOptions
     from parallelize.healing import Healed, heal
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "BenchOptions",
+    "BenchResult",
+    "CompareOptions",
+    "CompareResult",
     "Conversion",
     "ConvertOptions",
     "HealOptions",
@@ -38,7 +44,9 @@ __all__ = [
     "Program",
     "Source",
     "__version__",
+    "bench",
     "capture",
+    "compare",
     "convert",
     "explore",
     "find_stacks",
@@ -46,6 +54,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BenchOptions": "parallelize.benchmark",
+    "BenchResult": "parallelize.benchmark",
+    "CompareOptions": "parallelize.comparison",
+    "CompareResult": "parallelize.comparison",
     "Conversion": "parallelize.conversion",
     "ConvertOptions": "parallelize.conversion",
     "HealOptions": "parallelize.heal_options",
@@ -56,7 +68,9 @@ _HOMES = {
     "PlannerOptions": "parallelize.planning.planner",
     "Program": "parallelize.program",
     "Source": "parallelize.preparation",
+    "bench": "parallelize.benchmark",
     "capture": "parallelize.capturing",
+    "compare": "parallelize.comparison",
     "convert": "parallelize.conversion",
     "explore": "parallelize.planning.exploring",
     "find_stacks": "passes.stacks",

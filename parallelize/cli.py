@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from parallelize import cli_measuring, cli_rewriting
 from parallelize.cli_app import Settings, app, reports_errors
 from parallelize.cli_options import (
     AllowPickle,
@@ -19,9 +20,9 @@ from parallelize.cli_options import (
     Model,
     Weights,
 )
-from parallelize.cli_rewriting import read_plan  # its commands are registered first
+from parallelize.plan_file import read_plan
 
-__all__ = ["app", "main"]
+__all__ = ["app", "cli_measuring", "cli_rewriting", "main"]  # the commands of other files are registered first
 
 
 @app.command()

@@ -175,3 +175,35 @@ ComputeCapabilities = Annotated[
         show_default=False,
     ),
 ]
+Artefacts = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="A [B ...]",
+        help="A MODEL, an .onnx, an .engine or a directory of `convert`; ARTEFACT@RUNNER chooses torch, torch-compile,"
+        " onnxruntime, onnxruntime-cuda, tensorrt or tensorrt-rtx.",
+    ),
+]
+RealInputs = Annotated[
+    Path | None,
+    typer.Option(
+        "--inputs",
+        help="Real data: .npz, one array for each input, first axis samples; without it random numbers.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+Batch = Annotated[
+    int | None, typer.Option("--batch", help="Samples at a time.", metavar="N", min=1, show_default=False)
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write every number to FILE, or to the terminal with -.", metavar="FILE|-"),
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Load an engine that nothing beside it vouches for; an engine can run code.")
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Of torch: cpu, cuda or cuda:N (default: a GPU where there is one).", show_default=False),
+]
+RunnerThreads = Annotated[int, typer.Option("--threads", help="Of runners on the CPU.", min=1)]

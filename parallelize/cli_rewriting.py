@@ -37,6 +37,7 @@ from parallelize.cli_options import (
     Weights,
 )
 from parallelize.heal_options import DEFAULT_STEPS, HealOptions
+from parallelize.plan_file import read_plan
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -332,19 +333,3 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ParallelizeError(f"The depths {text!r} are no numbers.", "Give them as in --depths 2,3,6.") from None
-
-
-def read_plan(path: Path) -> Any:
-    """The plan in a file.
-
-    Raises:
-        ParallelizeError: it cannot be read, or is no plan.
-    """
-    from passes.errors import ParallelizeError
-    from passes.plan import Plan
-
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParallelizeError(f"The plan {path} cannot be read: {error}.", "Name a plan.json with --plan.") from error
-    return Plan.from_json(text)

@@ -9,14 +9,20 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx_ir
 
-from parallelize.capturing import export
+from parallelize.capturing import export, from_exported
 from parallelize.onnx_file import PRODUCTS, WIDE
 from parallelize.program import Program
+from parallelize.stack_states import KEY, named_states, to_metadata
 from passes.dataflow import tensor_value
 from passes.errors import ParallelizeError
+from passes.stacks import find_stacks
+
+if TYPE_CHECKING:
+    from torch.onnx import ONNXProgram
 
 OPSET = 18
 _BFLOAT16_OPSET = 22  # the first in which convolutions, pooling and sines take bfloat16
@@ -56,6 +62,7 @@ def write_onnx(program: Program, path: Path, opset: int | None = None) -> None:
             _name_dimensions(result.model, program)
             _mark_wide(result.model)
             _forget_origins(result.model)
+            _note_states(result)
             result.save(str(path), external_data=size >= _INLINE_LIMIT)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
@@ -109,6 +116,21 @@ def _forget_origins(model: onnx_ir.Model) -> None:
     for node in model.graph.all_nodes():
         for key in [key for key in node.metadata_props if key.startswith("pkg.torch")]:
             del node.metadata_props[key]
+
+
+def _note_states(result: ONNXProgram) -> None:
+    """Say which values are states of residual stacks: the exporter numbered all values anew, in its own last graph."""
+    if result.exported_program is None:
+        return
+    try:
+        lowered = from_exported(result.exported_program, "")
+    except ParallelizeError:  # an operator of the last graph that no program has: the file is as good without the note
+        return
+    stacks = named_states(find_stacks(lowered.module).stacks)
+    values = {value.name for node in result.model.graph for value in node.outputs}
+    values |= {value.name for value in result.model.graph.inputs}
+    if stacks and all(state in values for stack in stacks for state in stack.states):
+        result.model.metadata_props[KEY] = to_metadata(stacks)
 
 
 @contextlib.contextmanager

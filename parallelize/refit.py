@@ -135,15 +135,9 @@ def refit(
 
 
 def _ends(stack: Stack, plan: StackPlan, results: Sequence[fx.Node]) -> Iterator[tuple[str, str]]:
-    """The states after levels that complete a prefix of the stack, beside the teacher's; deleted terms count as run."""
-    waiting = {term for level in plan.levels for term in level.terms}
-    last = -1
-    for level, result in zip(plan.levels, results, strict=True):
-        waiting -= set(level.terms)
-        last = max(last, *level.terms)
-        following = min(waiting, default=len(stack.terms))
-        if last < following:
-            yield result.name, stack.terms[following - 1].result.name
+    """The states after levels that complete a prefix of the stack, beside the teacher's."""
+    for number, ran in plan.complete_prefixes():
+        yield results[number].name, stack.terms[ran - 1].result.name
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ the block form (Para-Former) puts several chains of whole blocks on a level. A t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -71,6 +71,17 @@ class StackPlan:
         """Terms that no level runs."""
         placed = {term for level in self.levels for term in level.terms}
         return tuple(term for term in range(self.terms) if term not in placed)
+
+    def complete_prefixes(self) -> Iterator[tuple[int, int]]:
+        """(level, n) for each level after which exactly the first n terms have run; deleted terms count as run."""
+        waiting = {term for level in self.levels for term in level.terms}
+        last = -1
+        for number, level in enumerate(self.levels):
+            waiting -= set(level.terms)
+            last = max(last, *level.terms)
+            following = min(waiting, default=self.terms)
+            if last < following:
+                yield number, following
 
     @property
     def is_serial(self) -> bool:

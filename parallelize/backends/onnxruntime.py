@@ -1,55 +1,153 @@
-"""ONNX Runtime on the CPU: runs everywhere, and checks every ONNX file that is written."""
+"""ONNX Runtime: on the CPU it runs everywhere and checks every ONNX file that is written; it may offer a GPU, too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from parallelize.program import TensorSpec
 from passes.errors import EnvironmentLackError, ParallelizeError
+
+CUDA = "CUDAExecutionProvider"
+_WEIGHTS = "session.model_external_initializers_file_folder_path"
+_TYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(bfloat16)": torch.bfloat16,
+    "tensor(double)": torch.float64,
+    "tensor(int64)": torch.int64,
+    "tensor(int32)": torch.int32,
+    "tensor(int16)": torch.int16,
+    "tensor(int8)": torch.int8,
+    "tensor(uint8)": torch.uint8,
+    "tensor(bool)": torch.bool,
+}
 
 
 class OnnxRuntime:
-    """One ONNX model in ONNX Runtime's CPU provider."""
+    """One ONNX model in a session of ONNX Runtime.
 
-    def __init__(self, path: Path, threads: int) -> None:
+    Attributes:
+        name: of the runner.
+        device: where it runs.
+        inputs: what the model reads.
+        outputs: what it returns.
+    """
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        threads: int,
+        *,
+        cuda: bool = False,
+        tf32: bool = False,
+        weights: Path | None = None,
+    ) -> None:
         """Load a model.
 
         Args:
-            path: the .onnx file.
+            model: the .onnx file, or its content.
             threads: threads inside an operator; operators run one after another.
+            cuda: run on the GPU.
+            tf32: let float32 products on the GPU be rounded to TF32.
+            weights: the directory of the weights that are not inside the content.
 
         Raises:
-            EnvironmentLackError: ONNX Runtime is not installed.
+            EnvironmentLackError: ONNX Runtime is not installed, or does not offer a GPU that was asked for.
             ParallelizeError: ONNX Runtime refuses the model.
         """
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise EnvironmentLackError("ONNX Runtime is not installed.", "pip install onnxruntime") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises its own classes without a common base
-            raise ParallelizeError(
-                f"ONNX Runtime refuses {path.name}: {str(error).splitlines()[0]}", "Please report this with the model."
-            ) from error
-        self.inputs = [node.name for node in self._session.get_inputs()]
-        self.outputs = [node.name for node in self._session.get_outputs()]
+        self.name = "onnxruntime-cuda" if cuda else "onnxruntime"
+        self.device = torch.device("cuda" if cuda else "cpu")
+        self._model, self._threads, self._tf32, self._weights = model, threads, tf32, weights
+        self._stream: int | None = None
+        if cuda:
+            _require_cuda(_library())
+        self._session = self._start()
+        self.inputs = tuple(self._spec(node) for node in self._session.get_inputs())
+        self.outputs = tuple(self._spec(node) for node in self._session.get_outputs())
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run on tensors in the order of the model's inputs."""
         return [torch.from_numpy(value) for value in self._session.run(None, self._feed(inputs))]
 
-    def _feed(self, inputs: Sequence[Tensor]) -> dict[str, object]:
-        return {name: value.numpy() for name, value in zip(self.inputs, inputs, strict=True)}
-
     def bound(self, inputs: Sequence[Tensor]) -> Callable[[], object]:
-        """A call without arguments that runs these inputs, for timing."""
+        """A call without arguments that runs these inputs, for timing; on a GPU it enqueues on the current stream."""
+        if self.device.type == "cuda":
+            return self._enqueue(inputs)
         feed = self._feed(inputs)
         return lambda: self._session.run(None, feed)
+
+    def _feed(self, inputs: Sequence[Tensor]) -> dict[str, object]:
+        values = zip(self.inputs, inputs, strict=True)
+        return {spec.name: value.to(spec.dtype).numpy() for spec, value in values}
+
+    def _enqueue(self, inputs: Sequence[Tensor]) -> Callable[[], object]:
+        """Inputs and outputs stay on the GPU; a session is tied to one stream, so another stream has a new session."""
+        stream = int(torch.cuda.current_stream().cuda_stream)
+        if stream != self._stream:
+            self._stream, self._session = stream, self._start(stream)
+        session, options = self._session, _library().RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        binding = session.io_binding()
+        for spec, value in zip(self.inputs, inputs, strict=True):
+            binding.bind_ortvalue_input(
+                spec.name, _library().OrtValue.ortvalue_from_numpy(value.to(spec.dtype).numpy(), "cuda", 0)
+            )
+        for spec in self.outputs:
+            binding.bind_output(spec.name, "cuda")
+        return lambda: session.run_with_iobinding(binding, options)
+
+    def _start(self, stream: int | None = None) -> Any:
+        onnxruntime = _library()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if self._weights is not None:
+            options.add_session_config_entry(_WEIGHTS, str(self._weights))
+        name = self._model.name if isinstance(self._model, Path) else "the model"
+        try:
+            return onnxruntime.InferenceSession(
+                str(self._model) if isinstance(self._model, Path) else self._model,
+                options,
+                providers=self._providers(stream),
+            )
+        except Exception as error:  # ONNX Runtime raises its own classes without a common base
+            raise ParallelizeError(
+                f"ONNX Runtime refuses {name}: {str(error).splitlines()[0]}", "Please report this with the model."
+            ) from error
+
+    def _providers(self, stream: int | None) -> list[Any]:
+        if self.device.type == "cpu":
+            return ["CPUExecutionProvider"]
+        options = {"use_tf32": str(int(self._tf32))}
+        return [(CUDA, options if stream is None else {**options, "user_compute_stream": str(stream)})]
+
+    def _spec(self, node: Any) -> TensorSpec:
+        if node.type not in _TYPES:
+            raise ParallelizeError(
+                f"The model has the value {node.name!r} of type {node.type}.", f"It must be one of {', '.join(_TYPES)}."
+            )
+        sizes = (size if isinstance(size, int | str) else f"dim_{axis}" for axis, size in enumerate(node.shape))
+        return TensorSpec(node.name, tuple(sizes), _TYPES[node.type])
+
+
+def _library() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EnvironmentLackError("ONNX Runtime is not installed.", "pip install onnxruntime") from error
+    return onnxruntime
+
+
+def _require_cuda(onnxruntime: Any) -> None:
+    if CUDA not in onnxruntime.get_available_providers():
+        raise EnvironmentLackError(
+            "The installed ONNX Runtime offers no GPU.", "pip install onnxruntime-gpu, on a machine with a GPU."
+        )
+    if not torch.cuda.is_available():
+        raise EnvironmentLackError("onnxruntime-cuda needs a GPU, and this machine has none.", "Use onnxruntime.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parallelize.planning.frontier import Point
+from parallelize.svg_figure import svg_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,20 +17,13 @@ _STYLE = {"rewrite": ("#0072b2", "o"), "deletion": ("#d55e00", "x"), "serial": (
 
 def plot(points: Sequence[Point], metric: str, path: Path) -> None:
     """Write an .svg of measured schedules."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     timed = all(point.latency is not None for point in points)
-    with mpl.rc_context({"svg.hashsalt": "parallelize", "font.size": 9}):
-        figure = Figure(figsize=(8.0 if timed else 4.2, 3.2), layout="constrained")
-        FigureCanvasSVG(figure)
+    with svg_figure(path, 8.0 if timed else 4.2, 3.2) as figure:
         count = 2 if timed else 1
         axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
         _draw(axes[0], points, [point.depth for point in points], "blocks deep", metric)
         if timed:
             _draw(axes[1], points, [point.latency for point in points], "ms, batch 1", metric)
-        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _draw(axes: Axes, points: Sequence[Point], positions: Sequence[Any], label: str, metric: str) -> None:

@@ -297,7 +297,7 @@ def test_named_outputs_and_branches_that_swap_dimensions(tmp_path: Path) -> None
         example=(torch.zeros(2, 5, 8),),
         options=parallelize.ConvertOptions(depth=1, rounds=1),
     )
-    names = OnnxRuntime(tmp_path / "out" / "model.onnx", 1).outputs
+    names = [spec.name for spec in OnnxRuntime(tmp_path / "out" / "model.onnx", 1).outputs]
     assert names == ["value", "action"]
     fusion = next(record for record in result.report["passes"] if record["name"] == "fuse-width")
     assert not fusion["skipped"]

@@ -34,7 +34,9 @@ def file(tmp_path: Path) -> Path:
 
 def test_inputs_are_fed_and_outputs_come_back_in_the_order_of_the_file(file: Path) -> None:
     session = OnnxRuntime(file, threads=1)
-    assert (session.inputs, session.outputs) == (["left", "right"], ["minus", "times"])
+    names = [[spec.name for spec in specs] for specs in (session.inputs, session.outputs)]
+    assert names == [["left", "right"], ["minus", "times"]]
+    assert session.inputs[0].shape == ("batch", 2)
     minus, times = session([LEFT, RIGHT])
     assert torch.equal(minus, LEFT - RIGHT)
     assert torch.equal(times, LEFT * RIGHT)

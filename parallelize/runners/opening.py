@@ -1,0 +1,56 @@
+"""Open an artefact with its runner."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from parallelize.preparation import captured
+from parallelize.runners.artefact import Artefact, RunnerOptions
+from parallelize.runners.runner import Runner
+from parallelize.student import choose_device
+
+
+@contextmanager
+def opened(artefact: Artefact, options: RunnerOptions) -> Iterator[Runner]:
+    """Yield the artefact's runner; what it holds is freed when the block ends.
+
+    Raises:
+        EnvironmentLackError: the machine lacks a GPU or a library.
+        ParallelizeError: the artefact cannot be loaded.
+    """
+    if artefact.kind == "engine":
+        from parallelize.runners.engine import EngineRunner, opened_engine
+
+        with opened_engine(Path(str(artefact.source)), trust=options.trust) as engine:
+            yield EngineRunner(engine, artefact.runner)
+        return
+    with ExitStack() as stack:
+        if artefact.runner.startswith("onnxruntime"):
+            yield _onnxruntime(artefact, options, stack)
+        else:
+            yield _torch(artefact, options)
+
+
+def _torch(artefact: Artefact, options: RunnerOptions) -> Runner:
+    from parallelize.runners.compiled import Compiled
+    from parallelize.runners.eager import Eager
+
+    device = choose_device(options.device)
+    program = captured(artefact.loading(options))
+    return (Compiled if artefact.runner == "torch-compile" else Eager)(program, device)
+
+
+def _onnxruntime(artefact: Artefact, options: RunnerOptions, stack: ExitStack) -> Runner:
+    """A session on the file, or on one that a program is written to for as long as it runs."""
+    from parallelize.backends.onnxruntime import OnnxRuntime
+    from parallelize.onnx_export import write_onnx
+
+    on_gpu = artefact.runner == "onnxruntime-cuda"
+    if artefact.kind == "onnx":
+        return OnnxRuntime(Path(str(artefact.source)), options.threads, cuda=on_gpu, tf32=options.tf32)
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parallelize-")))
+    write_onnx(captured(artefact.loading(options)), directory / "model.onnx")
+    return OnnxRuntime(directory / "model.onnx", options.threads, cuda=on_gpu, tf32=options.tf32)
