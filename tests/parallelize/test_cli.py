@@ -89,7 +89,10 @@ def python(*code: str, **options: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", [(), ("convert",), ("heal",), ("inspect",), ("draw",), ("passes",), ("train",)])
+@pytest.mark.parametrize(
+    "command",
+    [(), *((name,) for name in ("convert", "heal", "inspect", "draw", "passes", "train", "compare", "bench"))],
+)
 def test_help_imports_no_heavy_library(command: tuple[str, ...]) -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from parallelize.cli import app;"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from itertools import groupby
 
 import numpy as np
 import pytest
 
 from parallelize import latency
-from parallelize.latency import Latency, in_turn
+from parallelize.latency import LEAST, Latency, Moment, host_clock, in_turn, in_turn_for
 
 
 @pytest.fixture
@@ -94,3 +95,24 @@ def test_a_garbage_collector_that_was_off_stays_off(collecting: None) -> None:
 
 def test_no_candidates_have_no_times() -> None:
     assert in_turn({}, rounds=3) == {}
+
+
+def test_each_candidate_is_timed_for_as_many_seconds_in_turns(clock: Clock) -> None:
+    calls = {"A": clock.call("A", [10.0] * 1000), "B": clock.call("B", [40.0] * 1000)}
+    found = in_turn_for({name: (call, host_clock) for name, call in calls.items()}, seconds=1.2, warm_up=0.1)
+    assert {name: len(moments) for name, moments in found.items()} == {"A": 120, "B": 30}
+    assert found["A"][0] == Moment(10.0)
+    turns = [(name, len(list(group))) for name, group in groupby(clock.calls)]
+    assert turns[:62] == [("A", 10), ("B", 3)] + [("A", 3), ("B", 1)] * 30
+    assert {name for name, _ in turns[62:]} == {"A"}
+
+
+def test_slow_candidates_are_called_often_enough(clock: Clock) -> None:
+    found = in_turn_for({"A": (clock.call("A", [5000.0] * 100), host_clock)}, seconds=1, warm_up=0)
+    assert len(found["A"]) == LEAST
+
+
+def test_a_clock_of_its_own_tells_a_candidates_time() -> None:
+    moment = Moment(host=3.0, enqueue=1.0, gpu=2.0)
+    found = in_turn_for({"A": (lambda: None, lambda call: moment)}, seconds=0.03, warm_up=0)
+    assert found["A"] == [moment] * 10

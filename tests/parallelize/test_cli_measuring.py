@@ -1,0 +1,116 @@
+"""compare and bench as a user meets them: exit codes, one sentence and one hint, files whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from parallelize.capturing import export
+from parallelize.cli import app
+from parallelize.onnx_export import write_onnx
+from tests.parallelize.small_models import images, vision
+
+QUICK = ("--warm-up", "0", "--duration", "0.01", "--device", "cpu")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a model, another one, the ONNX of the first, and data."""
+    monkeypatch.chdir(tmp_path)
+    torch.export.save(export(vision()), tmp_path / "a.pt2")
+    torch.export.save(export(vision(seed=1)), tmp_path / "b.pt2")
+    write_onnx(vision(), tmp_path / "a.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    (tmp_path / "a.engine").write_bytes(b"")
+    np.savez(tmp_path / "data.npz", images=images(40, 0).arrays["images"].numpy())
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_compare_prints_statistics_and_says_that_inputs_are_random(home: Path) -> None:
+    told = run("compare", "a.pt2", "a.onnx", "b.pt2")
+    assert told.exit_code == 0, told.output
+    assert all(word in told.stdout for word in ("median", "0.99", "cosine", "SNR", "atol", "rtol", "random numbers"))
+    assert "…" not in told.stdout
+    assert "random" not in run("compare", "a.pt2", "a.onnx", "--inputs", "data.npz").stdout
+
+
+def test_compare_fails_outside_of_the_tolerance_and_passes_with_the_one_it_proposes(home: Path) -> None:
+    failed = run("compare", "a.pt2", "b.pt2", "--atol", "1e-6", "--json", "c.json")
+    assert failed.exit_code == 1
+    assert "error: The output 'output' of b.pt2 is outside of atol 1e-06, rtol 0" in failed.stderr
+    assert "hint:" in failed.stderr
+    content = json.loads((home / "c.json").read_text())
+    assert not content["passed"]
+    needed = str(content["networks"][0]["outputs"][0]["needed_atol"])
+    assert run("compare", "a.pt2", "b.pt2", "--atol", needed).exit_code == 0
+
+
+def test_compare_by_level_names_the_first(home: Path) -> None:
+    told = run("compare", "a.pt2", "b.pt2", "--by-level")
+    assert told.exit_code == 0, told.output
+    assert "parts from the reference at" in told.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize("command", ["compare", "bench"])
+def test_json_on_the_terminal_is_nothing_but_json(home: Path, command: str) -> None:
+    told = run(command, "a.pt2", "a.onnx", "--json", "-", *(QUICK if command == "bench" else ()))
+    assert json.loads(told.stdout)["schema"] == f"parallelize-{command}/1"
+
+
+def test_bench_prints_a_table_and_writes_json_and_chart(home: Path) -> None:
+    told = run("bench", "a.pt2", "a.onnx", "--json", "b.json", "-o", "chart.svg", "--percentile", "50,95", *QUICK)
+    assert told.exit_code == 0, told.output
+    assert all(word in told.stdout for word in ("p50", "p95", "1.00x", "a.onnx"))
+    assert {"b.json", "chart.svg"} <= {path.name for path in home.iterdir()}
+    assert not [path for path in home.iterdir() if path.name.endswith(".tmp")]
+
+
+BAD = {
+    "missing file": (("compare", "a.pt2", "gone.onnx"), 2, "gone.onnx does not exist"),
+    "missing program": (("compare", "a.pt2", "gone.pt2"), 2, "gone.pt2"),
+    "broken ONNX": (("compare", "a.pt2", "bad.onnx"), 2, "ONNX Runtime refuses bad.onnx"),
+    "unknown runner": (("bench", "a.pt2@jax"), 2, "There is no runner 'jax'"),
+    "runner of another kind": (("bench", "a.onnx@torch"), 2, "torch does not run"),
+    "one network": (("compare", "a.pt2"), 2, "two networks"),
+    "percentiles": (("bench", "a.pt2", "--percentile", "50,x"), 2, "'50,x'"),
+    "chart of another kind": (("bench", "a.pt2", "-o", "chart.png"), 2, "chart.png is no .svg"),
+    "JSON in no directory": (("bench", "a.pt2", "--json", "none/b.json", *QUICK), 3, "none/b.json cannot be written"),
+    "rivals without a plan": (("bench", "a.pt2", "--rivals"), 2, "plan.json"),
+}
+WITHOUT_GPU = {
+    "engine": (("compare", "a.pt2", "a.engine"), 3, "needs a GPU"),
+    "engine alone": (("bench", "a.engine"), 3, "Nothing could be timed"),
+    "ONNX on a GPU": (("compare", "a.pt2", "a.onnx@onnxruntime-cuda"), 3, "GPU"),
+    "torch on a GPU": (("compare", "a.pt2", "a.onnx", "--device", "cuda"), 3, "There is no GPU cuda"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_one_sentence_and_one_hint(home: Path, case: str) -> None:
+    arguments, code, sentence = BAD[case]
+    _refused(arguments, code, sentence)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+@pytest.mark.parametrize("case", WITHOUT_GPU)
+def test_what_the_machine_lacks_ends_in_3(home: Path, case: str) -> None:
+    arguments, code, sentence = WITHOUT_GPU[case]
+    _refused(arguments, code, sentence)
+
+
+def _refused(arguments: tuple[str, ...], code: int, sentence: str) -> None:
+    told = run(*arguments)
+    assert told.exit_code == code, told.output
+    errors = [line for line in told.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert sentence in errors[0]
+    assert "\nhint: " in told.stderr
