@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from parallelize.capturing import first_sentence
-from parallelize.comparison import distinct, limited_threads
+from parallelize.comparison import distinct
 from parallelize.gpu_clock import gpu_clock, graphed, new_stream
 from parallelize.latency import Call, Clock, Moment, host_clock, in_turn_for, percentiles
 from parallelize.program import Program
@@ -23,6 +23,7 @@ from parallelize.progress import Report
 from parallelize.rivals import rivals
 from parallelize.runners import Artefact, Runner, RunnerOptions, opened, parse_artefact
 from parallelize.shared_inputs import share
+from parallelize.torch_settings import torch_settings
 from passes.errors import EnvironmentLackError, ParallelizeError
 
 ENQUEUE_BOUND = 0.8  # of the GPU's time, spent on the host before the call returns
@@ -144,7 +145,7 @@ def bench(
     if options.rivals:
         report("building the rivals", None)
         named = [*named, *rivals(named[0], options.model, loading, report)]
-    with ExitStack() as stack, limited_threads(loading.threads):
+    with ExitStack() as stack, torch_settings(loading.threads, tf32=loading.tf32):
         runners, skipped = _opened(named, loading, stack, report)
         shared = share({label: runner.inputs for label, runner in runners.items()})
         size = shared.batch_size(options.batch, 1)
@@ -220,6 +221,10 @@ def _ready(
         return _Ready(call, host_clock, cuda_graph=False)
     if not options.cuda_graph:
         return _Ready(call, gpu_clock(stream), cuda_graph=False)
+    if not runner.graphable:
+        return _Ready(
+            call, gpu_clock(stream), cuda_graph=False, note=f"no CUDA graph: {runner.name} allocates in each run."
+        )
     try:
         return _Ready(graphed(call, stream), gpu_clock(stream), cuda_graph=True)
     except RuntimeError as error:

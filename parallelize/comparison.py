@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from parallelize.by_level import THRESHOLD, LevelErrors, Staged, level_errors, stage
@@ -22,6 +21,7 @@ from parallelize.program import Program
 from parallelize.progress import Report
 from parallelize.runners import Runner, RunnerOptions, opened, parse_artefact
 from parallelize.shared_inputs import SharedInputs, share, whole_batches
+from parallelize.torch_settings import torch_settings
 from passes.errors import CheckError, ParallelizeError
 
 BATCH = 32
@@ -155,7 +155,7 @@ def compare(
     if options.by_level:
         report("finding states", None)
         staged = [stage(artefact, loading) for artefact in named]
-    with ExitStack() as stack, _exact_products(), limited_threads(loading.threads):
+    with ExitStack() as stack, torch_settings(loading.threads, tf32=loading.tf32):
         report("loading", None)
         runners = {
             label: stack.enter_context(opened(artefact, loading)) for label, artefact in zip(labels, named, strict=True)
@@ -231,25 +231,3 @@ def _levels(
         label: level_errors(staged[0], ours, fed(label), options.threshold)
         for label, ours in zip(labels[1:], staged[1:], strict=True)
     }
-
-
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """No TF32 in torch while outputs are compared."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
-@contextmanager
-def limited_threads(count: int) -> Iterator[None]:
-    """So many threads of torch on the CPU."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

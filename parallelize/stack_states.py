@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +134,3 @@ def _onnx_reader(model: Any, path: Path, names: Sequence[str], threads: int) -> 
         return [values[place] for place in places]
 
     return read
-
-
-def is_chain(stacks: Sequence[StackStates]) -> bool:
-    """Whether each stack begins with the state that the one before it ends in."""
-    return all(before.states[-1] == after.states[0] for before, after in pairwise(stacks))

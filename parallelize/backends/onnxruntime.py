@@ -36,7 +36,10 @@ class OnnxRuntime:
         device: where it runs.
         inputs: what the model reads.
         outputs: what it returns.
+        graphable: false, as a session allocates its outputs in each run.
     """
+
+    graphable = False
 
     def __init__(
         self,

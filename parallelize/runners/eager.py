@@ -17,6 +17,7 @@ class Eager:
     """torch eager; see `parallelize.runners.runner.Runner`."""
 
     name = "torch"
+    graphable = True
 
     def __init__(self, program: Program, device: torch.device) -> None:
         self.device, self.inputs, self.outputs = device, program.inputs, program.outputs

@@ -36,6 +36,8 @@ class Engine(Protocol):
 class EngineRunner:
     """An opened engine; see `parallelize.runners.runner.Runner`."""
 
+    graphable = True
+
     def __init__(self, engine: Engine, name: str) -> None:
         self.name, self.device = name, torch.device("cuda")
         self.inputs, self.outputs = engine.inputs, engine.outputs

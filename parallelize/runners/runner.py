@@ -19,12 +19,14 @@ class Runner(Protocol):
         device: where it runs.
         inputs: what it reads, in order.
         outputs: what it returns, in order.
+        graphable: whether a CUDA graph can hold a bound call.
     """
 
     name: str
     device: torch.device
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    graphable: bool
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Outputs on the CPU of inputs on the CPU."""

@@ -89,10 +89,10 @@ def python(*code: str, **options: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    "command",
-    [(), *((name,) for name in ("convert", "heal", "inspect", "draw", "passes", "train", "compare", "bench"))],
-)
+COMMANDS = ("convert", "heal", "inspect", "draw", "passes", "train", "compare", "bench")
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 def test_help_imports_no_heavy_library(command: tuple[str, ...]) -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from parallelize.cli import app;"

@@ -16,7 +16,10 @@ REFERENCE = torch.randn(1000, 7, generator=GENERATOR) * 3
 OURS = REFERENCE + torch.randn(1000, 7, generator=GENERATOR) * 10 ** torch.randn(1000, 7, generator=GENERATOR)
 
 
-def compared(reference: Tensor, ours: Tensor, tolerance: Tolerance = Tolerance(), batch: int = 64) -> OutputErrors:
+NOTHING = Tolerance()
+
+
+def compared(reference: Tensor, ours: Tensor, tolerance: Tolerance = NOTHING, batch: int = 64) -> OutputErrors:
     comparison = OutputComparison("y", tolerance, 0.99)
     for r, y in zip(reference.split(batch), ours.split(batch), strict=True):
         comparison.add(r, y)
@@ -38,7 +41,8 @@ def test_statistics_are_those_of_numpy_over_all_elements() -> None:
 
 def test_batches_change_nothing() -> None:
     whole, parts = compared(REFERENCE, OURS, batch=1000), compared(REFERENCE, OURS, batch=7)
-    assert whole.absolute is not None and parts.absolute is not None
+    assert whole.absolute is not None
+    assert parts.absolute is not None
     assert (whole.absolute.max, whole.absolute.median) == (parts.absolute.max, parts.absolute.median)
     assert whole.needed_rtol == parts.needed_rtol
     assert whole.cosine == pytest.approx(parts.cosine, rel=1e-12)
