@@ -10,32 +10,43 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from parallelize import cli_measuring, cli_rewriting
+from parallelize import cli_engines, cli_measuring, cli_rewriting
 from parallelize.cli_app import Settings, app, reports_errors
 from parallelize.cli_options import (
     AllowPickle,
     Inputs,
     InputShapes,
+    Inspected,
     Mode,
     Model,
     Weights,
 )
 from parallelize.plan_file import read_plan
 
-__all__ = ["app", "cli_measuring", "cli_rewriting", "main"]  # the commands of other files are registered first
+__all__ = [
+    "app",
+    "cli_engines",
+    "cli_measuring",
+    "cli_rewriting",
+    "main",
+]  # the commands of other files are registered first
 
 
 @app.command()
 @reports_errors
 def inspect(
-    model: Model,
+    model: Inspected,
     inputs: Inputs = None,
     weights: Weights = None,
     input_shapes: InputShapes = None,
     allow_pickle: AllowPickle = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """List a model's residual stacks: terms, kinds, signatures, side inputs, and what was refused and why."""
+    """List a model's residual stacks and what was refused and why; an ONNX file's operators; an engine's layers."""
+    suffix = Path(model).suffix.lower()
+    if suffix in (".onnx", ".engine"):
+        _inspect_file(Path(model), suffix, json_output=json_output)
+        return
     from rich.console import Console
 
     from parallelize.cleaning import clean
@@ -43,11 +54,31 @@ def inspect(
 
     program, _ = clean(_load(model, inputs, weights, input_shapes, allow_pickle=allow_pickle))
     if json_output:
-        import json
-
-        typer.echo(json.dumps(as_dict(program), indent=1))
+        _echo_json(as_dict(program))
         return
     print_tables(program, Console())
+
+
+def _inspect_file(path: Path, suffix: str, *, json_output: bool) -> None:
+    """Print an ONNX file, or an engine by its sidecar: no GPU is needed."""
+    from rich.console import Console
+
+    from parallelize.backends.tensorrt.sidecar import read_sidecar
+    from parallelize.inspect_engine import engine_as_dict, onnx_as_dict, print_engine, print_onnx
+    from parallelize.onnx_file import read_onnx
+
+    if suffix == ".onnx":
+        model = read_onnx(path)
+        _echo_json(onnx_as_dict(model)) if json_output else print_onnx(model, Console())
+        return
+    sidecar = read_sidecar(path)
+    _echo_json(engine_as_dict(sidecar)) if json_output else print_engine(sidecar, path, Console())
+
+
+def _echo_json(value: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=1))
 
 
 @app.command()

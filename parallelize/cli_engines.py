@@ -80,8 +80,8 @@ def build(
     from parallelize.backends.tensorrt.library import choose_engine_backend
     from parallelize.backends.tensorrt.options import BuildOptions
     from parallelize.backends.tensorrt.profiles import ShapeOptions, parse_shapes
-    from parallelize.cli_rewriting import read_plan
     from parallelize.inspect_engine import print_engine
+    from parallelize.plan_file import read_plan
     from parallelize.progress import reporting
     from passes.errors import ParallelizeError
 

@@ -66,6 +66,9 @@ Model = Annotated[
         " file.py:factory, or a pickled .pt.",
     ),
 ]
+Inspected = Annotated[
+    str, typer.Argument(metavar="MODEL|FILE", help="A MODEL as `convert` takes it, an .onnx, or an .engine.")
+]
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -200,7 +203,8 @@ JsonFile = Annotated[
     typer.Option("--json", help="Write every number to FILE, or to the terminal with -.", metavar="FILE|-"),
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Load an engine that nothing beside it vouches for; an engine can run code.")
+    bool,
+    typer.Option("--trust-engine", help="Load an engine without a sidecar of its hash; an engine is code and runs."),
 ]
 Device = Annotated[
     str | None,

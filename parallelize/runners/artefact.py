@@ -8,12 +8,15 @@ A directory that `convert` wrote stands for its model.pt2, model.onnx or model.e
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from parallelize.backends.tensorrt.library import TENSORRT
+from parallelize.backends.tensorrt.sidecar import sidecar_path
 from parallelize.inputs import InputSpec
 from parallelize.preparation import Source
 from parallelize.program import Program
@@ -29,7 +32,7 @@ TAKES: dict[str, tuple[FileKind, ...]] = {
     "tensorrt-rtx": ("engine",),
 }
 RUNNERS = tuple(TAKES)
-_DEFAULT: dict[FileKind, str] = {"program": "torch", "onnx": "onnxruntime", "engine": "tensorrt"}
+_DEFAULT: dict[FileKind, str] = {"program": "torch", "onnx": "onnxruntime"}
 _IN_DIRECTORY: dict[FileKind, str] = {"program": "model.pt2", "onnx": "model.onnx", "engine": "model.engine"}
 _SPELLED = re.compile(r"(?P<reference>.+)@(?P<runner>[a-z][a-z-]*)", re.DOTALL)
 
@@ -131,7 +134,18 @@ def _split(text: str) -> tuple[str, str | None]:
 def _existing(label: str, path: Path, kind: FileKind, runner: str | None) -> Artefact:
     if not path.is_file():
         raise ParallelizeError(f"{path} does not exist.", "Check the path.")
-    return _fits(Artefact(label, str(path), kind, runner or _DEFAULT[kind]))
+    if runner is None:
+        runner = _library(path) if kind == "engine" else _DEFAULT[kind]
+    return _fits(Artefact(label, str(path), kind, runner))
+
+
+def _library(engine: Path) -> str:
+    """The library that an engine's sidecar names; without one, the one that most engines are of."""
+    try:
+        backend = json.loads(sidecar_path(engine).read_text())["backend"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return TENSORRT  # whoever opens the engine says what is wrong with the sidecar
+    return backend if backend in TAKES else TENSORRT
 
 
 def _fits(artefact: Artefact) -> Artefact:

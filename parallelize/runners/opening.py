@@ -22,10 +22,11 @@ def opened(artefact: Artefact, options: RunnerOptions) -> Iterator[Runner]:
         ParallelizeError: the artefact cannot be loaded.
     """
     if artefact.kind == "engine":
-        from parallelize.runners.engine import EngineRunner, opened_engine
+        from parallelize.backends.tensorrt.engine import Engine
+        from parallelize.runners.engine import EngineRunner
 
-        with opened_engine(Path(str(artefact.source)), trust=options.trust) as engine:
-            yield EngineRunner(engine, artefact.runner)
+        with Engine(Path(str(artefact.source)), trust=options.trust, backend=artefact.runner) as engine:
+            yield EngineRunner(engine)
         return
     with ExitStack() as stack:
         if artefact.runner.startswith("onnxruntime"):

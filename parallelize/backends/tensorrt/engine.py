@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from parallelize.backends.tensorrt.layers import Layer, from_json
-from parallelize.backends.tensorrt.library import Library, find_library, gpu_capability
+from parallelize.backends.tensorrt.library import TENSORRT, Library, find_library, gpu_capability
 from parallelize.backends.tensorrt.messages import last_words, make_logger
 from parallelize.backends.tensorrt.profiles import Profile
 from parallelize.backends.tensorrt.sidecar import Sidecar, check_fits, read_sidecar
@@ -58,7 +58,7 @@ class Engine:
             path: the engine; its sidecar lies beside it.
             trust: load it without a matching sidecar: it is code and runs with your rights.
             profile: the optimization profile to use.
-            backend: the library of a trusted engine without a sidecar.
+            backend: the library that is to run it; None is the one of the sidecar.
 
         Raises:
             EnvironmentLackError: the library or the GPU is missing.
@@ -66,13 +66,14 @@ class Engine:
         """
         readable(path)
         self.sidecar = _sidecar(path, trust=trust)
-        self.library = find_library(self.sidecar.backend if self.sidecar is not None else backend or "tensorrt")
+        self.library = find_library(_backend(self.sidecar, backend, path.name))
         capability = gpu_capability()
         if self.sidecar is not None:
             check_fits(self.sidecar, path.name, self.library.version, capability)
         if capability is None:
             raise EnvironmentLackError(
-                f"{path.name} runs on a GPU, and there is none here.", "Run it on a machine with a CUDA GPU."
+                f"{path.name} runs on a GPU, and there is none here.",
+                "Run the ONNX that it was built from, or take the engine to a machine with a CUDA GPU.",
             )
         self._logger = make_logger(self.library.module)
         self._runtime = self.library.module.Runtime(self._logger)
@@ -213,6 +214,17 @@ def _sidecar(path: Path, *, trust: bool) -> Sidecar | None:
         if not trust:
             raise
         return None
+
+
+def _backend(sidecar: Sidecar | None, wanted: str | None, name: str) -> str:
+    if sidecar is None:
+        return wanted or TENSORRT
+    if wanted is not None and wanted != sidecar.backend:
+        raise ParallelizeError(
+            f"{name} differs in backend: it is of {sidecar.backend}, which {wanted} does not load.",
+            f"Run it with {sidecar.backend}, or build it again.",
+        )
+    return sidecar.backend
 
 
 def _deserialized(runtime: Any, library: Library, logger: Any, path: Path) -> Any:
