@@ -23,13 +23,8 @@ from parallelize.cli_options import (
 )
 from parallelize.plan_file import read_plan
 
-__all__ = [
-    "app",
-    "cli_engines",
-    "cli_measuring",
-    "cli_rewriting",
-    "main",
-]  # the commands of other files are registered first
+# The commands of other files are registered first.
+__all__ = ["app", "cli_engines", "cli_measuring", "cli_rewriting", "main"]
 
 
 @app.command()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from parallelize.backends.tensorrt.library import INSTALL, RTX, TENSORRT, capabilities, find_library, gpu_capability
 from parallelize.cuda import cuda_version, driver_version, gpu_name
@@ -118,11 +118,11 @@ def _first_line(error: Exception) -> str:
 
 
 def print_findings(findings: list[Finding], console: Console) -> None:
-    """One row for each, what does not work with what to do about it."""
-    table = Table()
-    for heading in ("", "part", "found", "for", "to have it"):
-        table.add_column(heading)
+    """One line for each; below what does not work, what it is for and what to do about it."""
+    width = max(len(finding.part) for finding in findings)
     for finding in findings:
-        mark = "[green]yes[/green]" if finding.works else "[yellow]no[/yellow]"
-        table.add_row(mark, finding.part, finding.found, finding.enables, finding.advice)
-    console.print(table)
+        mark = "[green]yes[/green]" if finding.works else "[yellow]no [/yellow]"
+        console.print(f"{mark} {finding.part:{width}} ", escape(finding.found), highlight=False)
+        if not finding.works:
+            advice = f"for {finding.enables}: {finding.advice}"
+            console.print(" " * (width + 5) + escape(advice), style="yellow", highlight=False)
