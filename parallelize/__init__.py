@@ -13,10 +13,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from parallelize.backends.tensorrt.build import build
+    from parallelize.backends.tensorrt.engine import Engine
+    from parallelize.backends.tensorrt.options import BuildOptions
     from parallelize.benchmark import BenchOptions, BenchResult, bench
     from parallelize.capturing import capture
     from parallelize.comparison import CompareOptions, CompareResult, compare
     from parallelize.conversion import Conversion, ConvertOptions, convert
+    from parallelize.engines import EngineOptions
     from parallelize.heal_options import HealOptions
     from parallelize.healing import Healed, heal
     from parallelize.planning.exploring import PlanOptions, explore
@@ -31,10 +35,13 @@ __version__ = "0.1.0"
 __all__ = [
     "BenchOptions",
     "BenchResult",
+    "BuildOptions",
     "CompareOptions",
     "CompareResult",
     "Conversion",
     "ConvertOptions",
+    "Engine",
+    "EngineOptions",
     "HealOptions",
     "Healed",
     "ParallelizeError",
@@ -45,6 +52,7 @@ __all__ = [
     "Source",
     "__version__",
     "bench",
+    "build",
     "capture",
     "compare",
     "convert",
@@ -56,10 +64,13 @@ __all__ = [
 _HOMES = {
     "BenchOptions": "parallelize.benchmark",
     "BenchResult": "parallelize.benchmark",
+    "BuildOptions": "parallelize.backends.tensorrt.options",
     "CompareOptions": "parallelize.comparison",
     "CompareResult": "parallelize.comparison",
     "Conversion": "parallelize.conversion",
     "ConvertOptions": "parallelize.conversion",
+    "Engine": "parallelize.backends.tensorrt.engine",
+    "EngineOptions": "parallelize.engines",
     "HealOptions": "parallelize.heal_options",
     "Healed": "parallelize.healing",
     "ParallelizeError": "passes.errors",
@@ -69,6 +80,7 @@ _HOMES = {
     "Program": "parallelize.program",
     "Source": "parallelize.preparation",
     "bench": "parallelize.benchmark",
+    "build": "parallelize.backends.tensorrt.build",
     "capture": "parallelize.capturing",
     "compare": "parallelize.comparison",
     "convert": "parallelize.conversion",

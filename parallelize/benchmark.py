@@ -7,6 +7,7 @@ from the host's, with a CUDA graph and without transfers. What a machine cannot 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -142,10 +143,11 @@ def bench(
     named = [parse_artefact(artefact) for artefact in artefacts]
     if not named:
         raise ParallelizeError("There is nothing to time.", "Name a network.")
-    if options.rivals:
-        report("building the rivals", None)
-        named = [*named, *rivals(named[0], options.model, loading, report)]
     with ExitStack() as stack, torch_settings(loading.threads, tf32=loading.tf32):
+        if options.rivals:
+            report("building the rivals", None)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parallelize-")))
+            named = [*named, *rivals(named[0], options.model, loading, folder, report)]
         runners, skipped = _opened(named, loading, stack, report)
         shared = share({label: runner.inputs for label, runner in runners.items()})
         size = shared.batch_size(options.batch, 1)
