@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import parallelize
+from parallelize.backends.tensorrt.build import build
 from parallelize.benchmark import BenchOptions, bench
 from parallelize.benchmark_report import as_dict, notes, plot, table
 from parallelize.capturing import export
@@ -27,7 +28,7 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a m
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_onnx(vision(), tmp_path / "a.onnx")
-    (tmp_path / "a.engine").write_bytes(b"")
+    build(tmp_path / "a.onnx", tmp_path / "a.engine", "tensorrt-rtx")
     return tmp_path
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from parallelize.backends.tensorrt.build import build
 from parallelize.capturing import export
 from parallelize.cli import app
 from parallelize.onnx_export import write_onnx
@@ -26,7 +27,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.export.save(export(vision(seed=1)), tmp_path / "b.pt2")
     write_onnx(vision(), tmp_path / "a.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"no model")
-    (tmp_path / "a.engine").write_bytes(b"")
+    build(tmp_path / "a.onnx", tmp_path / "a.engine", "tensorrt-rtx")
+    (tmp_path / "foreign.engine").write_bytes(b"")
     np.savez(tmp_path / "data.npz", images=images(40, 0).arrays["images"].numpy())
     return tmp_path
 
@@ -87,7 +89,7 @@ BAD = {
     "rivals without a plan": (("bench", "a.pt2", "--rivals"), 2, "plan.json"),
 }
 WITHOUT_GPU = {
-    "engine": (("compare", "a.pt2", "a.engine"), 3, "needs a GPU"),
+    "engine": (("compare", "a.pt2", "a.engine"), 3, "runs on a GPU, and there is none here"),
     "engine alone": (("bench", "a.engine"), 3, "Nothing could be timed"),
     "ONNX on a GPU": (("compare", "a.pt2", "a.onnx@onnxruntime-cuda"), 3, "GPU"),
     "torch on a GPU": (("compare", "a.pt2", "a.onnx", "--device", "cuda"), 3, "There is no GPU cuda"),

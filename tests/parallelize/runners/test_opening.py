@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from parallelize.backends.tensorrt.build import build
 from parallelize.capturing import export
 from parallelize.onnx_export import write_onnx
 from parallelize.runners import Artefact, RunnerOptions, opened, parse_artefact
@@ -66,10 +67,28 @@ def test_a_broken_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("name", ["a.engine", "a.engine@tensorrt-rtx", "a.onnx@onnxruntime-cuda"])
 def test_a_machine_without_a_gpu_lacks_it(tmp_path: Path, name: str) -> None:
     write_onnx(vision(), tmp_path / "a.onnx")
-    (tmp_path / "a.engine").write_bytes(b"")
+    build(tmp_path / "a.onnx", tmp_path / "a.engine", "tensorrt-rtx")
     with pytest.raises(EnvironmentLackError, match="GPU") as caught, opened(parse_artefact(f"{tmp_path}/{name}"), CPU):
         pass
     assert caught.value.exit_code == 3
+
+
+def test_an_engine_that_nothing_vouches_for_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.engine").write_bytes(b"")
+    with (
+        pytest.raises(ParallelizeError, match=r"has no a\.engine\.json"),
+        opened(parse_artefact(tmp_path / "a.engine"), CPU),
+    ):
+        pass
+
+
+def test_an_engine_is_run_by_the_library_that_it_is_of(tmp_path: Path) -> None:
+    write_onnx(vision(), tmp_path / "a.onnx")
+    build(tmp_path / "a.onnx", tmp_path / "a.engine", "tensorrt-rtx")
+    assert parse_artefact(tmp_path / "a.engine").runner == "tensorrt-rtx"
+    wrong = parse_artefact(f"{tmp_path / 'a.engine'}@tensorrt")
+    with pytest.raises(ParallelizeError, match="differs in backend"), opened(wrong, CPU):
+        pass
 
 
 @without_gpu
