@@ -10,7 +10,7 @@ before the builder is called, which would say no more than that an engine could 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from parallelize.program import TensorSpec
@@ -19,6 +19,7 @@ from passes.errors import ParallelizeError
 Shape = tuple[int, ...]
 BATCH = (1, 1, 32)
 OTHER = (1, 64, 128)
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _SIZES = re.compile(r"\d+(x\d+)*", re.ASCII)
 _HINT = "Spell it as NAME:SIZExSIZE..., such as images:1x3x224x224, one option for each input."
 
@@ -81,14 +82,14 @@ def choose_profiles(inputs: Sequence[TensorSpec], options: ShapeOptions) -> tupl
         ParallelizeError: an unknown input, another rank, another fixed size, sizes that do not grow from the least over
             the usual to the largest, or one free dimension with two sizes.
     """
-    known = {spec.name for spec in inputs}
+    known = [spec.name for spec in inputs]
     for shapes in (options.least, options.usual, options.largest):
         for name in shapes:
             if name not in known:
                 raise ParallelizeError(
                     f"The model has no input {name!r} to give a shape to.", f"Its inputs are {', '.join(known)}."
                 )
-    sizes = _given_sizes(inputs, options)
+    sizes = _known_sizes(inputs, options)
     profiles = tuple(_profile(spec, options, sizes) for spec in inputs)
     for spec, profile in zip(inputs, profiles, strict=True):
         _check(spec, profile)
@@ -96,15 +97,30 @@ def choose_profiles(inputs: Sequence[TensorSpec], options: ShapeOptions) -> tupl
     return profiles
 
 
-def _given_sizes(inputs: Sequence[TensorSpec], options: ShapeOptions) -> tuple[dict[str, int], ...]:
-    """Sizes of free dimensions that the given shapes of other inputs settle, one mapping for each of the three."""
+def _known_sizes(inputs: Sequence[TensorSpec], options: ShapeOptions) -> tuple[dict[str, int], ...]:
+    """Sizes of free dimensions by their names, for each of the three shapes.
+
+    The given shapes of any input settle a name for all inputs; what they leave open is derived, by the axis on which
+    the name stands first.
+    """
     found: tuple[dict[str, int], ...] = ({}, {}, {})
     for spec in inputs:
         for sizes, shape in zip(found, _three(spec.name, options) or (), strict=False):
             for word, size in zip(spec.shape, shape, strict=False):
-                if isinstance(word, str):
+                if isinstance(word, str) and word.isidentifier():
                     sizes.setdefault(word, size)
+    for axis, name in _names(inputs):
+        for place, sizes in enumerate(found):
+            sizes.setdefault(name, (BATCH if axis == 0 or name == "batch" else OTHER)[place])
     return found
+
+
+def _names(inputs: Sequence[TensorSpec]) -> Iterator[tuple[int, str]]:
+    """The names of all free dimensions, also those within expressions, with their axes; plain ones come first."""
+    words = [(axis, word) for spec in inputs for axis, word in enumerate(spec.shape) if isinstance(word, str)]
+    for axis, word in sorted(words, key=lambda entry: not entry[1].isidentifier()):
+        for name in _NAME.findall(word):
+            yield axis, name
 
 
 def _three(name: str, options: ShapeOptions) -> tuple[Shape, Shape, Shape] | None:
@@ -115,18 +131,8 @@ def _three(name: str, options: ShapeOptions) -> tuple[Shape, Shape, Shape] | Non
 
 
 def _profile(spec: TensorSpec, options: ShapeOptions, sizes: Sequence[Mapping[str, int]]) -> Profile:
-    three = _three(spec.name, options)
-    if three is None:
-        three = (_derived(spec, 0, sizes[0]), _derived(spec, 1, sizes[1]), _derived(spec, 2, sizes[2]))
-    return Profile(spec.name, *three)
-
-
-def _derived(spec: TensorSpec, place: int, sizes: Mapping[str, int]) -> Shape:
-    known = dict(sizes)
-    for axis, word in enumerate(spec.shape):
-        if isinstance(word, str):
-            known.setdefault(word, (BATCH if axis == 0 or word == "batch" else OTHER)[place])
-    return spec.sizes(known)
+    least, usual, largest = (spec.sizes(known) for known in sizes)
+    return Profile(spec.name, *(_three(spec.name, options) or (least, usual, largest)))
 
 
 def _check(spec: TensorSpec, profile: Profile) -> None:
@@ -158,10 +164,10 @@ def _check(spec: TensorSpec, profile: Profile) -> None:
 
 
 def _check_names(inputs: Sequence[TensorSpec], profiles: Sequence[Profile]) -> None:
-    """A free dimension that two inputs share has one size in each of the three."""
+    """A free dimension that two inputs share has one size in each of the three; an expression has the size of its."""
     seen: dict[tuple[str, str], tuple[str, int]] = {}
     for spec, profile in zip(inputs, profiles, strict=True):
-        for which, shape in (("least", profile.least), ("usual", profile.usual), ("largest", profile.largest)):
+        for which, shape in _by_word(profile):
             for word, size in zip(spec.shape, shape, strict=True):
                 if not isinstance(word, str) or not word.isidentifier():
                     continue
@@ -171,3 +177,22 @@ def _check_names(inputs: Sequence[TensorSpec], profiles: Sequence[Profile]) -> N
                         f"The {which} {word} is {first} for {other!r} and {size} for {spec.name!r}.",
                         "Inputs that share a free dimension need the same sizes there.",
                     )
+    for spec, profile in zip(inputs, profiles, strict=True):
+        for which, shape in _by_word(profile):
+            known = {word: size for (word, place), (_, size) in seen.items() if place == which}
+            _check_expressions(spec, which, shape, known)
+
+
+def _check_expressions(spec: TensorSpec, which: str, shape: Shape, known: Mapping[str, int]) -> None:
+    """Sizes of expressions of which every name is known."""
+    for word, size, expected in zip(spec.shape, shape, spec.sizes(known), strict=True):
+        if isinstance(word, int) or not known.keys() >= set(_NAME.findall(word)) or size == expected:
+            continue
+        names = ", ".join(f"{name} is {known[name]}" for name in dict.fromkeys(_NAME.findall(word)))
+        raise ParallelizeError(
+            f"The {which} {word} is {size} for {spec.name!r}, where {names}.", f"It must be {expected}."
+        )
+
+
+def _by_word(profile: Profile) -> tuple[tuple[str, Shape], ...]:
+    return ("least", profile.least), ("usual", profile.usual), ("largest", profile.largest)
