@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 from collections import Counter
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 WIDE = "parallelize.wide"  # the metadata of a node that width fusion made: the name of its wide weight
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum")
 _CHUNK = 1 << 20
-_EXPRESSION = re.compile(r"[A-Za-z_]\w*|[\w+*/() -]*[A-Za-z_][\w+*/() -]*[+*/-][\w+*/() -]+", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_HYPHENED = re.compile(r"\w-\w", re.ASCII)  # a name such as "batch-size": an exporter's difference has spaces
+_ARITHMETIC = (ast.Expression, ast.BinOp, ast.operator, ast.Name, ast.Load, ast.Constant)
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Product:
     """A matrix product or convolution with a stored weight.
 
     Attributes:
-        node: name of the ONNX node.
+        node: name of the ONNX node; one without a name is called as TensorRT calls it, after its first output.
         operator: such as "MatMul".
         shape: of the weight, in the file's layout.
         dtype: of the weight, such as "float16".
@@ -81,18 +84,18 @@ def read_onnx(path: Path) -> OnnxFile:
 
     path = readable(path).resolve()
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)  # whatever the file is called
     except DecodeError as error:
         raise _broken(path) from error
-    if not model.graph.node or not model.graph.output:
+    if not model.graph.node or not model.graph.output or not model.opset_import:  # the opset is the file's end
         raise _broken(path)
-    used = {node.op_type for node in model.graph.node}
+    stored = {tensor.name for tensor in model.graph.initializer}
     return OnnxFile(
         path,
-        _specs(value for value in model.graph.input if value.name not in {w.name for w in model.graph.initializer}),
+        _specs(value for value in model.graph.input if value.name not in stored),
         _specs(model.graph.output),
         tuple(_products(model.graph)),
-        dict(Counter(node.op_type for node in model.graph.node).most_common()) if used else {},
+        dict(Counter(node.op_type for node in model.graph.node).most_common()),
         _external(model, path),
         next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 0),
     )
@@ -129,7 +132,20 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 def _word(text: str, name: str, axis: int) -> str:
     """The name of a free dimension, or an expression of names; another tool's odd or empty name gets one of ours."""
-    return text if _EXPRESSION.fullmatch(text) else re.sub(r"\W", "_", f"{name}_{axis}")
+    return text if _NAME.fullmatch(text) or _is_expression(text) else re.sub(r"\W", "_", f"{name}_{axis}")
+
+
+def _is_expression(text: str) -> bool:
+    """Whether the text is sums, products and quotients of names, such as "2*batch"."""
+    if _HYPHENED.search(text) or not text.isascii():
+        return False
+    try:
+        parts = list(ast.walk(ast.parse(text, mode="eval")))
+    except (SyntaxError, ValueError):
+        return False
+    simple = all(isinstance(part, _ARITHMETIC) and not isinstance(part, ast.Pow) for part in parts)
+    whole = all(type(part.value) is int for part in parts if isinstance(part, ast.Constant))
+    return simple and whole and any(isinstance(part, ast.Name) for part in parts)
 
 
 def _torch_dtype(element: int, name: str) -> torch.dtype:
@@ -154,7 +170,8 @@ def _products(graph: onnx.GraphProto) -> list[Product]:
             continue
         (weight, *_), wide = weights, [p.value for p in node.metadata_props if p.key == WIDE]
         dtype = str(_torch_dtype(weight.data_type, weight.name)).removeprefix("torch.")
-        found.append(Product(node.name, node.op_type, tuple(weight.dims), dtype, wide[0] if wide else None))
+        name = node.name or f"node_of_{node.output[0]}"
+        found.append(Product(name, node.op_type, tuple(weight.dims), dtype, wide[0] if wide else None))
     return found
 
 
@@ -168,9 +185,8 @@ def _external(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
     for tensor in model.graph.initializer:
         if not tensor.external_data:
             continue
-        entry = {item.key: item.value for item in tensor.external_data}
-        end = int(entry.get("offset", 0)) + int(entry.get("length", 0))
-        ends[entry["location"]] = max(ends.get(entry["location"], 0), end)
+        location, end = _place(tensor, path)
+        ends[location] = max(ends.get(location, 0), end)
     for location, end in ends.items():
         file = path.parent / location
         if not file.resolve().is_relative_to(path.parent):
@@ -187,3 +203,13 @@ def _external(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
                 f"{location} ends after {file.stat().st_size} bytes; {path.name} needs {end}.", "Copy it again."
             )
     return tuple(path.parent / location for location in sorted(ends))
+
+
+def _place(tensor: onnx.TensorProto, path: Path) -> tuple[str, int]:
+    """The file that has a weight, and where in it the weight ends."""
+    entry = {item.key: item.value for item in tensor.external_data}
+    numbers = [entry.get("offset", "0"), entry.get("length", "0")]
+    location = entry.get("location", "")
+    if not location or "\0" in location or not all(number.isdecimal() for number in numbers):
+        raise _broken(path)
+    return location, sum(map(int, numbers))
