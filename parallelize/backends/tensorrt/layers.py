@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,7 +27,7 @@ _DTYPES = {
     "fp8": ("FP8",),
 }
 _TENSOR = re.compile(r"\{ Name: (.*?), .*?Dimensions: \[(.*?)\].*?(?=\{ Name: |$)", re.DOTALL)
-_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=\[|\s|$)")  # a name may have brackets
 _FIELDS = ("LayerType", "Inputs", "Constants", "Outputs", "TacticName", "StreamId", "Metadata")
 
 
@@ -99,12 +100,12 @@ def as_plain(layers: Iterable[Layer]) -> list[dict[str, Any]]:
 def critical_layers(layers: Sequence[Layer]) -> int:
     """The most kernels that must wait for each other, by what they read and write."""
     graph = nx.DiGraph()
-    writers = {tensor.name: number for number, layer in enumerate(layers) for tensor in layer.outputs}
+    writers = defaultdict[str, list[int]](list)  # several layers write one tensor where a concatenation is left out
     for number, layer in enumerate(layers):
         graph.add_node(number)
-        for tensor in layer.inputs:
-            if (source := writers.get(tensor.name, number)) < number:
-                graph.add_edge(source, number)
+        graph.add_edges_from((source, number) for tensor in layer.inputs for source in writers[tensor.name])
+        for tensor in layer.outputs:
+            writers[tensor.name].append(number)
     longest: dict[int, int] = {}
     for number in nx.topological_sort(graph):
         waiting = max((longest[source] for source in graph.predecessors(number)), default=0)
