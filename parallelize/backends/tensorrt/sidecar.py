@@ -22,6 +22,14 @@ from parallelize.program import TensorSpec
 from passes.errors import ParallelizeError
 
 SCHEMA = "parallelize-engine/1"
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "backend": str,
+    "version": str,
+    "engine_sha256": str,
+    "flags": dict,
+    "targets": list,
+    "build_seconds": (int, float),
+}
 INSPECTOR, BUILDER = "engine inspector", "builder's log"
 
 
@@ -95,6 +103,7 @@ class Sidecar:
             schema = value.pop("schema")
             if schema != SCHEMA:
                 raise ParallelizeError(f"{name} has the schema {schema!r}, not {SCHEMA!r}.", hint)
+            _check_kinds(value)
             value["inputs"], value["outputs"] = _specs(value["inputs"]), _specs(value["outputs"])
             value["layers"] = from_plain(value["layers"])
             value["targets"] = tuple(value["targets"])
@@ -173,4 +182,18 @@ def _plain(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
 
 
 def _specs(values: Any) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(v["name"], tuple(v["shape"]), getattr(torch, v["dtype"])) for v in values)
+    return tuple(TensorSpec(v["name"], tuple(v["shape"]), _torch_dtype(v["dtype"])) for v in values)
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{name!r} is no dtype")  # noqa: TRY004  # a wrong value in a file, not a wrong argument
+    return dtype
+
+
+def _check_kinds(value: Mapping[str, Any]) -> None:
+    """Raise a ValueError for a field of another kind than what is done with it needs."""
+    for name, kind in _KINDS.items():
+        if name in value and not isinstance(value[name], kind):
+            raise ValueError(f"{name} is {value[name]}")
