@@ -63,6 +63,10 @@ def build(
             f"{library.title} builds on a GPU, and there is none here.",
             "Use --backend tensorrt-rtx, which needs none, or build on the machine that has the GPU.",
         )
+    if not output.parent.is_dir():
+        raise EnvironmentLackError(
+            f"The engine cannot be written to {output}: there is no folder {output.parent}.", "Make the folder first."
+        )
     model = read_onnx(onnx)
     check_stored(model, options.precision)
     profiles = choose_profiles(model.inputs, options.shapes)
@@ -207,7 +211,7 @@ def _load_cache(config: Any, path: Path) -> Any:
             f"The timing cache {path} cannot be read: {error.strerror}.", "Check who may read the file."
         ) from error
     cache = config.create_timing_cache(stored)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         raise ParallelizeError(
             f"The timing cache {path} is of another GPU or another version.", "Name another file with --timing-cache."
         )

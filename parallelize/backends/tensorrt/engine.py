@@ -195,6 +195,12 @@ class Engine:
         outputs = []
         for spec in self.outputs:
             shape = tuple(self._context.get_tensor_shape(spec.name))
+            if min(shape, default=0) < 0:
+                raise ParallelizeError(
+                    f"The shape of the output {spec.name!r} depends on the values of the inputs, which no memory can be"
+                    " set aside for.",
+                    "Run the ONNX that the engine was built from.",
+                )
             outputs.append(torch.empty(shape, dtype=spec.dtype, device="cuda"))
             self._context.set_tensor_address(spec.name, outputs[-1].data_ptr())
         return outputs
@@ -247,7 +253,12 @@ def _io(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorS
             int(size) if size >= 0 else ("batch" if axis == 0 else f"dim_{axis}")
             for axis, size in enumerate(engine.get_tensor_shape(name))
         )
-        dtype = _DTYPES[str(engine.get_tensor_dtype(name)).rpartition(".")[2]]
+        spelled = str(engine.get_tensor_dtype(name)).rpartition(".")[2]
+        if spelled not in _DTYPES:
+            raise ParallelizeError(
+                f"The tensor {name!r} of the engine is {spelled}, which is not supported.", "Cast it."
+            )
+        dtype = _DTYPES[spelled]
         found[engine.get_tensor_mode(name) == module.TensorIOMode.INPUT].append(TensorSpec(name, shape, dtype))
     return tuple(found[True]), tuple(found[False])
 

@@ -56,9 +56,13 @@ def find_library(backend: str) -> Library:
     except (ImportError, OSError) as error:
         raise EnvironmentLackError(
             f"The backend {backend} needs the package {_MODULES[backend]}, which does not import here"
-            f" ({str(error).splitlines()[0]}).",
+            f" ({' '.join(str(error).split()) or type(error).__name__}).",
             INSTALL[backend],
         ) from error
+    if not hasattr(module, "NetworkDefinitionCreationFlag"):  # an empty folder of that name imports too
+        raise EnvironmentLackError(
+            f"The package {_MODULES[backend]} that imports here is no TensorRT.", INSTALL[backend]
+        )
     if not hasattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         raise EnvironmentLackError(
             f"{backend} {module.__version__} is too old: it has no strongly typed networks.", INSTALL[backend]

@@ -72,7 +72,7 @@ class BuildOptions:
         asked = {
             "--timing-cache": self.timing_cache is not None,
             "--version-compatible": self.version_compatible,
-            "--hardware-compatibility": self.hardware_compatibility != "none",
+            "--hardware-compatibility-level": self.hardware_compatibility != "none",
         }
         for option, given in asked.items():
             if given:
