@@ -84,7 +84,7 @@ class Engine:
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise ParallelizeError(
-                f"{path.name} got no execution context: {last_words(self._logger)}.", "Free memory of the GPU."
+                f"{path.name} got no execution context: {_reason(self._logger)}.", "Free memory of the GPU."
             )
         self.inputs, self.outputs = _io(self.library.module, self._engine)
         self.use_profile(profile)
@@ -106,7 +106,7 @@ class Engine:
             )
         stream = torch.cuda.current_stream()
         if not self._context.set_optimization_profile_async(number, stream.cuda_stream):
-            raise ParallelizeError(f"Profile {number} was refused: {last_words(self._logger)}.", "Use another one.")
+            raise ParallelizeError(f"Profile {number} was refused: {_reason(self._logger)}.", "Use another one.")
         stream.synchronize()
         self.profile = number
 
@@ -179,6 +179,8 @@ class Engine:
 
     def _prepare(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Give the context shapes and addresses; the outputs, allocated."""
+        if self._context is None:
+            raise ParallelizeError("The engine is closed.", "Call it within its `with` block.")
         if len(inputs) != len(self.inputs):
             raise ParallelizeError(
                 f"The engine reads {len(self.inputs)} inputs, not {len(inputs)}.",
@@ -186,6 +188,7 @@ class Engine:
             )
         for spec, value, profile in zip(self.inputs, inputs, self.shapes(), strict=True):
             _check_input(spec, value, profile)
+        for spec, value in zip(self.inputs, inputs, strict=True):
             self._context.set_input_shape(spec.name, tuple(value.shape))
             self._context.set_tensor_address(spec.name, value.data_ptr())
         if missing := self._context.infer_shapes():
@@ -208,7 +211,7 @@ class Engine:
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
             raise ParallelizeError(
-                f"The engine did not run: {last_words(self._logger) or 'no reason was given'}.",
+                f"The engine did not run: {_reason(self._logger)}.",
                 "Check shapes and free memory of the GPU.",
             )
 
@@ -236,12 +239,15 @@ def _backend(sidecar: Sidecar | None, wanted: str | None, name: str) -> str:
 def _deserialized(runtime: Any, library: Library, logger: Any, path: Path) -> Any:
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        reason = last_words(logger) or "no reason was given"
         raise ParallelizeError(
-            f"{library.title} does not load {path.name}: {reason}.",
+            f"{library.title} does not load {path.name}: {_reason(logger)}.",
             "Build it again on this machine with `parallelize build`.",
         )
     return engine
+
+
+def _reason(logger: Any) -> str:
+    return last_words(logger) or "no reason was given"
 
 
 def _io(module: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
