@@ -44,6 +44,12 @@ def test_both_are_written_and_nothing_else(old: Path) -> None:
     assert len(list(old.parent.iterdir())) == 2
 
 
+def test_a_reader_of_the_old_engine_keeps_it_whole(old: Path) -> None:
+    with old.open("rb") as reader:
+        write(old, NEW, FULL)
+        assert reader.read() == CONTENT
+
+
 @pytest.mark.parametrize("method", ["write_bytes", "write_text"])
 def test_a_full_disk_leaves_the_old_engine_and_its_sidecar(
     method: str, old: Path, monkeypatch: pytest.MonkeyPatch
