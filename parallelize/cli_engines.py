@@ -86,6 +86,8 @@ def build(
     from passes.errors import ParallelizeError
 
     target = output or onnx.with_suffix(".engine")
+    if target.resolve() == onnx.resolve():
+        raise ParallelizeError(f"{target} is the model itself.", "Choose another name for the engine with -o.")
     if target.exists() and not force:
         raise ParallelizeError(f"{target} exists.", "Choose another with -o, or add --force to replace it.")
     options = BuildOptions(

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from passes.errors import EnvironmentLackError
+from passes.errors import EnvironmentLackError, ParallelizeError
+
+
+def require_place(path: Path, failed: str) -> None:
+    """Refuse before long work what `output_file` would refuse after it.
+
+    Args:
+        path: the file to make.
+        failed: as for `output_file`.
+
+    Raises:
+        ParallelizeError: `path` is a directory.
+        EnvironmentLackError: its folder is missing, or may not be written to.
+    """
+    if path.is_dir():
+        raise ParallelizeError(f"{failed}: it is a directory.", "Name a file.")
+    if not path.parent.is_dir():
+        raise EnvironmentLackError(
+            f"{failed}: there is no folder {path.parent}.", "Make the folder, or choose another."
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise EnvironmentLackError(f"{failed}: {os.strerror(errno.EACCES)}.", "Choose a place that you may write to.")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from parallelize.backends.tensorrt.profiles import Profile, choose_profiles
 from parallelize.backends.tensorrt.sidecar import BUILDER, INSPECTOR, Sidecar, sidecar_path
 from parallelize.cuda import cuda_version, driver_version, gpu_name
 from parallelize.onnx_file import OnnxFile, Product, read_onnx
-from parallelize.output_file import output_file
+from parallelize.output_file import output_file, require_place
 from parallelize.progress import Report
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
 
@@ -56,17 +56,8 @@ def build(
         CheckError: the engine is not in the precision that was asked for.
     """
     options = options or BuildOptions()
-    library = find_library(backend)
-    options.check(library)
-    if not library.names_targets and gpu_capability() is None:
-        raise EnvironmentLackError(
-            f"{library.title} builds on a GPU, and there is none here.",
-            "Use --backend tensorrt-rtx, which needs none, or build on the machine that has the GPU.",
-        )
-    if not output.parent.is_dir():
-        raise EnvironmentLackError(
-            f"The engine cannot be written to {output}: there is no folder {output.parent}.", "Make the folder first."
-        )
+    library = require(backend, options)
+    require_place(output, _failed(output))
     model = read_onnx(onnx)
     check_stored(model, options.precision)
     profiles = choose_profiles(model.inputs, options.shapes)
@@ -100,15 +91,36 @@ def build(
     return sidecar
 
 
+def require(backend: str, options: BuildOptions) -> Library:
+    """The library of a backend, where it can build here with these options.
+
+    Raises:
+        EnvironmentLackError: the library or the GPU is missing.
+        ParallelizeError: an option that the library does not have.
+    """
+    library = find_library(backend)
+    options.check(library)
+    if not library.names_targets and gpu_capability() is None:
+        raise EnvironmentLackError(
+            f"{library.title} builds on a GPU, and there is none here.",
+            "Use --backend tensorrt-rtx, which needs none, or build on the machine that has the GPU.",
+        )
+    return library
+
+
 def write(output: Path, engine: Any, sidecar: Sidecar) -> None:
     """Write an engine and its sidecar; each takes its place when both are whole."""
-    failed = f"The engine cannot be written to {output}"
+    failed = _failed(output)
     with (
         output_file(output, failed, "Make room, or choose a place that you may write to.") as new_engine,
         output_file(sidecar_path(output), failed) as new_sidecar,
     ):
         new_engine.write_bytes(engine)
         new_sidecar.write_text(sidecar.to_json())
+
+
+def _failed(output: Path) -> str:
+    return f"The engine cannot be written to {output}"
 
 
 def check_stored(model: OnnxFile, precision: Precision | None) -> None:
