@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
-
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def gpu_name() -> str | None:
     """Such as "NVIDIA L4", or None where there is none."""
+    import torch
+
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def cuda_version() -> str | None:
     """Of the CUDA that PyTorch was built with; None for a build without."""
+    import torch
+
     return torch.version.cuda
 
 

@@ -63,6 +63,8 @@ def _package(part: str, module: str, enables: str, advice: str) -> Finding:
 
 def _gpu() -> Finding:
     enables = "engines that run here, latency on a GPU"
+    if not _has_torch():
+        return Finding("GPU", False, "PyTorch does not tell, as it does not import", enables, "pip install torch")
     capability = gpu_capability()
     if capability is not None:
         versions = f"CUDA {cuda_version()}, driver {driver_version() or 'unknown'}"
@@ -87,7 +89,7 @@ def _rtx() -> Finding:
     def describe() -> str:
         library = find_library(RTX)
         targets = capabilities(library)
-        capability = gpu_capability()
+        capability = _capability()
         if capability is None:
             runs = "engines are built, not run, without a GPU"
         else:
@@ -100,7 +102,7 @@ def _rtx() -> Finding:
 def _tensorrt() -> Finding:
     def describe() -> str:
         library = find_library(TENSORRT)
-        return f"{library.version}{'' if gpu_capability() else '; builds nothing without a GPU'}"
+        return f"{library.version}{'' if _capability() else '; builds nothing without a GPU'}"
 
     return _library("TensorRT", TENSORRT, "engines for the GPU of this machine", describe)
 
@@ -110,6 +112,14 @@ def _library(part: str, backend: str, enables: str, describe: Callable[[], str])
         return Finding(part, True, describe(), enables)
     except EnvironmentLackError as error:
         return Finding(part, False, str(error), enables, INSTALL[backend])
+
+
+def _has_torch() -> bool:
+    return _package("PyTorch", "torch", "", "").works
+
+
+def _capability() -> str | None:
+    return gpu_capability() if _has_torch() else None
 
 
 def _first_line(error: Exception) -> str:
