@@ -20,7 +20,7 @@ import torch
 
 from parallelize.backends.onnxruntime import OnnxRuntime
 from parallelize.capturing import export
-from parallelize.engines import EngineOptions, settle, write_product
+from parallelize.engines import EngineOptions, check_shapes, settle, write_product
 from parallelize.heal_options import HealOptions
 from parallelize.healing import heal
 from parallelize.inputs import InputSpec, Samples
@@ -141,6 +141,7 @@ def convert(
     with output_directory(target, force=force) as directory:
         prepared = prepare(source, options.seed if options.plan is None else options.plan.seed, report)
         program, data, stacks = prepared.program, prepared.data, prepared.stacks
+        check_shapes(program, options.engine)
         options = _settle(options, stacks, prepared.random)
         metric = choose_metric(options.metric, prepared)
         if options.max_error is not None:
@@ -162,6 +163,7 @@ def convert(
             backend,
             data.held_out,
             data.judge,
+            comparisons[product.name].error,
             json.loads(plan.to_json()),
             report,
         )

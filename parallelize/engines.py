@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from parallelize.backends.onnxruntime import OnnxRuntime
-from parallelize.backends.tensorrt.build import build
+from parallelize.backends.tensorrt.build import build, require
 from parallelize.backends.tensorrt.engine import Engine
 from parallelize.backends.tensorrt.layers import Layer, critical_layers, kernels, streams
 from parallelize.backends.tensorrt.library import AUTO, ONNXRUNTIME, choose_backend
@@ -124,16 +124,35 @@ def settle(options: EngineOptions) -> tuple[str, str]:
     """The backend and why, before anything takes time.
 
     Raises:
-        EnvironmentLackError: the library that was asked for is not installed.
-        ParallelizeError: an option that is for engines only, without one.
+        EnvironmentLackError: the library that was asked for is not installed, or needs a GPU that is not here.
+        ParallelizeError: an option that is for engines only, without one, or one that the library does not have.
     """
     backend, why = choose_backend(options.backend)
-    if backend == ONNXRUNTIME and options.build != BuildOptions():
+    if backend != ONNXRUNTIME:
+        require(backend, options.build)
+        return backend, why
+    hint = "Add --backend tensorrt-rtx or --backend tensorrt, or leave {} out."
+    if options.build != BuildOptions():
         raise ParallelizeError(
             f"Shapes and other options of an engine were given, but the backend is {ONNXRUNTIME}: {why}.",
-            "Add --backend tensorrt-rtx or --backend tensorrt, or leave them out.",
+            hint.format("them"),
+        )
+    if options.precision == "tf32":
+        raise ParallelizeError(
+            f"tf32 is how an engine computes, not how a model is stored, but the backend is {ONNXRUNTIME}: {why}.",
+            hint.format("it"),
         )
     return backend, why
+
+
+def check_shapes(program: Program, options: EngineOptions) -> None:
+    """Refuse shapes that do not fit the model's inputs, which a rewrite leaves as they are.
+
+    Raises:
+        ParallelizeError: naming the shape.
+    """
+    if options.build.shapes != ShapeOptions():
+        choose_profiles(program.inputs, options.build.shapes)
 
 
 def write_product(
@@ -144,19 +163,21 @@ def write_product(
     backend: tuple[str, str],
     samples: Samples,
     judge: Samples,
+    onnx_error: float,
     plan: Mapping[str, Any],
     report: Report,
 ) -> Built:
-    """Write model.onnx in the precision that was asked for, and the engine where one was.
+    """Write model.onnx anew where another precision than fp32 was asked for, and the engine where one was.
 
     Args:
         product: the rewritten and fused model.
         serial: the model as captured, for the count of its engine's layers.
-        directory: where the files go; scratch files are removed again.
+        directory: where the files go, with model.onnx in fp32; scratch files are removed again.
         options: backend, precision and how to build.
         backend: what `settle` gave.
         samples: choose what stays in fp32.
         judge: samples on which outputs are compared.
+        onnx_error: of model.onnx in fp32 against the graph of `product`.
         plan: for the sidecar.
         report: told what is being done.
 
@@ -170,15 +191,16 @@ def write_product(
         report(f"casting to {options.precision}", None)
     dtype = options.precision if options.precision != "tf32" else "fp32"
     made, record = cast(product, dtype, samples.head(SAMPLES))
-    result = Built(name, why, record)
+    result = Built(name, why, record, onnx_error)
     if half:
+        for path in directory.glob("model.onnx*"):  # with weights beside it, which a smaller file has inside
+            path.unlink()
         write_onnx(made, directory / "model.onnx")
         error, skipped = _check_onnx(made, directory / "model.onnx", judge, TOLERANCE[options.precision])
         result = replace(result, onnx_error=error, onnx_skipped=skipped)
     if name == ONNXRUNTIME:
         return result
     shapes = options.build.shapes if options.build.shapes != ShapeOptions() else _shapes(product, judge)
-    choose_profiles(product.inputs, shapes)
     building = replace(options.build, precision=options.precision, shapes=shapes)
     sidecar = build(
         directory / "model.onnx",
@@ -218,10 +240,9 @@ def _errors(record: PrecisionRecord, onnx_error: float | None) -> dict[str, floa
 def _check_onnx(program: Program, path: Path, judge: Samples, tolerance: float) -> tuple[float | None, str | None]:
     batch = next(iter(judge.batches(32)))
     try:
-        session = OnnxRuntime(path, 1)
-        outputs = session(batch)
+        outputs = OnnxRuntime(path, 1)(batch)
     except Exception as error:  # noqa: BLE001  (ONNX Runtime raises its own classes without a common base)
-        return None, f"ONNX Runtime does not run it: {str(error).splitlines()[0]}"
+        return None, str(error).splitlines()[0].rstrip(".")
     change = largest_change(flat_outputs(program.module, batch), outputs)
     if not change <= tolerance:
         raise CheckError(
@@ -250,8 +271,12 @@ def _run(
 ) -> Built:
     """Compare and time the engines where a GPU runs them."""
     assert result.sidecar is not None
-    most = min(32, result.sidecar.profiles[0].largest[0]) if program.inputs[0].dimensions else 32
-    batch, single = next(iter(judge.batches(most))), next(iter(judge.batches(1)))
+    profiles = result.sidecar.profiles
+    batch, single = (next(iter(judge.batches(most))) for most in (min(32, profiles[0].largest[0]), 1))
+    for value, profile in [*zip(batch, profiles, strict=True), *zip(single, profiles, strict=True)]:
+        if not profile.holds(value.shape):
+            shape = "x".join(map(str, value.shape))
+            return replace(result, not_run=f"It takes {profile}, and the samples that judge make {shape}.")
     try:
         engine, twin = Engine(path), Engine(serial)
     except EnvironmentLackError as error:

@@ -94,7 +94,7 @@ def print_engine(sidecar: Sidecar, path: Path, console: Console, *, layers: bool
     console.print(f"shapes (least / usual / largest): {'; '.join(content['profiles'])}", highlight=False)
     dtypes = Counter(product.dtype for product in sidecar.products)
     spelled = ", ".join(f"{count} in {dtype}" for dtype, count in dtypes.most_common())
-    tf32 = "on" if sidecar.flags["tf32"] else "off"
+    tf32 = "on" if sidecar.flags.get("tf32") else "off"
     console.print(f"weighted products of the ONNX: {spelled or 'none'}; TensorFloat-32 {tf32}", highlight=False)
     console.print(
         f"{content['kernels']} kernels, {content['critical_kernels']} of them wait for each other, on"
