@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner, Result
 
 from paraformer.checkpoint import Checkpoint, save
@@ -89,7 +90,34 @@ def python(*code: str, **options: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-COMMANDS = ("convert", "heal", "inspect", "draw", "passes", "train", "compare", "bench")
+COMMANDS = (
+    "convert",
+    "plan",
+    "heal",
+    "build",
+    "doctor",
+    "inspect",
+    "draw",
+    "passes",
+    "train",
+    "compare",
+    "bench",
+)
+HEAVY = {
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "matplotlib",
+    "networkx",
+    "tensorrt",
+    "tensorrt_rtx",
+    "transformers",
+}
+
+
+def test_the_help_of_every_command_is_looked_at() -> None:
+    assert set(COMMANDS) == set(typer.main.get_group(app).commands)
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
@@ -97,7 +125,7 @@ def test_help_imports_no_heavy_library(command: tuple[str, ...]) -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from parallelize.cli import app;"
         f"assert CliRunner().invoke(app, {[*command, '--help']!r}).exit_code == 0;"
-        "print(sorted({'torch', 'onnx', 'onnxruntime', 'numpy', 'matplotlib'} & set(sys.modules)))"
+        f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )
     assert python("-c", code).stdout == "[]\n"
 
