@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.zoo import ZOO
 from benchmarks.zoo.checks import pairs_plan
-from benchmarks.zoo.entry import TOKENS, VOCABULARY, draw_weights
+from benchmarks.zoo.entry import VOCABULARY, draw_weights
 from paraformer.checkpoint import load
 from parallelize.backends.tensorrt.build import build
 from parallelize.backends.tensorrt.layers import critical_layers, kernels, layers_of
@@ -68,7 +68,7 @@ def _mini_language_model(*, free: bool) -> Network:
         num_hidden_layers=6,
         num_attention_heads=12,
         intermediate_size=1536,
-        max_position_embeddings=4 * TOKENS,
+        max_position_embeddings=512,
     )
     return _captured(draw_weights(BertModel(config).eval()), "bert-sdpa", free=free)
 

@@ -58,7 +58,7 @@ class Sidecar:
         layers_from: who told of them.
         products: the weighted products of the ONNX file, with those that width fusion made marked.
         plan: the plan of the rewrite, or None where it is not known.
-        errors: measured errors by what they compare, largest difference over the largest output.
+        errors: measured errors by what they compare, in shares of the largest output or in the metric that is named.
     """
 
     backend: str
