@@ -307,7 +307,8 @@ def notes(content: Mapping[str, Any]) -> list[str]:
     if skipped:
         found.append(f"{len(skipped)} branches stay side by side, not fused: {skipped[0]['reason']}.")
     networks = {network["name"]: network for network in content["networks"]}
-    if content["refit_allowed"] != "none" and REWRITE not in networks:
+    asked = any(stack["refit"] != "none" for stack in content["plan"]["stacks"])
+    if asked and REWRITE not in networks:
         found.append("The refit did not help on held-out samples and was left out.")
     found.extend(_healing_notes(content["healing"]))
     found.extend(_backend_notes(content["backend"]))

@@ -195,6 +195,13 @@ def test_the_report_tells_of_the_engine(converted: Converted, precision: Precisi
     assert ("in fp32 stay" in told) == (precision in ("fp16", "bf16"))
 
 
+def test_a_plan_that_asks_for_no_refit_is_not_said_to_have_had_one_that_did_not_help(converted: Converted) -> None:
+    report = converted("fp32").report
+    assert not [note for note in notes(report) if "refit did not help" in note]
+    plan = {**report["plan"], "stacks": [{**stack, "refit": "full"} for stack in report["plan"]["stacks"]]}
+    assert [note for note in notes({**report, "plan": plan}) if "refit did not help" in note]
+
+
 @WITHOUT_GPU
 def test_that_the_engine_was_not_run_is_told_with_the_reason(converted: Converted) -> None:
     engine = converted("fp32").report["backend"]["engine"]
