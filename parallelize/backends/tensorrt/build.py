@@ -212,6 +212,11 @@ def _layers(library: Library, logger: Any, engine: bytes) -> tuple[tuple[Layer, 
         if loaded is not None:
             form = library.module.LayerInformationFormat.JSON
             return from_json(loaded.create_engine_inspector().get_engine_information(form)), INSPECTOR
+        if not library.names_targets:
+            raise ParallelizeError(
+                f"The engine was built, but {library.title} does not load it here: {last_words(logger)}.",
+                "Check the driver and the memory of the GPU.",
+            )
     return (from_text(logger.plans[-1]) if logger.plans else ()), BUILDER
 
 
