@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -296,9 +295,8 @@ def test_the_logger_keeps_the_last_complaints_each_on_one_line_and_no_chatter() 
 
 
 @pytest.mark.usefixtures("gpu")
-def test_an_engine_that_does_not_load_again_is_told_of_by_the_builder(tmp_path: Path, install: Install) -> None:
+def test_an_engine_that_does_not_load_again_is_refused(tmp_path: Path, install: Install) -> None:
     install(refuse={"Runtime.deserialize_cuda_engine"}, layers=_told("10"))
-    sidecar = _build(tmp_path)
-    assert (sidecar.layers, sidecar.layers_from) == ((), BUILDER)
-    with pytest.raises(CheckError, match="does not tell the dtype"):
-        _build(tmp_path, replace(BuildOptions(), precision="fp32"))
+    with pytest.raises(ParallelizeError, match=r"was built, but TensorRT .* does not load it here: Error Code 4"):
+        _build(tmp_path)
+    assert not (tmp_path / "a.engine").exists()
