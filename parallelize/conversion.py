@@ -20,7 +20,7 @@ import torch
 
 from parallelize.backends.onnxruntime import OnnxRuntime
 from parallelize.capturing import export
-from parallelize.engines import EngineOptions, check_shapes, settle, write_product
+from parallelize.engines import EngineOptions, check_precision, check_shapes, settle, write_product
 from parallelize.heal_options import HealOptions
 from parallelize.healing import heal
 from parallelize.inputs import InputSpec, Samples
@@ -142,6 +142,7 @@ def convert(
         prepared = prepare(source, options.seed if options.plan is None else options.plan.seed, report)
         program, data, stacks = prepared.program, prepared.data, prepared.stacks
         check_shapes(program, options.engine)
+        check_precision(program, options.engine, backend[0])
         options = _settle(options, stacks, prepared.random)
         metric = choose_metric(options.metric, prepared)
         if options.max_error is not None:

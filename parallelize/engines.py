@@ -8,8 +8,10 @@ that has kernels for the precision. What could not be checked on this machine is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,19 @@ from parallelize.inputs import Samples
 from parallelize.latency import Latency, in_turn
 from parallelize.onnx_export import write_onnx
 from parallelize.precision import PrecisionRecord, cast
-from parallelize.program import Program
+from parallelize.program import Program, TensorSpec
 from parallelize.progress import Report
+from passes.cast_precision import Precision as CastPrecisionName
+from passes.dataflow import tensor_value
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
 from passes.infra import flat_outputs, largest_change
+from passes.operators import gemms
 
 ENGINE = "model.engine"
 SAMPLES = 64  # on which the islands of a cast are chosen
+HALF: dict[str, CastPrecisionName] = {"fp16": "fp16", "bf16": "bf16"}
+_HALF_DTYPES = (torch.float16, torch.bfloat16)
+_NO_KERNEL = "NOT_IMPLEMENTED"  # in the words of ONNX Runtime
 # Of the largest output: other kernels add in another order, and a product of TensorFloat-32 keeps ten bits.
 TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
 
@@ -155,6 +163,24 @@ def check_shapes(program: Program, options: EngineOptions) -> None:
         choose_profiles(program.inputs, options.build.shapes)
 
 
+def check_precision(program: Program, options: EngineOptions, backend: str) -> None:
+    """Refuse an engine in fp32 of a model that computes in half precision, before the search.
+
+    Raises:
+        ParallelizeError: naming the dtype.
+    """
+    if backend == ONNXRUNTIME or options.precision in HALF:
+        return
+    for node in program.module.graph.nodes:
+        value = tensor_value(node)
+        if gemms(node) and value is not None and value.dtype in _HALF_DTYPES:
+            spelled = "bf16" if value.dtype == torch.bfloat16 else "fp16"
+            raise ParallelizeError(
+                f"{program.origin} computes in {spelled} already, so its engine cannot be {options.precision}.",
+                f"Use --precision {spelled}, or --backend onnxruntime for no engine.",
+            )
+
+
 def write_product(
     product: Program,
     serial: Program,
@@ -186,44 +212,64 @@ def write_product(
         ParallelizeError: as `build`.
     """
     name, why = backend
-    half = options.precision in ("fp16", "bf16")
-    if half:
-        report(f"casting to {options.precision}", None)
-    dtype = options.precision if options.precision != "tf32" else "fp32"
-    made, record = cast(product, dtype, samples.head(SAMPLES))
+    made, record = _cast(product, options.precision, samples, report)
     result = Built(name, why, record, onnx_error)
-    if half:
-        for path in directory.glob("model.onnx*"):  # with weights beside it, which a smaller file has inside
-            path.unlink()
-        write_onnx(made, directory / "model.onnx")
-        error, skipped = _check_onnx(made, directory / "model.onnx", judge, TOLERANCE[options.precision])
+    if made is not product:
+        error, skipped = _write_cast(made, directory, judge, TOLERANCE[options.precision])
         result = replace(result, onnx_error=error, onnx_skipped=skipped)
     if name == ONNXRUNTIME:
         return result
     shapes = options.build.shapes if options.build.shapes != ShapeOptions() else _shapes(product, judge)
     building = replace(options.build, precision=options.precision, shapes=shapes)
+    errors = _errors(record, result.onnx_error)
     sidecar = build(
-        directory / "model.onnx",
-        directory / ENGINE,
-        name,
-        building,
-        plan=plan,
-        errors=_errors(record, result.onnx_error),
-        report=report,
+        directory / "model.onnx", directory / ENGINE, name, building, plan=plan, errors=errors, report=report
     )
-    report("building the engine of the serial network, to count its layers", None)
     twin = directory / "serial.engine"
-    twin_onnx = directory / "serial.onnx"
-    keeping = [record.kept] if record.kept is not None else []
-    write_onnx(cast(serial, dtype, None, keeping)[0] if keeping else serial, twin_onnx)
-    other = build(twin_onnx, twin, name, building, report=report)
-    result = replace(
-        result, sidecar=sidecar, counts={"serial": Counts.of(other.layers), "rewrite": Counts.of(sidecar.layers)}
-    )
+    other = _build_twin(serial, twin, name, building, record, report)
+    counts = {"serial": Counts.of(other.layers), "rewrite": Counts.of(sidecar.layers)}
+    result = replace(result, sidecar=sidecar, counts=counts)
     result = _run(result, made, directory / ENGINE, twin, judge, options.precision, report)
-    for path in (*directory.glob("serial.onnx*"), *directory.glob("serial.engine*")):
+    for path in directory.glob("serial.*"):
         path.unlink()
     return result
+
+
+def _cast(program: Program, precision: Precision, samples: Samples, report: Report) -> tuple[Program, PrecisionRecord]:
+    """Cast for fp16 and bf16; the program itself for the others.
+
+    Raises:
+        CheckError: the outputs of every candidate are infinite or no numbers.
+    """
+    if precision not in HALF:
+        return cast(program, "fp32")
+    report(f"casting to {precision}", None)
+    made, record = cast(program, HALF[precision], samples.head(SAMPLES))
+    if record.errors and not isfinite(min(error for _, error in record.errors)):
+        raise CheckError(
+            f"The outputs of {program.origin} are infinite or no numbers in {precision}, whatever stays in fp32.",
+            "Use --precision bf16, which has the range of fp32, or fp32.",
+        )
+    return made, record
+
+
+def _write_cast(made: Program, directory: Path, judge: Samples, tolerance: float) -> tuple[float | None, str | None]:
+    """Write the cast program in the place of model.onnx: its error against its graph, or why there is none."""
+    for path in directory.glob("model.onnx*"):  # with weights beside it, which a smaller file has inside
+        path.unlink()
+    write_onnx(made, directory / "model.onnx")
+    return _check_onnx(made, directory / "model.onnx", judge, tolerance)
+
+
+def _build_twin(
+    serial: Program, path: Path, backend: str, options: BuildOptions, record: PrecisionRecord, report: Report
+) -> Sidecar:
+    """The engine of the serial network, with the islands of the rewrite."""
+    report("building the engine of the serial network, to count its layers", None)
+    onnx = path.with_suffix(".onnx")
+    is_cast = record.kept is not None and record.dtype in HALF
+    write_onnx(cast(serial, record.dtype, None, [record.kept])[0] if is_cast and record.kept else serial, onnx)
+    return build(onnx, path, backend, options, report=report)
 
 
 def _errors(record: PrecisionRecord, onnx_error: float | None) -> dict[str, float]:
@@ -241,8 +287,13 @@ def _check_onnx(program: Program, path: Path, judge: Samples, tolerance: float) 
     batch = next(iter(judge.batches(32)))
     try:
         outputs = OnnxRuntime(path, 1)(batch)
-    except Exception as error:  # noqa: BLE001  (ONNX Runtime raises its own classes without a common base)
-        return None, str(error).splitlines()[0].rstrip(".")
+    except Exception as error:  # ONNX Runtime raises its own classes without a common base
+        reason = str(error).splitlines()[0].rstrip(".")
+        if _NO_KERNEL not in reason:
+            raise CheckError(
+                f"ONNX Runtime does not take model.onnx: {reason}.", "Please report this with the model."
+            ) from error
+        return None, reason
     change = largest_change(flat_outputs(program.module, batch), outputs)
     if not change <= tolerance:
         raise CheckError(
@@ -257,13 +308,16 @@ def _shapes(program: Program, judge: Samples) -> ShapeOptions:
     known = next(iter(judge.batches(1)))
     pairs = list(zip(program.inputs, known, strict=True))
     least, usual, largest = (
-        {spec.name: _with_batch(tuple(value.shape), spec.shape, batch) for spec, value in pairs} for batch in BATCH
+        {spec.name: _with_batch(tuple(value.shape), spec, batch) for spec, value in pairs} for batch in BATCH
     )
     return ShapeOptions(least, usual, largest)
 
 
-def _with_batch(shape: Shape, words: Sequence[int | str], batch: int) -> Shape:
-    return (batch if isinstance(words[0], str) else shape[0], *shape[1:])
+def _with_batch(shape: Shape, spec: TensorSpec, batch: int) -> Shape:
+    """The shape of one sample with the first axis as long as a batch makes it."""
+    first = spec.shape[0]
+    words = re.findall(r"[A-Za-z_]\w*", first) if isinstance(first, str) else []
+    return (spec.sizes(dict.fromkeys(words, batch))[0] if words else shape[0], *shape[1:])
 
 
 def _run(

@@ -338,7 +338,9 @@ def _backend_notes(backend: Mapping[str, Any]) -> list[str]:
     if precision["kept_in_fp32"] is not None:
         words = {"norms": "norms", "softmax": "softmaxes", "state": "the residual sum"}
         kept = [word for name, word in words.items() if precision["kept_in_fp32"][name]]
-        found.append(f"model.onnx is {precision['dtype']}; in fp32 stay {', '.join(kept) or 'no parts'}.")
+        costs = [e["error"] for e in precision["errors"] if e["kept_in_fp32"] == precision["kept_in_fp32"]]
+        cost = f"; {precision['metric']} against fp32: {costs[0]:.1e}" if costs else ""
+        found.append(f"model.onnx is {precision['dtype']}; in fp32 stay {', '.join(kept) or 'no parts'}{cost}.")
     if backend["onnx_not_run"] is not None:
         found.append(f"model.onnx was not compared with its graph: {backend['onnx_not_run']}.")
     if engine is None:

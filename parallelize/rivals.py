@@ -6,6 +6,7 @@ second time with auxiliary streams, which is what TensorRT offers for them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from parallelize.backends.tensorrt.profiles import ShapeOptions
 from parallelize.backends.tensorrt.sidecar import Sidecar
 from parallelize.onnx_export import write_onnx
 from parallelize.plan_file import read_plan
-from parallelize.precision import cast
+from parallelize.precision import KeptInFp32, cast
 from parallelize.preparation import Prepared, choose_metric, prepare
 from parallelize.program import Program
 from parallelize.progress import Report
@@ -61,7 +62,7 @@ def rivals(
         )
     prepared = prepare(Artefact(model, model, "program", "torch").loading(options), plan.seed, report)
     check_fits(prepared.stacks.stacks, plan)
-    networks = _networks(prepared, plan, report)
+    networks = _cast(_networks(prepared, plan, report), product)
     if product.kind != "engine":
         return (Artefact(name, program, "program", product.runner) for name, program in networks)
     with Engine(Path(str(product.source)), trust=options.trust, backend=product.runner) as engine:
@@ -70,7 +71,21 @@ def rivals(
         raise ParallelizeError(
             f"{product.label} has no sidecar, which tells how its rivals are to be built.", "Leave out --rivals."
         )
-    return _engines(networks, sidecar, folder, report)
+    branches = max((len(level.chains) for part in plan.stacks for level in part.levels), default=1)
+    return _engines(networks, sidecar, branches - 1, folder, report)
+
+
+def _cast(networks: Iterator[tuple[str, Program]], product: Artefact) -> Iterator[tuple[str, Program]]:
+    """The networks in the precision of a product that is no program, with the same parts in fp32, by its report."""
+    assert product.path is not None
+    report = product.path.with_name("report.json")
+    if product.kind == "program" or not report.is_file():
+        return networks
+    precision = json.loads(report.read_text())["backend"]["precision"]
+    if precision["kept_in_fp32"] is None:
+        return networks
+    kept = KeptInFp32(**precision["kept_in_fp32"])
+    return ((name, cast(program, precision["dtype"], None, [kept])[0]) for name, program in networks)
 
 
 def _networks(prepared: Prepared, plan: Plan, report: Report) -> Iterator[tuple[str, Program]]:
@@ -84,23 +99,29 @@ def _networks(prepared: Prepared, plan: Plan, report: Report) -> Iterator[tuple[
 
 
 def _engines(
-    networks: Iterator[tuple[str, Program]], sidecar: Sidecar, folder: Path, report: Report
+    networks: Iterator[tuple[str, Program]], sidecar: Sidecar, streams: int, folder: Path, report: Report
 ) -> Iterator[Artefact]:
-    """Engines of all networks, as the product's was built."""
+    """Engines of all networks, as the product's was built; branches side by side also with so many more streams."""
     shapes = ShapeOptions(*({p.name: getattr(p, which) for p in sidecar.profiles} for which in _THREE))
+    flags = sidecar.flags
     options = BuildOptions(
-        precision=sidecar.precision,  # type: ignore[arg-type]  # a sidecar is read from a file
+        precision=sidecar.precision,
         shapes=shapes,
+        workspace=flags["workspace_mib"],
+        optimization_level=flags["optimization_level"],
+        max_aux_streams=flags["max_aux_streams"],
+        version_compatible=flags["version_compatible"],
+        hardware_compatibility=flags["hardware_compatibility"],
         compute_capabilities=sidecar.targets if sidecar.backend == RTX else (),
     )
     for number, (name, program) in enumerate(networks):
         report(f"building the engine of {name}", None)
         onnx = folder / f"{number}.onnx"
-        half = sidecar.precision in ("fp16", "bf16")
-        write_onnx(cast(program, sidecar.precision)[0] if half else program, onnx)  # type: ignore[arg-type]
-        for title, streams in ((name, 0), (f"{name}, auxiliary streams", None)):
-            if streams is None and name != UNFUSED:
-                continue
-            path = folder / f"{number}-{streams}.engine"
-            build(onnx, path, sidecar.backend, replace(options, max_aux_streams=streams), report=report)
+        write_onnx(program, onnx)
+        ways = {name: options}
+        if name == UNFUSED:
+            ways = {f"{name}, {n} auxiliary streams": replace(options, max_aux_streams=n) for n in (0, streams)}
+        for title, way in ways.items():
+            path = folder / f"{number}-{way.max_aux_streams}.engine"
+            build(onnx, path, sidecar.backend, way, report=report)
             yield Artefact(title, str(path), "engine", sidecar.backend)

@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from passes.dataflow import tensor_value
+from passes.dataflow import same_shape, tensor_value
 from passes.infra import Pass, PassResult, Skip
 from passes.operators import ADDS, ATTENTION, COPIES, VIEWS
 from passes.parameters import is_learned, read_parameter
@@ -114,7 +114,7 @@ def _added_zero(node: fx.Node, elements: _Elements) -> int | None:
 def _same(node: fx.Node, other: object) -> bool:
     """Whether the sum has the shape and dtype of the operand that would be left."""
     total, rest = tensor_value(node), tensor_value(other) if isinstance(other, fx.Node) else None
-    return total is not None and rest is not None and total.shape == rest.shape and total.dtype == rest.dtype
+    return total is not None and rest is not None and same_shape(total, rest) and total.dtype == rest.dtype
 
 
 class _Elements:
@@ -185,7 +185,7 @@ class _Elements:
             return None
         if value.target in _SAME_ELEMENTS:
             return self._least(value.args[0])
-        if value.target in _FIRST:
+        if value.target in _FIRST and _is_wide(value):
             place = _FIRST[value.target]
             first = 0 if place is None else value.args[place]
             step = value.args[2] if value.target == aten.arange.start_step and len(value.args) > 2 else 1
@@ -198,13 +198,21 @@ class _Elements:
         tensor: Tensor = read_parameter(self._module, node)
         if tensor.numel() == 0 or tensor.is_complex():
             return None
-        least: Number = tensor.min().item()
+        least: Number = tensor.double().min().item()
         return least
 
 
-def _cast(number: Number | None, node: fx.Node) -> Number | None:
-    """The number in the dtype of the node's value."""
+def _is_wide(node: fx.Node) -> bool:
+    """Whether the numbers of an arange do not wrap, whatever its length."""
     value = tensor_value(node)
-    if number is None or value is None:
+    return value is not None and value.dtype in (torch.int32, torch.int64)
+
+
+def _cast(number: Number | None, node: fx.Node) -> Number | None:
+    """The number in the dtype of the node's value, rounded and cut off as that does."""
+    value = tensor_value(node)
+    if number is None or value is None or value.dtype.is_complex:
         return None
-    return bool(number) if value.dtype == torch.bool else number
+    wide = torch.tensor(number, dtype=torch.float64 if isinstance(number, float) else None)
+    cast: Number = wide.to(value.dtype).item()
+    return cast

@@ -232,7 +232,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     study = Study(given.minutes, quick=given.quick)
     with torch.no_grad():
-        for name, stage in stages(study):
+        todo = list(stages(study))
+        ahead = [name for name, _ in todo]
+        for name, stage in todo:
             if not study.has(5):
                 study.note(f"{name}: not measured, the time was up")
                 continue
@@ -241,17 +243,18 @@ def main() -> None:
             except Exception as error:  # noqa: BLE001  (one part that fails must not cost the others)
                 traceback.print_exc()
                 study.note(f"{name}: not measured, {type(error).__name__}: {str(error).splitlines()[0]}")
-            write(study, given.out, keep=not given.quick or given.out != RESULTS)
+            ahead.remove(name)
+            write(study, given.out, ahead, keep=not given.quick or given.out != RESULTS)
 
 
-def write(study: Study, folder: Path, *, keep: bool) -> None:
+def write(study: Study, folder: Path, ahead: list[str], *, keep: bool) -> None:
     """What is there so far: a run that is stopped leaves what it measured."""
     limits = {
         str(dtype).removeprefix("torch."): {"copy_bytes_per_s": c.bandwidth, "matrix_flops_per_s": c.rate}
         for dtype, c in study.ceilings.items()
     }
     content = {"machine": machine(), "ceilings": limits, "rounds": study.rounds, "rows": study.rows}
-    content["notes"] = study.notes
+    content["notes"] = [*study.notes, *(f"{name}: not measured, the run ended before" for name in ahead)]
     if not keep:
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """What the latency study times: replays of CUDA graphs, candidates in turn, beside the floors of the card.
 
-A floor is max(bytes of the weights / measured bandwidth, FLOPs / measured rate of matrix products): no schedule of the
-same operations is faster.
+A floor is max(bytes of the weights / measured bandwidth, FLOPs / measured rate of matrix products). A network whose
+weights stay in the card's cache between two replays may come below the first of the two.
 """
 
 import statistics

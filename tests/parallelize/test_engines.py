@@ -25,10 +25,11 @@ from parallelize.backends.tensorrt.sidecar import read_sidecar
 from parallelize.capturing import capture
 from parallelize.conversion import Conversion, ConvertOptions, convert
 from parallelize.engines import EngineOptions, settle
+from parallelize.inputs import Samples
 from parallelize.onnx_file import read_onnx
 from parallelize.program import Program
 from parallelize.report import notes
-from passes.errors import EnvironmentLackError, ParallelizeError
+from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
 from passes.infra import flat_outputs, largest_change
 from tests.parallelize.small_models import Residual, images, language, mlp, pairs, stack_plan, text, vision
 
@@ -451,3 +452,37 @@ def test_an_engine_that_computes_something_else_fails_the_conversion(tmp_path: P
         _run(tmp_path, "fp32")
     assert failed.value.exit_code == 1
     assert _run(tmp_path, "tf32").not_run is None  # products may be rounded more there
+
+
+def test_a_cast_whose_outputs_overflow_is_refused_and_says_what_has_the_range(data: Path, tmp_path: Path) -> None:
+    model = nn.Sequential(Residual([mlp(8, 16) for _ in range(4)], nn.Linear(8, 64, bias=False))).eval()
+    with torch.no_grad():
+        model[0].head.weight.fill_(1e5)
+    program = capture(model, (torch.zeros(2, 8),), origin="large")
+    options = ConvertOptions(plan=PAIRS, engine=EngineOptions("onnxruntime", "fp16"))
+    with pytest.raises(CheckError, match="infinite or no numbers in fp16") as caught:
+        convert(program, tmp_path / "out", inputs=_named(program, data, tmp_path), options=options)
+    assert "bf16" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_in_half_precision_is_refused_an_engine_in_fp32_before_the_search() -> None:
+    model = Residual([mlp(8, 16) for _ in range(4)], nn.Linear(8, 3)).eval().to(torch.float16)
+    program = capture(model, (torch.zeros(2, 8, dtype=torch.float16),), origin="half")
+    with pytest.raises(ParallelizeError, match="half computes in fp16 already, so its engine cannot be fp32"):
+        engines.check_precision(program, EngineOptions(RTX), RTX)
+    engines.check_precision(program, EngineOptions(RTX, "fp16"), RTX)
+    engines.check_precision(program, EngineOptions(), "onnxruntime")
+
+
+def test_an_onnx_file_that_onnx_runtime_finds_wrong_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(CheckError, match=r"ONNX Runtime does not take model\.onnx"):
+        engines._check_onnx(rows(), tmp_path / "model.onnx", Samples({"x": torch.zeros(2, 8)}), 1e-3)
+
+
+def _named(program: Program, data: Path, folder: Path) -> Path:
+    """The samples of `data` by the name that the program has for its input."""
+    path = folder / "named.npz"
+    np.savez(path, **{program.inputs[0].name: np.load(data / "rows.npz")["x"]})
+    return path

@@ -48,6 +48,11 @@ FULL: dict[str, Mask] = {
     "false everywhere": lambda _, x: torch.zeros(x.shape[0], 1, TOKENS, TOKENS, dtype=torch.bool),
     "ones to add": lambda _, x: torch.ones(x.shape[0], 1, TOKENS, TOKENS, dtype=x.dtype),
     "a buffer with a hole": lambda s, _: s.stored,
+    "a half that becomes an integer": lambda _, x: x.new_full((x.shape[0], 1, TOKENS, TOKENS), 0.5).long().bool(),
+    "a number that half precision rounds to 0": lambda _, x: x.new_full((TOKENS, TOKENS), 1e-9).half().bool(),
+    "narrow positions that wrap": lambda _, x: (torch.arange(x.shape[1], dtype=torch.int8) >= 0)[None].expand(
+        x.shape[1], -1
+    ),
 }
 
 
@@ -81,6 +86,13 @@ def test_a_mask_that_may_hide_something_stays(mask: Mask) -> None:
     after, (record,) = run_passes(graph, [DropEmptyMasks()])
     assert record.matches == ()
     assert _masks(after) != [None]
+
+
+def test_zeros_of_a_size_that_only_the_data_tell_add_no_guard() -> None:
+    def forward(_: Function, x: Tensor) -> Tensor:
+        return (x[0, :1] + x.new_zeros(x.nonzero().shape[0], WIDTH)).exp()
+
+    run_passes(graph_of(Function(forward).eval(), tokens()), [DropEmptyMasks()])
 
 
 def test_a_parameter_of_zeros_stays_because_it_may_be_trained() -> None:

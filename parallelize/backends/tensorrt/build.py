@@ -1,4 +1,4 @@
-"""An ONNX file becomes an engine with its sidecar, both whole or neither.
+"""An ONNX file becomes an engine with its sidecar, each written whole.
 
     read and check the ONNX -> choose shapes -> parse -> configure -> build -> list layers -> check dtypes -> write
 

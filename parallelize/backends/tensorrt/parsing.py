@@ -30,7 +30,7 @@ def parse(library: Library, builder: Any, logger: Any, model: OnnxFile) -> tuple
         complaints = [_sentence(parser.get_error(number)) for number in range(parser.num_errors)]
         raise ParallelizeError(
             f"{library.title} cannot take {model.path.name}: {_joined(complaints) or last_words(logger)}.",
-            "Replace these operators in the model, or run it with ONNX Runtime.",
+            "Replace these operators in the model, or stay with ONNX Runtime (convert --backend onnxruntime).",
         )
     for number in range(network.num_inputs):
         tensor = network.get_input(number)

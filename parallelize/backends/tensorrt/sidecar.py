@@ -15,11 +15,13 @@ from typing import Any
 import torch
 
 from parallelize.backends.tensorrt.layers import Layer, as_plain, from_plain
+from parallelize.backends.tensorrt.library import RTX, TENSORRT
+from parallelize.backends.tensorrt.options import PRECISIONS, Precision
 from parallelize.backends.tensorrt.profiles import Profile
 from parallelize.inputs import readable
 from parallelize.onnx_file import Product, file_hash
 from parallelize.program import TensorSpec
-from passes.errors import ParallelizeError
+from passes.errors import EnvironmentLackError, ParallelizeError
 
 SCHEMA = "parallelize-engine/1"
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -29,7 +31,9 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "flags": dict,
     "targets": list,
     "build_seconds": (int, float),
+    "errors": dict,
 }
+_SPELLED: dict[str, tuple[object, ...]] = {"backend": (RTX, TENSORRT), "precision": (None, *PRECISIONS)}
 INSPECTOR, BUILDER = "engine inspector", "builder's log"
 
 
@@ -71,7 +75,7 @@ class Sidecar:
     parallelize: str
     onnx_sha256: str
     engine_sha256: str
-    precision: str | None
+    precision: Precision | None
     flags: Mapping[str, Any]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -88,7 +92,7 @@ class Sidecar:
         value = {"schema": SCHEMA, **asdict(replace(self, layers=(), inputs=(), outputs=()))}
         value["inputs"], value["outputs"] = _plain(self.inputs), _plain(self.outputs)
         value["layers"] = as_plain(self.layers)
-        return json.dumps(value, indent=1) + "\n"
+        return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str) -> Sidecar:
@@ -159,10 +163,10 @@ def check_fits(sidecar: Sidecar, name: str, version: str, capability: str | None
         capability: of the GPU that is here, or None.
 
     Raises:
-        ParallelizeError: another version, or another compute capability.
+        EnvironmentLackError: another version, or another compute capability.
     """
     if sidecar.version != version and not sidecar.flags.get("version_compatible"):
-        raise ParallelizeError(
+        raise EnvironmentLackError(
             f"{name} differs in version: it is of {sidecar.backend} {sidecar.version}, and {version} is installed.",
             f"Build it again here, or install {sidecar.backend} {sidecar.version}.",
         )
@@ -170,7 +174,7 @@ def check_fits(sidecar: Sidecar, name: str, version: str, capability: str | None
         return
     if sidecar.flags.get("hardware_compatibility") == "ampere+" and int(capability.split(".")[0]) >= 8:
         return
-    raise ParallelizeError(
+    raise EnvironmentLackError(
         f"{name} differs in compute capability: it was built for {', '.join(sidecar.targets)}, and this GPU has"
         f" {capability}.",
         "Build it again for this GPU.",
@@ -197,3 +201,8 @@ def _check_kinds(value: Mapping[str, Any]) -> None:
     for name, kind in _KINDS.items():
         if name in value and not isinstance(value[name], kind):
             raise ValueError(f"{name} is {value[name]}")
+    for name, known in _SPELLED.items():
+        if value[name] not in known:
+            raise ValueError(f"{name} is {value[name]!r}")
+    if not all(isinstance(error, (int, float)) for error in value.get("errors", {}).values()):
+        raise ValueError("errors has something that is no number")
