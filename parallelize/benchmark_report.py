@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from parallelize.benchmark import BenchResult, Timing
 from parallelize.report import machine
@@ -75,7 +76,7 @@ def table(result: BenchResult) -> Table:
     for timing in result.timings:
         kinds = {"GPU": timing.gpu, "host": timing.host, "enqueue": timing.enqueue}
         cells = [_cell(kinds[column], share) for column in columns for share in shares]
-        found.add_row(timing.label, timing.runner, *cells, f"{result.speed_up(timing):.2f}x")
+        found.add_row(Text(timing.label), timing.runner, *cells, f"{result.speed_up(timing):.2f}x")
     threads = result.options.runner.threads
     found.caption = (
         f"batch {result.batch}, in turn, {result.options.duration:g} s of each; on the CPU {threads}"

@@ -75,6 +75,7 @@ def build(
     import json
 
     from rich.console import Console
+    from rich.text import Text
 
     from parallelize.backends.tensorrt.build import build as run
     from parallelize.backends.tensorrt.library import choose_engine_backend
@@ -110,9 +111,9 @@ def build(
     with reporting() as report:
         sidecar = run(onnx, target, chosen, options, plan=kept, report=report)
     console = Console()
-    console.print(f"backend {chosen}: {why}", highlight=False)
+    console.print(Text(f"backend {chosen}: {why}"))
     print_engine(sidecar, target, console, layers=False)
-    console.print(f"Written to {target} and {target.name}.json", highlight=False)
+    console.print(Text(f"Written to {target} and {target.name}.json"))
 
 
 @app.command()

@@ -219,6 +219,7 @@ def _print(table: object) -> Console:
 
 def _print_notes(notes: list[str]) -> None:
     from rich.console import Console
+    from rich.text import Text
 
     for note in notes:
-        Console().print(f"note: {note}", style="yellow", highlight=False, markup=False)
+        Console().print(Text(f"note: {note}", "yellow"))

@@ -304,6 +304,8 @@ def heal(
 
 def _convert(model: str, output: Path, shapes: list[str] | None, **options: Any) -> None:
     """Convert with a progress line, then print the table, the notes and what was written."""
+    from rich.text import Text
+
     from parallelize.conversion import convert as run
     from parallelize.inputs import parse_inputs
     from parallelize.progress import reporting
@@ -313,8 +315,8 @@ def _convert(model: str, output: Path, shapes: list[str] | None, **options: Any)
         conversion = run(model, output, input_specs=parse_inputs(shapes), report=report, **options)
     console = _print(table(conversion.report))
     for note in notes(conversion.report):
-        console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
-    console.print(f"Written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}", highlight=False)
+        console.print(Text(f"note: {note}", "yellow"))
+    console.print(Text(f"Written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}"))
 
 
 def _print(table: Table) -> Console:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from parallelize.by_level import LevelErrors
 from parallelize.comparison import CompareResult
@@ -76,7 +77,7 @@ def tables(result: CompareResult) -> Iterator[Table]:
 
 
 def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
+    table = Table(title=Text(title, "table.title"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=bool(number))
     return table
@@ -90,7 +91,7 @@ def _errors(title: str, outputs: list[OutputErrors], result: CompareResult) -> T
     for output in outputs:
         name = output.name if not output.non_finite else f"{output.name} ({output.non_finite} NaN or infinite)"
         table.add_row(
-            name,
+            Text(name),
             "abs.",
             *_spread(output.absolute),
             _number(output.cosine, ".7f"),
@@ -122,7 +123,7 @@ def _tolerance(name: str, value: float | None) -> str:
 def _shares(title: str, outputs: list[OutputErrors]) -> Table:
     table = _table(title, "output", "elements", "that differ", "share")
     for output in outputs:
-        table.add_row(output.name, str(output.elements), str(output.failing), f"{output.differing:.4%}")
+        table.add_row(Text(output.name), str(output.elements), str(output.failing), f"{output.differing:.4%}")
     return table
 
 
@@ -130,8 +131,8 @@ def _level_table(levels: LevelErrors) -> Table:
     table = _table(f"States of {levels.label}", "state", "relative L2", "")
     first = levels.first
     for level in levels.levels:
-        table.add_row(str(level), f"{level.error:.2e}", "<- parts here" if level is first else "")
-    table.caption = levels.note
+        table.add_row(Text(str(level)), f"{level.error:.2e}", "<- parts here" if level is first else "")
+    table.caption = Text(levels.note, "table.caption")
     return table
 
 

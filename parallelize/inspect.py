@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from parallelize.program import Program, TensorSpec
 from passes.apply_plan import schedule
@@ -88,7 +89,7 @@ def print_tables(program: Program, console: Console) -> None:
     """Print a model's stacks, terms and refusals."""
     content = as_dict(program)
     shapes = ", ".join(f"{s['name']}: {'x'.join(map(str, s['shape']))} {s['dtype']}" for s in content["inputs"])
-    console.print(f"[bold]{content['model']}[/bold]  {shapes}", highlight=False)
+    console.print(Text.assemble((content["model"], "bold"), f"  {shapes}"))
     console.print(
         f"{content['parameters']:,} parameters, {content['critical_gemms']} GEMMs on the critical path,"
         f" {sum(content['operators'].values())} operators",
@@ -97,12 +98,12 @@ def print_tables(program: Program, console: Console) -> None:
     for number, stack in enumerate(content["stacks"]):
         state = " x ".join(stack["state"])
         counts = f"{len(stack['terms'])} terms in {len(stack['blocks'])} blocks"
-        console.print(f"\nstack {number} '{stack['name']}': {counts}, state {state}", highlight=False)
+        console.print(Text(f"\nstack {number} '{stack['name']}': {counts}, state {state}"))
         console.print(_stack_table(stack))
     if not content["stacks"]:
         console.print("No residual stack was found.")
     for refusal in content["refused"]:
-        console.print(f"refused {refusal['node']}: {refusal['reason']}", style="yellow", highlight=False)
+        console.print(Text(f"refused {refusal['node']}: {refusal['reason']}", "yellow"))
     for form, found in content["fusion"].items():
         _print_fusion(form, found, console)
 
@@ -114,7 +115,7 @@ def _print_fusion(form: str, found: dict[str, Any], console: Console) -> None:
     console.print(f"\npairs of blocks in {form} form: {len(found['fused'])} sums would be fused", highlight=False)
     for reason, count in Counter(skip["reason"] for skip in found["left"]).items():
         times = f" ({count} branches)" if count > 1 else ""
-        console.print(f"not fused{times}: {reason}", style="yellow", highlight=False, markup=False)
+        console.print(Text(f"not fused{times}: {reason}", "yellow"))
 
 
 def _stack_table(stack: dict[str, Any]) -> Table:
@@ -135,7 +136,7 @@ def _stack_table(stack: dict[str, Any]) -> Table:
     for heading in headings:
         table.add_column(heading)
     for row in rows:
-        table.add_row(*(row[heading] for heading in headings))
+        table.add_row(*(Text(row[heading]) for heading in headings))
     return table
 
 
@@ -150,13 +151,13 @@ def print_passes(name: str | None, console: Console) -> None:
         for heading in ("pass", "exact", "what it does"):
             table.add_column(heading)
         for step in PASSES.values():
-            table.add_row(step.name, "yes" if step.exact else "no", step.summary())
+            table.add_row(step.name, "yes" if step.exact else "no", Text(step.summary()))
         console.print(table)
         return
     if name not in PASSES:
         raise ParallelizeError(f"There is no pass {name!r}.", f"The passes are {', '.join(PASSES)}.")
     step = PASSES[name]
     console.print(f"[bold]{name}[/bold] ({'exact' if step.exact else 'not exact'})")
-    console.print(python_inspect.getdoc(sys.modules[step.__module__]), markup=False, highlight=False)
+    console.print(Text(python_inspect.getdoc(sys.modules[step.__module__]) or ""))
     for parameter in dataclasses.fields(step):
-        console.print(f"parameter {parameter.name}: {parameter.type}", markup=False, highlight=False)
+        console.print(Text(f"parameter {parameter.name}: {parameter.type}"))

@@ -1,4 +1,7 @@
-"""What `inspect` and `build` print of ONNX files and engines: shapes, dtypes, layers, and what became one kernel."""
+"""What `inspect` and `build` print of ONNX files and engines: shapes, dtypes, layers, and what became one kernel.
+
+Names are printed as `Text`: in a plain string rich would read `[profile 1]` as markup and `:key:` as an emoji.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from parallelize.backends.tensorrt.layers import Layer, critical_layers, kernels, layers_of, streams
 from parallelize.backends.tensorrt.sidecar import Sidecar
@@ -85,24 +89,27 @@ def print_engine(sidecar: Sidecar, path: Path, console: Console, *, layers: bool
     size = path.stat().st_size / 2**20
     place = f"on {sidecar.gpu}" if sidecar.gpu else "without a GPU"
     console.print(
-        f"[bold]{path.name}[/bold]  {sidecar.backend} {sidecar.version}, built {place} in"
-        f" {sidecar.build_seconds:.1f} s for compute capability {', '.join(sidecar.targets)}, {size:.1f} MiB",
-        highlight=False,
+        Text.assemble(
+            (path.name, "bold"),
+            f"  {sidecar.backend} {sidecar.version}, built {place} in {sidecar.build_seconds:.1f} s for compute capability"
+            f" {', '.join(sidecar.targets)}, {size:.1f} MiB",
+        )
     )
     for title in ("inputs", "outputs"):
-        console.print(f"{title}: {', '.join(content[title])}", highlight=False)
-    console.print(f"shapes (least / usual / largest): {'; '.join(content['profiles'])}", highlight=False)
+        console.print(Text(f"{title}: {', '.join(content[title])}"))
+    console.print(Text(f"shapes (least / usual / largest): {'; '.join(content['profiles'])}"))
     dtypes = Counter(product.dtype for product in sidecar.products)
     spelled = ", ".join(f"{count} in {dtype}" for dtype, count in dtypes.most_common())
     tf32 = "on" if sidecar.flags.get("tf32") else "off"
-    console.print(f"weighted products of the ONNX: {spelled or 'none'}; TensorFloat-32 {tf32}", highlight=False)
+    console.print(Text(f"weighted products of the ONNX: {spelled or 'none'}; TensorFloat-32 {tf32}"))
     console.print(
-        f"{content['kernels']} kernels, {content['critical_kernels']} of them wait for each other, on"
-        f" {content['streams']} stream{'s' if content['streams'] != 1 else ''} (told by the {sidecar.layers_from})",
-        highlight=False,
+        Text(
+            f"{content['kernels']} kernels, {content['critical_kernels']} of them wait for each other, on"
+            f" {content['streams']} stream{'s' if content['streams'] != 1 else ''} (told by the {sidecar.layers_from})"
+        )
     )
     for name, error in sidecar.errors.items():
-        console.print(f"measured, {name}: {error:.2e}", highlight=False)
+        console.print(Text(f"measured, {name}: {error:.2e}"))
     _print_wide(content["wide"], console)
     if layers:
         console.print(_layer_table(content["layers"]))
@@ -112,18 +119,19 @@ def _print_wide(wide: list[dict[str, Any]], console: Console) -> None:
     if not wide:
         return
     whole = sum(product["one_kernel"] for product in wide)
-    console.print(f"{whole} of {len(wide)} wide products became one kernel each:", highlight=False)
+    console.print(Text(f"{whole} of {len(wide)} wide products became one kernel each:"))
     table = Table()
     for heading in ("wide weight", "shape", "layer", "kind", "dtype"):
         table.add_column(heading)
     for product in wide:
-        table.add_row(
+        cells = (
             product["weight"],
             " x ".join(map(str, product["shape"])),
             "\n".join(product["layers"]) or "not told",
             "\n".join(product["kinds"]),
             ", ".join(product["dtypes"]) or "not told",
         )
+        table.add_row(*map(Text, cells))
     console.print(table)
 
 
@@ -134,7 +142,7 @@ def _layer_table(layers: list[dict[str, Any]]) -> Table:
     for layer in layers:
         nodes = layer["nodes"]
         more = f" and {len(nodes) - _NODES_SHOWN} more" if len(nodes) > _NODES_SHOWN else ""
-        table.add_row(
+        cells = (
             layer["name"],
             layer["kind"],
             ", ".join(layer["dtypes"]),
@@ -142,6 +150,7 @@ def _layer_table(layers: list[dict[str, Any]]) -> Table:
             str(layer["stream"]),
             ", ".join(nodes[:_NODES_SHOWN]) + more,
         )
+        table.add_row(*map(Text, cells))
     return table
 
 
@@ -161,13 +170,13 @@ def onnx_as_dict(model: OnnxFile) -> dict[str, Any]:
 def print_onnx(model: OnnxFile, console: Console) -> None:
     """Print what an ONNX file is: shapes, operators, and the products that width fusion made."""
     content = onnx_as_dict(model)
-    console.print(f"[bold]{model.path.name}[/bold]  ONNX, opset {model.opset}", highlight=False)
+    console.print(Text.assemble((model.path.name, "bold"), f"  ONNX, opset {model.opset}"))
     for title in ("inputs", "outputs"):
-        console.print(f"{title}: {', '.join(content[title])}", highlight=False)
+        console.print(Text(f"{title}: {', '.join(content[title])}"))
     if content["external_data"]:
-        console.print(f"weights in {', '.join(content['external_data'])}", highlight=False)
+        console.print(Text(f"weights in {', '.join(content['external_data'])}"))
     operators = ", ".join(f"{count} {name}" for name, count in model.operators.items())
-    console.print(f"{sum(model.operators.values())} nodes: {operators}", highlight=False)
+    console.print(Text(f"{sum(model.operators.values())} nodes: {operators}"))
     console.print(_product_table(model.products))
 
 
@@ -177,7 +186,8 @@ def _product_table(products: Sequence[Product]) -> Table:
         table.add_column(heading)
     for product in products:
         shape = " x ".join(map(str, product.shape))
-        table.add_row(product.operator, product.node, shape, product.dtype, product.wide or "")
+        cells = (product.operator, product.node, shape, product.dtype, product.wide or "")
+        table.add_row(*map(Text, cells))
     return table
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from parallelize.diagrams import draw, schedule_graph
 from parallelize.latency import Latency
@@ -195,7 +196,7 @@ def table(content: Mapping[str, Any]) -> Table:
     threads = content["measured_on"]["onnxruntime_threads"]
     measures = _measures(content)
     result = Table(
-        title=f"{content['model']}: {content['data']['judge']} samples judge",
+        title=Text(f"{content['model']}: {content['data']['judge']} samples judge", "table.title"),
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=0,

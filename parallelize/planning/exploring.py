@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 from torch import fx
 
 from parallelize import heat_map, sensitivity
@@ -219,7 +220,7 @@ def table(content: Mapping[str, Any]) -> Table:
     """Every measured schedule as a row; a star marks those that no other one beats."""
     metric, points = content["metric"]["name"], content["points"]
     result = Table(
-        title=f"{content['model']}: {content['data']['held_out']} held-out samples",
+        title=Text(f"{content['model']}: {content['data']['held_out']} held-out samples", "table.title"),
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=0,
@@ -229,7 +230,7 @@ def table(content: Mapping[str, Any]) -> Table:
     for heading in ("plan", "network"):
         result.add_column(heading, no_wrap=True)
     timed = points[0]["latency_ms"] is not None
-    headings = ["blocks\ndeep", "para-\nmeters", metric, "95 %", *(["median\nms", "speed\nup"] if timed else [])]
+    headings = ["blocks\ndeep", "para-\nmeters", Text(metric), "95 %", *(["median\nms", "speed\nup"] if timed else [])]
     for heading in headings:
         result.add_column(heading, justify="right", no_wrap=True)
     for point in points:

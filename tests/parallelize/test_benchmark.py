@@ -79,7 +79,7 @@ def test_the_json_holds_every_number_with_the_machine(home: Path) -> None:
 def test_table_and_chart_name_every_network(home: Path) -> None:
     result = bench(vision(), "a.onnx", options=QUICK)
     shown = table(result)
-    assert list(shown.columns[0].cells) == ["small", "a.onnx"]
+    assert [str(cell) for cell in shown.columns[0].cells] == ["small", "a.onnx"]
     plot(result, home / "chart.svg")
     assert "<svg" in (home / "chart.svg").read_text()
 

@@ -9,21 +9,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from parallelize.backends.tensorrt.build import build
+from parallelize.backends.tensorrt.layers import Layer
 from parallelize.backends.tensorrt.library import RTX
 from parallelize.backends.tensorrt.options import BuildOptions
+from parallelize.backends.tensorrt.profiles import Profile
 from parallelize.backends.tensorrt.sidecar import SCHEMA, Sidecar, read_sidecar, sidecar_path
 from parallelize.cli import app
-from parallelize.inspect_engine import engine_as_dict, print_engine, wide_products
+from parallelize.inspect_engine import engine_as_dict, print_engine, print_onnx, wide_products
 from parallelize.onnx_export import write_onnx
-from parallelize.onnx_file import read_onnx
+from parallelize.onnx_file import OnnxFile, Product, read_onnx
 from parallelize.precision import cast
+from parallelize.program import TensorSpec
 from passes.apply_plan import ApplyPlan
 from passes.fuse_width import FuseWidth
 from passes.infra import run_passes
+from tests.parallelize.backends.tensorrt.sidecars import put
 from tests.parallelize.small_models import images, pairs, vision
 
 
@@ -194,3 +199,39 @@ def test_a_file_that_is_not_what_it_seems_ends_in_one_sentence(home: Path, case:
     assert [line[:7] for line in lines] == ["error: ", "hint:  "]
     assert sentence in lines[0]
     assert told.stdout == ""
+
+
+# --------------------------------------------------------------------------------------------- names as they are
+
+NAMES = ("{ForeignNode[/encoder/layers.0/fc/MatMul.../head/Gemm]}", "conv[profile 1] relu", "a:key:b [/red]")
+
+
+def test_names_are_printed_as_they_are_and_not_read_as_markup(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    console = Console(width=400, file=stream)
+    path = tmp_path / "[red]a.engine"
+    put(
+        path,
+        gpu="[b]GPU",
+        layers=tuple(Layer(name, "[i]gemm", (), (), ("float16",), (name, "first"), 0) for name in NAMES),
+        products=tuple(Product(name, "MatMul", (8, 4), "float16", f"[wide] {name}") for name in NAMES),
+        inputs=(TensorSpec("x[bold]", (1, 8), torch.float16),),
+        profiles=(Profile("x[bold]", (1, 8), (1, 8), (1, 8)),),
+        errors={"onnx [/]": 1e-4},
+    )
+    print_engine(read_sidecar(path), path, console)
+    model = OnnxFile(
+        tmp_path / "[red]a.onnx",
+        (TensorSpec("x[bold]", (1, 8), torch.float16),),
+        (),
+        tuple(Product(name, "[i]MatMul", (8, 4), "float16", None) for name in NAMES),
+        {"[i]MatMul": 3},
+        (tmp_path / "[red].data",),
+        18,
+    )
+    print_onnx(model, console)
+    text = stream.getvalue()
+    for name in (*NAMES, *(f"[wide] {name}" for name in NAMES), "[red]a.engine", "[b]GPU", "x[bold] 1x8", "[i]gemm"):
+        assert name in text
+    for name in ("onnx [/]", "[red]a.onnx", "[i]MatMul", "[red].data"):
+        assert name in text
