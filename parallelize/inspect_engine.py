@@ -91,8 +91,8 @@ def print_engine(sidecar: Sidecar, path: Path, console: Console, *, layers: bool
     console.print(
         Text.assemble(
             (path.name, "bold"),
-            f"  {sidecar.backend} {sidecar.version}, built {place} in {sidecar.build_seconds:.1f} s for compute capability"
-            f" {', '.join(sidecar.targets)}, {size:.1f} MiB",
+            f"  {sidecar.backend} {sidecar.version}, built {place} in {sidecar.build_seconds:.1f} s for compute"
+            f" capability {', '.join(sidecar.targets)}, {size:.1f} MiB",
         )
     )
     for title in ("inputs", "outputs"):

@@ -230,9 +230,9 @@ def table(content: Mapping[str, Any]) -> Table:
     for heading in ("plan", "network"):
         result.add_column(heading, no_wrap=True)
     timed = points[0]["latency_ms"] is not None
-    headings = ["blocks\ndeep", "para-\nmeters", Text(metric), "95 %", *(["median\nms", "speed\nup"] if timed else [])]
+    headings = ["blocks\ndeep", "para-\nmeters", metric, "95 %", *(["median\nms", "speed\nup"] if timed else [])]
     for heading in headings:
-        result.add_column(heading, justify="right", no_wrap=True)
+        result.add_column(Text(heading), justify="right", no_wrap=True)
     for point in points:
         result.add_row(*_row(point, points[0]["latency_ms"]))
     return result
