@@ -69,7 +69,9 @@ def build(
     plan: Annotated[
         Path | None, typer.Option(help="Keep this plan.json in the sidecar.", metavar="FILE", show_default=False)
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing engine.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing engine and what has the name of its sidecar.")
+    ] = False,
 ) -> None:
     """Build a TensorRT engine from an ONNX model, check its dtypes, and write it with a sidecar that describes it."""
     import json
@@ -81,16 +83,18 @@ def build(
     from parallelize.backends.tensorrt.library import choose_engine_backend
     from parallelize.backends.tensorrt.options import BuildOptions
     from parallelize.backends.tensorrt.profiles import ShapeOptions, parse_shapes
+    from parallelize.backends.tensorrt.sidecar import sidecar_path
     from parallelize.inspect_engine import print_engine
     from parallelize.plan_file import read_plan
     from parallelize.progress import reporting
     from passes.errors import ParallelizeError
 
     target = output or onnx.with_suffix(".engine")
-    if target.resolve() == onnx.resolve():
-        raise ParallelizeError(f"{target} is the model itself.", "Choose another name for the engine with -o.")
-    if target.exists() and not force:
-        raise ParallelizeError(f"{target} exists.", "Choose another with -o, or add --force to replace it.")
+    for path in (target, sidecar_path(target)):
+        if path.resolve() == onnx.resolve():
+            raise ParallelizeError(f"{path} is the model itself.", "Choose another name for the engine with -o.")
+        if path.exists() and not force:
+            raise ParallelizeError(f"{path} exists.", "Choose another with -o, or add --force to replace it.")
     options = BuildOptions(
         precision=None if precision is None else precision.value,
         shapes=ShapeOptions(

@@ -117,6 +117,15 @@ def test_an_existing_engine_is_replaced_only_by_force(home: Path) -> None:
     assert read_sidecar(home / "a.engine").backend == "tensorrt-rtx"
 
 
+def test_a_file_with_the_name_of_the_sidecar_is_replaced_only_by_force(home: Path) -> None:
+    (home / "a.engine.json").write_text("of another tool")
+    assert_refused(run("build", "a.onnx"), 2, "a.engine.json exists.")
+    assert (home / "a.engine.json").read_text() == "of another tool"
+    assert not (home / "a.engine").exists()
+    assert run("build", "a.onnx", "--force").exit_code == 0
+    assert read_sidecar(home / "a.engine").backend == "tensorrt-rtx"
+
+
 def test_a_build_that_fails_leaves_the_earlier_engine_and_its_sidecar_as_they_were(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +175,14 @@ def _folder(home: Path) -> None:
     (home / "a.engine").mkdir()
 
 
+def _folder_of_sidecar(home: Path) -> None:
+    (home / "a.engine.json").mkdir()
+
+
+def _model_of_sidecar(home: Path) -> None:
+    (home / "a.onnx").rename(home / "m.json")
+
+
 Prepare = Callable[[Path], object]
 BAD: dict[str, tuple[Prepare, tuple[str, ...], int, str]] = {
     "missing file": (_nothing, ("gone.onnx",), 2, "gone.onnx does not exist"),
@@ -202,6 +219,13 @@ BAD: dict[str, tuple[Prepare, tuple[str, ...], int, str]] = {
     "a plan that is none": (lambda home: (home / "p").write_text("{"), ("a.onnx", "--plan", "p"), 2, "plan"),
     "the model itself as output": (_nothing, ("a.onnx", "-o", "a.onnx", "--force"), 2, "is the model itself"),
     "a folder as output": (_folder, ("a.onnx", "--force"), 2, "it is a directory"),
+    "a folder as sidecar": (_folder_of_sidecar, ("a.onnx", "--force"), 2, "a.engine.json: it is a directory"),
+    "the model itself as sidecar": (
+        _model_of_sidecar,
+        ("m.json", "-o", "m", "--force"),
+        2,
+        "m.json is the model itself",
+    ),
     "output in no folder": (_nothing, ("a.onnx", "-o", "none/a.engine"), 3, "there is no folder none"),
 }
 

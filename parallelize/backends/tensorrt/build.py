@@ -11,6 +11,7 @@ import datetime as dt
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,13 @@ def build(
     """
     options = options or BuildOptions()
     library = require(backend, options)
-    require_place(output, _failed(output))
+    _require_places(output, options.timing_cache)
     model = read_onnx(onnx)
     check_stored(model, options.precision)
     profiles = choose_profiles(model.inputs, options.shapes)
     report("building the engine", 0)
-    engine, layers, source, seconds = _build(library, model, profiles, options, report)
-    check_layers(model.products, layers, options.precision)
+    made = _build(library, model, profiles, options, report)
+    check_layers(model.products, made.layers, options.precision)
     sidecar = Sidecar(
         backend=backend,
         version=library.version,
@@ -74,20 +75,22 @@ def build(
         date=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         parallelize=_own_version(),
         onnx_sha256=model.sha256(),
-        engine_sha256=hashlib.sha256(engine).hexdigest(),
+        engine_sha256=hashlib.sha256(made.engine).hexdigest(),
         precision=options.precision,
         flags=options.flags(),
         inputs=model.inputs,
         outputs=model.outputs,
         profiles=profiles,
-        build_seconds=seconds,
-        layers=layers,
-        layers_from=source,
+        build_seconds=made.seconds,
+        layers=made.layers,
+        layers_from=made.layers_from,
         products=model.products,
         plan=plan,
         errors=dict(errors or {}),
     )
-    write(output, engine, sidecar)
+    write(output, made.engine, sidecar)
+    if options.timing_cache is not None and made.timings is not None:
+        _save_timings(options.timing_cache, made.timings)
     return sidecar
 
 
@@ -110,10 +113,10 @@ def require(backend: str, options: BuildOptions) -> Library:
 
 def write(output: Path, engine: Any, sidecar: Sidecar) -> None:
     """Write an engine and its sidecar; each takes its place when both are whole."""
-    failed = _failed(output)
+    failed, hint = _failed(output), "Make room, or choose a place that you may write to."
     with (
-        output_file(output, failed, "Make room, or choose a place that you may write to.") as new_engine,
-        output_file(sidecar_path(output), failed) as new_sidecar,
+        output_file(output, failed, hint) as new_engine,
+        output_file(sidecar_path(output), failed, hint) as new_sidecar,
     ):
         new_engine.write_bytes(engine)
         new_sidecar.write_text(sidecar.to_json())
@@ -121,6 +124,17 @@ def write(output: Path, engine: Any, sidecar: Sidecar) -> None:
 
 def _failed(output: Path) -> str:
     return f"The engine cannot be written to {output}"
+
+
+def _require_places(output: Path, timing_cache: Path | None) -> None:
+    """Refuse before the build what cannot be written after it."""
+    require_place(output, _failed(output))
+    require_place(sidecar_path(output), f"The sidecar cannot be written to {sidecar_path(output)}")
+    if timing_cache is None:
+        return
+    require_place(timing_cache, _cache_failed(timing_cache))
+    if timing_cache.resolve() in (output.resolve(), sidecar_path(output).resolve()):
+        raise ParallelizeError(f"The timing cache {timing_cache} is what is built.", "Name another --timing-cache.")
 
 
 def check_stored(model: OnnxFile, precision: Precision | None) -> None:
@@ -169,10 +183,28 @@ def check_layers(products: Sequence[Product], layers: Sequence[Layer], precision
         )
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What the builder gave.
+
+    Attributes:
+        engine: serialized.
+        layers: of the engine.
+        layers_from: who told of them.
+        seconds: that the builder took.
+        timings: the timing cache, where there is one.
+    """
+
+    engine: bytes
+    layers: tuple[Layer, ...]
+    layers_from: str
+    seconds: float
+    timings: bytes | None
+
+
 def _build(
     library: Library, model: OnnxFile, profiles: Sequence[Profile], options: BuildOptions, report: Report
-) -> tuple[bytes, tuple[Layer, ...], str, float]:
-    """The engine, its layers, who told of them, and the seconds that the builder took."""
+) -> _Made:
     logger = make_logger(library.module)
     builder = library.module.Builder(logger)
     network, parser = parse(library, builder, logger, model)
@@ -180,7 +212,7 @@ def _build(
     configure(library, config, options)
     config.progress_monitor = monitor = make_monitor(library.module, report)
     config.add_optimization_profile(_profile(builder, profiles))
-    cache = None if options.timing_cache is None else _load_cache(config, options.timing_cache)
+    cache = None if options.timing_cache is None else _load_timings(config, options.timing_cache)
     start = time.perf_counter()
     serialized = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - start
@@ -192,10 +224,9 @@ def _build(
             "Try other shapes or less memory; the library's own tool tells more with --verbose.",
         )
     engine = bytes(serialized)
-    if cache is not None and options.timing_cache is not None:
-        _save_cache(config, options.timing_cache)
+    timings = None if cache is None else bytes(config.get_timing_cache().serialize())
     layers, source = _layers(library, logger, engine)
-    return engine, layers, source, seconds
+    return _Made(engine, layers, source, seconds, timings)
 
 
 def _profile(builder: Any, profiles: Sequence[Profile]) -> Any:
@@ -220,7 +251,7 @@ def _layers(library: Library, logger: Any, engine: bytes) -> tuple[tuple[Layer, 
     return (from_text(logger.plans[-1]) if logger.plans else ()), BUILDER
 
 
-def _load_cache(config: Any, path: Path) -> Any:
+def _load_timings(config: Any, path: Path) -> Any:
     try:
         stored = path.read_bytes() if path.exists() else b""
     except OSError as error:
@@ -235,9 +266,13 @@ def _load_cache(config: Any, path: Path) -> Any:
     return cache
 
 
-def _save_cache(config: Any, path: Path) -> None:
-    with output_file(path, f"The timing cache {path} cannot be written") as temporary:
-        temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+def _save_timings(path: Path, timings: bytes) -> None:
+    with output_file(path, _cache_failed(path), "The engine is written; name another place next time.") as temporary:
+        temporary.write_bytes(timings)
+
+
+def _cache_failed(path: Path) -> str:
+    return f"The timing cache {path} cannot be written"
 
 
 def _own_version() -> str:

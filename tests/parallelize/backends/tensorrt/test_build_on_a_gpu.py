@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,10 +186,44 @@ def test_a_timing_cache_of_another_gpu_is_refused_and_stays(refused: str, tmp_pa
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_timing_cache_that_is_a_folder_is_refused(tmp_path: Path, install: Install) -> None:
+@pytest.mark.parametrize(
+    ("cache", "error", "reason"),
+    [
+        (".", ParallelizeError, "cannot be written: it is a directory."),
+        ("none/cache", EnvironmentLackError, "cannot be written: there is no folder"),
+        ("m.engine", ParallelizeError, "is what is built."),
+        ("m.engine.json", ParallelizeError, "is what is built."),
+    ],
+)
+def test_a_timing_cache_that_cannot_be_written_is_refused_before_the_builder_is_called(
+    cache: str, error: type[ParallelizeError], reason: str, tmp_path: Path, install: Install
+) -> None:
+    script = install()
+    with pytest.raises(error) as caught:
+        _build(tmp_path, BuildOptions(timing_cache=tmp_path / cache))
+    assert str(caught.value).startswith("The timing cache ")
+    assert reason in str(caught.value)
+    assert script.calls == []
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_engine_is_written_although_its_timing_cache_cannot_be(
+    tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install()
-    with pytest.raises(ParallelizeError, match=r"cannot be read: Is a directory\.$"):
-        _build(tmp_path, BuildOptions(timing_cache=tmp_path))
+    cache, write = tmp_path / "cache", Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if cache.name in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(EnvironmentLackError) as caught:
+        _build(tmp_path, BuildOptions(timing_cache=cache))
+    assert str(caught.value) == f"The timing cache {cache} cannot be written: No space left on device."
+    assert caught.value.hint.startswith("The engine is written")
+    assert read_sidecar(tmp_path / "m.engine").backend == "tensorrt"
 
 
 @pytest.mark.usefixtures("gpu")

@@ -63,6 +63,7 @@ def test_a_full_disk_leaves_the_old_engine_and_its_sidecar(
         write(old, NEW, FULL)
     monkeypatch.undo()
     assert str(caught.value) == f"The engine cannot be written to {old}: No space left on device."
+    assert caught.value.hint == "Make room, or choose a place that you may write to."
     assert caught.value.exit_code == 3
     _assert_old(old)
 
