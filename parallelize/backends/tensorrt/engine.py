@@ -145,9 +145,12 @@ class Engine:
         Another call of this engine takes the context away from it.
 
         Args:
-            inputs: as for a call, on the GPU and contiguous.
+            inputs: as for a call, but on the GPU and contiguous: what is written into them later is read.
+
+        Raises:
+            ParallelizeError: as for a call, or an input that is not on the GPU or not contiguous.
         """
-        kept = [value.contiguous() for value in inputs]
+        kept = list(inputs)
         outputs = self._prepare(kept)
 
         def call() -> list[Tensor]:
@@ -278,4 +281,14 @@ def _check_input(spec: TensorSpec, value: Tensor, profile: Profile) -> None:
         raise ParallelizeError(
             f"The input {spec.name!r} has the shape {'x'.join(map(str, value.shape))}; the engine takes {profile}.",
             "Use such a shape, or build with other --min-shapes and --max-shapes.",
+        )
+    if not value.is_cuda:
+        raise ParallelizeError(
+            f"The input {spec.name!r} is on {value.device}; the engine reads the memory of the GPU.",
+            "Move the tensor with .cuda().",
+        )
+    if not value.is_contiguous():
+        raise ParallelizeError(
+            f"The input {spec.name!r} is not contiguous; the engine reads one element behind another.",
+            "Give .contiguous() of the tensor, and write into that.",
         )

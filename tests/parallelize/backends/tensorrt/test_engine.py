@@ -98,6 +98,31 @@ def test_a_bound_call_only_enqueues_and_returns_the_same_outputs(path: Path, ins
 
 
 @pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(5, 8, device="meta"), "The input 'x' is on meta; the engine reads the memory of the GPU."),
+        (torch.zeros(8, 5).T, "The input 'x' is not contiguous; the engine reads one element behind another."),
+        (torch.zeros(5, 16)[:, ::2], "The input 'x' is not contiguous; the engine reads one element behind another."),
+    ],
+)
+def test_inputs_whose_memory_the_engine_cannot_read_are_not_bound(
+    x: torch.Tensor, message: str, path: Path, install: Install
+) -> None:
+    script = install()
+    assert _refusal(Engine(path).bound, [x]) == message
+    assert "IExecutionContext.set_tensor_address" not in script.names
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_bound_call_reads_the_memory_of_the_tensor_that_was_given(path: Path, install: Install) -> None:
+    script = install()
+    x = torch.zeros(5, 8)
+    Engine(path).bound([x])
+    assert script.given("IExecutionContext.set_tensor_address")[0] == ("x", x.data_ptr())
+
+
+@pytest.mark.usefixtures("gpu")
 def test_inputs_that_do_not_settle_all_shapes_are_refused_by_name(path: Path, install: Install) -> None:
     script = install(missing_shapes=["x", "lengths"])
     message = _refusal(Engine(path), [torch.zeros(1, 8)])
