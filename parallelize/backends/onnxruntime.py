@@ -74,22 +74,41 @@ class OnnxRuntime:
         self.outputs = tuple(self._spec(node) for node in self._session.get_outputs())
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Run on tensors in the order of the model's inputs."""
+        """Run on tensors in the order of the model's inputs.
+
+        Raises:
+            ParallelizeError: an input or output is bfloat16.
+        """
         return [torch.from_numpy(value) for value in self._session.run(None, self._feed(inputs))]
 
     def bound(self, inputs: Sequence[Tensor]) -> Callable[[], object]:
-        """A call without arguments that runs these inputs, for timing; on a GPU it enqueues on the current stream."""
+        """A call without arguments that runs these inputs, for timing; on a GPU it enqueues on the current stream.
+
+        Raises:
+            ParallelizeError: an input or output is bfloat16.
+        """
         if self.device.type == "cuda":
             return self._enqueue(inputs)
         feed = self._feed(inputs)
         return lambda: self._session.run(None, feed)
 
     def _feed(self, inputs: Sequence[Tensor]) -> dict[str, object]:
+        self._require_numpy()
         values = zip(self.inputs, inputs, strict=True)
         return {spec.name: value.to(spec.dtype).numpy() for spec, value in values}
 
+    def _require_numpy(self) -> None:
+        """Values go in and come out as arrays of NumPy, which has no bfloat16."""
+        for spec in (*self.inputs, *self.outputs):
+            if spec.dtype == torch.bfloat16:
+                raise ParallelizeError(
+                    f"The model reads or returns {spec.name!r} in bfloat16, of which there are no arrays to run it on.",
+                    "Export it with inputs and outputs of float32; what is between them may be bfloat16.",
+                )
+
     def _enqueue(self, inputs: Sequence[Tensor]) -> Callable[[], object]:
         """Inputs and outputs stay on the GPU; a session is tied to one stream, so another stream has a new session."""
+        self._require_numpy()
         stream = int(torch.cuda.current_stream().cuda_stream)
         if stream != self._stream:
             self._stream, self._session = stream, self._start(stream)

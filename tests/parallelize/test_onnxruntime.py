@@ -88,3 +88,18 @@ def test_a_machine_without_onnx_runtime_is_told_how_to_install_it(file: Path, mo
         OnnxRuntime(file, threads=1)
     assert caught.value.hint == "pip install onnxruntime"
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(("reads", "returns", "name"), [("BFLOAT16", "FLOAT", "x"), ("FLOAT", "BFLOAT16", "y")])
+def test_a_model_that_reads_or_returns_bfloat16_is_refused_when_it_is_to_run(
+    reads: str, returns: str, name: str, tmp_path: Path
+) -> None:
+    elements = [TensorProto.DataType.Value(element) for element in (reads, returns)]
+    x, y = (helper.make_tensor_value_info(n, e, ["batch", 2]) for n, e in zip("xy", elements, strict=True))
+    graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=elements[1])], "cast", [x], [y])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    session = OnnxRuntime(tmp_path / "m.onnx", threads=1)
+    for run in (session, session.bound):
+        with pytest.raises(ParallelizeError, match=f"^The model reads or returns '{name}' in bfloat16") as caught:
+            run([LEFT])
+        assert caught.value.hint
