@@ -151,7 +151,8 @@ def _is_expression(text: str) -> bool:
 def _torch_dtype(element: int, name: str) -> torch.dtype:
     import onnx
 
-    spelled = onnx.TensorProto.DataType.Name(element).lower()
+    known = onnx.TensorProto.DataType
+    spelled = known.Name(element).lower() if element in known.values() else str(element)
     spelled = {"float": "float32", "double": "float64"}.get(spelled, spelled)
     dtype = getattr(torch, spelled, None)
     if not isinstance(dtype, torch.dtype):

@@ -98,6 +98,13 @@ def test_an_element_type_that_torch_lacks_is_refused_by_name(tmp_path: Path) -> 
     assert _refusal(path)[0] == "The tensor 'x' has the element type string, which no tensor of torch has."
 
 
+@pytest.mark.parametrize("element", [99, -1])
+def test_an_element_type_that_onnx_does_not_know_is_refused_by_its_number(element: int, tmp_path: Path) -> None:
+    node = helper.make_node("Identity", ["x"], ["y"])
+    path = save(tmp_path / "m.onnx", [node], [value("x", [2], element)], [value("y", [2])])
+    assert _refusal(path)[0] == f"The tensor 'x' has the element type {element}, which no tensor of torch has."
+
+
 def test_every_truncated_file_is_refused(tmp_path: Path) -> None:
     whole = mlp(tmp_path / "whole.onnx").read_bytes()
     cut = tmp_path / "cut.onnx"
