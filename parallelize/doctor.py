@@ -14,7 +14,6 @@ from rich.markup import escape
 
 from parallelize.backends.tensorrt.library import INSTALL, RTX, TENSORRT, capabilities, find_library, gpu_capability
 from parallelize.cuda import cuda_version, driver_version, gpu_name
-from passes.errors import EnvironmentLackError
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,8 @@ def _tensorrt() -> Finding:
 def _library(part: str, backend: str, enables: str, describe: Callable[[], str]) -> Finding:
     try:
         return Finding(part, True, describe(), enables)
-    except EnvironmentLackError as error:
-        return Finding(part, False, str(error), enables, INSTALL[backend])
+    except Exception as error:  # noqa: BLE001  (a broken library raises anything, and doctor is to say so)
+        return Finding(part, False, _first_line(error), enables, INSTALL[backend])
 
 
 def _has_torch() -> bool:

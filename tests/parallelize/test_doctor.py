@@ -122,6 +122,19 @@ def test_a_library_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert "tensorrt 8.6.1 is too old" in finding.found
 
 
+@pytest.mark.parametrize("part", ["TensorRT", "TensorRT for RTX"])
+def test_a_library_that_breaks_when_it_is_imported_is_told_with_its_first_words(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> SimpleNamespace:
+        raise RuntimeError("the driver is too old\nand more")
+
+    monkeypatch.setattr("parallelize.doctor.find_library", broken)
+    finding = found()[part]
+    assert (finding.works, finding.found, finding.advice) == (False, "the driver is too old", PACKAGES[part][1])
+    assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
+
+
 def test_the_json_is_what_was_found() -> None:
     told = CliRunner().invoke(app, ["doctor", "--json"])
     assert told.exit_code == 0, told.output
