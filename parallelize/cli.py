@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -40,6 +41,7 @@ def inspect(
     """List a model's residual stacks and what was refused and why; an ONNX file's operators; an engine's layers."""
     suffix = Path(model).suffix.lower()
     if suffix in (".onnx", ".engine"):
+        _require_no_capture(Path(model), {"--inputs": inputs, "--weights": weights, "--input": input_shapes})
         _inspect_file(Path(model), suffix, json_output=json_output)
         return
     from rich.console import Console
@@ -52,6 +54,16 @@ def inspect(
         _echo_json(as_dict(program))
         return
     print_tables(program, Console())
+
+
+def _require_no_capture(path: Path, options: Mapping[str, object]) -> None:
+    from passes.errors import ParallelizeError
+
+    for option, given in options.items():
+        if given:
+            raise ParallelizeError(
+                f"{option} is for a model that is captured, and {path} is read as it is.", f"Leave {option} out."
+            )
 
 
 def _inspect_file(path: Path, suffix: str, *, json_output: bool) -> None:

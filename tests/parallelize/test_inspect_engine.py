@@ -235,3 +235,14 @@ def test_names_are_printed_as_they_are_and_not_read_as_markup(tmp_path: Path) ->
         assert name in text
     for name in ("onnx [/]", "[red]a.onnx", "[i]MatMul", "[red].data"):
         assert name in text
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.engine"])
+@pytest.mark.parametrize("option", [("--inputs", "a.npz"), ("--weights", "w.pt"), ("--input", "images:1x1x8x8")])
+def test_options_of_a_model_that_is_captured_are_refused_for_a_file(
+    home: Path, name: str, option: tuple[str, str]
+) -> None:
+    told = run("inspect", name, *option)
+    assert told.exit_code == 2, told.output
+    assert f"error: {option[0]} is for a model that is captured, and {name} is read as it is.\n" in told.stderr
+    assert f"hint:  Leave {option[0]} out.\n" in told.stderr
