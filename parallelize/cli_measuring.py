@@ -62,6 +62,7 @@ def compare(
     from parallelize.comparison_report import as_dict, notes, tables
     from parallelize.progress import reporting
 
+    _require_places(json_file)
     options = CompareOptions(
         atol=atol,
         rtol=rtol,
@@ -124,6 +125,7 @@ def bench(
     from parallelize.progress import reporting
 
     _require_svg(output)
+    _require_places(json_file, output)
     options = BenchOptions(
         warm_up=warm_up,
         duration=duration,
@@ -189,6 +191,19 @@ def _require_svg(output: Path | None) -> None:
         raise ParallelizeError(f"The chart {output} is no .svg.", "Name it FILE.svg.")
 
 
+def _require_places(*files: Path | None) -> None:
+    """Refuse before the run what cannot be written after it."""
+    from parallelize.output_file import require_place
+
+    for file in files:
+        if file is not None and file != _STDOUT:
+            require_place(file, _failed(file))
+
+
+def _failed(file: Path) -> str:
+    return f"{file} cannot be written"
+
+
 def _write_json(content: Mapping[str, Any], file: Path) -> None:
     import json
 
@@ -202,7 +217,7 @@ def _write_json(content: Mapping[str, Any], file: Path) -> None:
 def _write(file: Path, write: Callable[[Path], object]) -> None:
     from parallelize.output_file import output_file
 
-    with output_file(file, f"{file} cannot be written") as temporary:
+    with output_file(file, _failed(file)) as temporary:
         write(temporary)
     typer.echo(f"Written to {file}", err=True)
 

@@ -208,6 +208,6 @@ Trust = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option(help="Of torch: cpu, cuda or cuda:N (default: a GPU where there is one).", show_default=False),
+    typer.Option(help="Of torch: cpu or cuda, the first GPU (default: cuda where there is one).", show_default=False),
 ]
 RunnerThreads = Annotated[int, typer.Option("--threads", help="Of runners on the CPU.", min=1)]

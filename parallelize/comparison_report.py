@@ -77,7 +77,13 @@ def tables(result: CompareResult) -> Iterator[Table]:
 
 
 def _table(title: str, *headings: str) -> Table:
-    table = Table(title=Text(title, "table.title"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
+    table = Table(
+        title=Text(title, "table.title"),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        caption_justify="left",
+    )
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=bool(number))
     return table

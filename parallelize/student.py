@@ -120,7 +120,7 @@ def choose_device(name: str | None) -> torch.device:
     except RuntimeError:
         raise ParallelizeError(f"{name!r} names no device.", "Use cpu, cuda or cuda:N.") from None
     if device.type not in ("cpu", "cuda"):
-        raise ParallelizeError(f"Healing does not run on {name!r}.", "Use cpu, cuda or cuda:N.")
+        raise ParallelizeError(f"{name!r} is neither the CPU nor a CUDA GPU.", "Use cpu, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EnvironmentLackError(f"There is no GPU {name}.", "Leave out --device, or use --device cpu.")
     return device

@@ -34,6 +34,7 @@ TAKES: dict[str, tuple[FileKind, ...]] = {
 RUNNERS = tuple(TAKES)
 _DEFAULT: dict[FileKind, str] = {"program": "torch", "onnx": "onnxruntime"}
 _IN_DIRECTORY: dict[FileKind, str] = {"program": "model.pt2", "onnx": "model.onnx", "engine": "model.engine"}
+_LATER_GPU = re.compile(r"cuda:0*[1-9]\d*", re.ASCII)
 _SPELLED = re.compile(r"(?P<reference>.+)@(?P<runner>[a-z][a-z-]*)", re.DOTALL)
 
 
@@ -43,13 +44,17 @@ class RunnerOptions:
 
     Attributes:
         threads: of runners on the CPU.
-        device: of torch: cpu, cuda, cuda:N; None is a GPU where there is one.
+        device: of torch: cpu or cuda; None is a GPU where there is one. A GPU is the first one, which engines and
+            ONNX Runtime take too, and whose clock is read.
         tf32: whether float32 products on a GPU may be rounded to TF32.
         trust: load engines that no sidecar vouches for.
         inputs: .npz that tells the shapes of a factory's inputs.
         weights: state dict for a factory or timm:NAME.
         input_specs: shapes of the inputs of a factory.
         allow_pickle: load a pickled module.
+
+    Raises:
+        ParallelizeError: a device that is another GPU than the first.
     """
 
     threads: int = 1
@@ -60,6 +65,13 @@ class RunnerOptions:
     weights: Path | None = None
     input_specs: tuple[InputSpec, ...] = ()
     allow_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        if self.device is not None and _LATER_GPU.fullmatch(self.device):
+            raise ParallelizeError(
+                f"Networks are compared and timed on the first GPU, not on {self.device!r}.",
+                "Use --device cuda, and choose the GPU by CUDA_VISIBLE_DEVICES in the environment.",
+            )
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,49 @@ WITHOUT_GPU = {
 }
 
 
+PLACES = {
+    "compare --json in no folder": (("compare", "a.pt2", "a.onnx", "--json", "none/c.json"), 3, "no folder none"),
+    "compare --json on a folder": (("compare", "a.pt2", "a.onnx", "--json", "folder"), 2, "it is a directory"),
+    "bench --json in no folder": (("bench", "a.pt2", "--json", "none/b.json"), 3, "no folder none"),
+    "bench --json on a folder": (("bench", "a.pt2", "--json", "folder"), 2, "it is a directory"),
+    "chart in no folder": (("bench", "a.pt2", "-o", "none/b.svg"), 3, "no folder none"),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_run(
+    home: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def running(*_: object, **__: object) -> None:
+        pytest.fail("it was run")
+
+    for module in ("comparison.compare", "benchmark.bench"):
+        monkeypatch.setattr(f"parallelize.{module}", running)
+    (home / "folder").mkdir()
+    _refused(*PLACES[case])
+
+
+@pytest.mark.parametrize("command", ["compare", "bench"])
+def test_another_gpu_than_the_first_is_refused_with_the_way_to_choose_it(home: Path, command: str) -> None:
+    _refused((command, "a.pt2", "a.onnx", "--device", "cuda:1"), 2, "on the first GPU, not on 'cuda:1'")
+    assert "CUDA_VISIBLE_DEVICES" in run(command, "a.pt2", "a.onnx", "--device", "cuda:1").stderr
+
+
+@pytest.mark.parametrize("command", ["compare", "bench"])
+def test_a_device_that_torch_does_not_run_on_is_told_without_words_of_healing(home: Path, command: str) -> None:
+    _refused((command, "a.pt2", "a.pt2", "--device", "mps"), 2, "'mps' is neither the CPU nor a CUDA GPU.")
+
+
+@pytest.mark.parametrize("command", ["compare", "bench"])
+def test_names_of_files_are_printed_as_they_are(home: Path, command: str) -> None:
+    name = "[/red]:key:a.onnx"
+    (home / "[").mkdir()
+    (home / name).write_bytes((home / "a.onnx").read_bytes())
+    told = run(command, name, name, *(QUICK if command == "bench" else ()))
+    assert told.exit_code == 0, told.output
+    assert name in told.stdout
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_what_is_wrong_is_one_sentence_and_one_hint(home: Path, case: str) -> None:
     arguments, code, sentence = BAD[case]

@@ -402,7 +402,7 @@ def test_without_a_limit_it_is_a_thousand_steps_and_with_a_time_limit_any() -> N
 def test_devices_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ParallelizeError, match="'toaster' names no device"):
         choose_device("toaster")
-    with pytest.raises(ParallelizeError, match="does not run on 'meta'"):
+    with pytest.raises(ParallelizeError, match="'meta' is neither the CPU nor a CUDA GPU"):
         choose_device("meta")
     with pytest.raises(EnvironmentLackError, match="no GPU cuda:99"):
         choose_device("cuda:99")
