@@ -409,6 +409,13 @@ def test_inspect_lists_stacks_and_terms(home: Path) -> None:
     assert content["inputs"] == [{"name": "images", "shape": ["batch", 1, 8, 8], "dtype": "float32"}]
 
 
+def test_inspect_prints_the_name_of_a_model_as_it_is(home: Path) -> None:
+    (home / "model.pt").rename(home / "[red]:key:.pt")
+    told = run("inspect", "[red]:key:.pt")
+    assert told.exit_code == 0, told.output
+    assert "[red]:key:.pt" in told.stdout
+
+
 def test_inspect_says_why_nothing_was_found(home: Path) -> None:
     told = run("inspect", "factories.py:Plain", "--input", "batchx4")
     assert told.exit_code == 0
