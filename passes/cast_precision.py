@@ -14,7 +14,9 @@ Cases:
     4. masks are clamped to half of the range before they are cast, infinities too: float32's least number would become
        -inf, a row of -inf a softmax of NaN, and the other half is left for the scores that are added. Numbers in the
        arguments of an operator are clamped to the range;
-    5. integers and booleans, and what has another floating-point type already, stay as they are.
+    5. numbers that half precision rounds to 0 keep the operator that reads them, and the division that they guard, as
+       they are (`passes.sensitive`);
+    6. integers and booleans, and what has another floating-point type already, stay as they are.
 
 Left in their own precision, each with its reason: islands (`passes.islands`), and a whole graph whose matrix products
 are in half precision already.
@@ -73,15 +75,20 @@ class CastPrecision(Pass):
         if product is not None:
             reason = f"{product.name} computes in half precision already, so what is wider in its graph is meant to be"
             return PassResult((), (Skip(product.name, reason),))
-        islands = find_islands(module, norms=self.norms, softmax=self.softmax, state=self.state)
-        skipped = [Skip(node.name, f"{node.name} {reason}") for node, reason in islands.reasons.items()]
+        half = HALF_DTYPES[self.dtype]
+        islands = find_islands(module, half, norms=self.norms, softmax=self.softmax, state=self.state)
+        skipped = [
+            Skip(node.name, f"{node.name} {islands.reasons[node]}")
+            for node in module.graph.nodes
+            if node in islands.reasons
+        ]
         lowered = [
             node
             for node in module.graph.nodes
             if node.op == "call_function" and is_wide(node) and node not in islands.reasons
         ]
         if lowered:
-            _Caster(module, HALF_DTYPES[self.dtype], islands, frozenset(lowered)).cast()
+            _Caster(module, half, islands, frozenset(lowered)).cast()
         return PassResult(tuple(node.name for node in lowered), tuple(skipped))
 
 

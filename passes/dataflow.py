@@ -30,6 +30,16 @@ def carries_tensors(node: fx.Node) -> bool:
     return isinstance(value, torch.Tensor)
 
 
+def tensors_of(node: fx.Node) -> Iterator[torch.Tensor]:
+    """The example values of the tensors that a node computes."""
+    return (leaf for leaf in pytree.tree_leaves(node.meta.get("val")) if isinstance(leaf, torch.Tensor))
+
+
+def is_float(node: fx.Node) -> bool:
+    """Whether a node computes a floating-point tensor, or several values with one among them."""
+    return any(tensor.is_floating_point() for tensor in tensors_of(node))
+
+
 def tensor_inputs(node: fx.Node) -> Iterator[fx.Node]:
     """The nodes whose tensors this node reads."""
     return (source for source in node.all_input_nodes if carries_tensors(source))

@@ -6,7 +6,9 @@
     2. what follows an operator that names float32 itself, as in `x.to(float32)` or `softmax(x, dtype=float32)`, up to
        the first product with a learned weight or a value of the other kind;
     3. operators without a form in half precision: transforms, decompositions, complex numbers, bodies of control flow;
-    4. views and pointwise operators between such values, which would be cast there and back.
+    4. what half precision would change by more than the last digits (`passes.sensitive`): a division that a number
+       below its range guards, and what becomes an integer;
+    5. views and pointwise operators between such values, which would be cast there and back.
 
 Each node that stays has its reason.
 """
@@ -17,12 +19,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
-from torch.utils import _pytree as pytree
+from torch import fx
 
 from passes import operators as ops
-from passes.dataflow import tensor_inputs
+from passes.dataflow import is_float, tensor_inputs, tensors_of
 from passes.parameters import is_learned
+from passes.sensitive import become_integers, guarded
 from passes.stacks import find_stacks
 from passes.written_out import LIGHT, SHAPE_ONLY, written_out_norms, written_out_softmaxes
 
@@ -51,45 +53,42 @@ class Islands:
     masks: frozenset[fx.Node]
 
 
-def find_islands(module: fx.GraphModule, *, norms: bool, softmax: bool, state: bool) -> Islands:
+def find_islands(module: fx.GraphModule, half: torch.dtype, *, norms: bool, softmax: bool, state: bool) -> Islands:
     """Find what stays in the graph's own precision.
 
     Args:
         module: a captured graph.
+        half: the dtype that the rest is cast to.
         norms: norms stay, also those that are spelled out.
         softmax: softmaxes stay, also those that are spelled out; not those inside an attention operator.
         state: residual sums stay, with the norm or activation between two of them.
     """
     graph = module.graph
     asked = _asked_for(module)
-    reasons = dict.fromkeys(asked, "is computed from integers or after a conversion of the model's own")
+    terms = [term for stack in find_stacks(module).stacks for term in stack.terms]
+    sums = [node for term in terms for node in (term.add, *term.post)]
+    guards = {
+        node: why for node, why in guarded(module, half).items() if any(map(is_wide, (node, *node.all_input_nodes)))
+    }
+    sensitive = become_integers(graph, frozenset(sums)) | guards
+    reasons = sensitive | dict.fromkeys(asked, "is computed from integers or after a conversion of the model's own")
     if norms:
         reasons |= dict.fromkeys((*_of(graph, _NORMS), *written_out_norms(graph)), "belongs to a norm")
     if softmax:
         reasons |= dict.fromkeys((*_of(graph, _SOFTMAXES), *written_out_softmaxes(graph)), "belongs to a softmax")
-    terms = [term for stack in find_stacks(module).stacks for term in stack.terms]
-    sums = [node for term in terms for node in (term.add, *term.post)]
     if state:
         reasons |= dict.fromkeys(sums, "sums up the state")
-    reasons = {node: reason for node, reason in reasons.items() if is_wide(node)}
+    reasons = {node: reason for node, reason in reasons.items() if is_wide(node) or node in guards}
     refused = frozenset(node for node in graph.nodes if _is_wide_only(node))
     reasons |= {node: f"({node.target}) has no form in half precision" for node in refused}
     _fill_gaps(module, reasons, apart=frozenset(sums))
-    outside = {*asked, *graph.find_nodes(op="placeholder"), *_unlearned(module)}
+    outside = {*asked, *sensitive, *graph.find_nodes(op="placeholder"), *_unlearned(module)}
     return Islands(reasons, refused, frozenset(_toward_softmax(graph) & outside))
 
 
 def is_wide(node: fx.Node) -> bool:
     """Whether a node computes a float32 or float64 tensor, or several values with one among them."""
-    return any(tensor.dtype in WIDE for tensor in _tensors(node))
-
-
-def _tensors(node: fx.Node) -> Iterator[Tensor]:
-    return (leaf for leaf in pytree.tree_leaves(node.meta.get("val")) if isinstance(leaf, Tensor))
-
-
-def _is_float(node: fx.Node) -> bool:
-    return any(tensor.is_floating_point() for tensor in _tensors(node))
+    return any(tensor.dtype in WIDE for tensor in tensors_of(node))
 
 
 def _of(graph: fx.Graph, targets: Iterable[object]) -> Iterator[fx.Node]:
@@ -99,9 +98,9 @@ def _of(graph: fx.Graph, targets: Iterable[object]) -> Iterator[fx.Node]:
 
 def _is_wide_only(node: fx.Node) -> bool:
     """Whether an operator has no form in half precision, or nobody knows whether it has."""
-    if node.op != "call_function" or not any(_is_float(source) for source in node.all_input_nodes):
+    if node.op != "call_function" or not any(is_float(source) for source in node.all_input_nodes):
         return False
-    if any(tensor.is_complex() for tensor in _tensors(node)):
+    if any(tensor.is_complex() for tensor in tensors_of(node)):
         return True
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         return True
@@ -123,7 +122,7 @@ def _asked_for(module: fx.GraphModule) -> set[fx.Node]:
     for node in module.graph.nodes:
         if node.op != "call_function" or not is_wide(node):
             continue
-        sources = [source for source in node.all_input_nodes if _is_float(source)]
+        sources = [source for source in node.all_input_nodes if is_float(source)]
         if not sources or _names_wide(node):
             asked.add(node)
         elif constants.issuperset(sources):
@@ -138,7 +137,7 @@ def _names_wide(node: fx.Node) -> bool:
 
 
 def _fill_gaps(module: fx.GraphModule, reasons: dict[fx.Node, str], apart: frozenset[fx.Node]) -> None:
-    """Case 4: light operators, but those `apart`, that read a wide value, or constants, and that wide operators read.
+    """Case 5: light operators, but those `apart`, that read a wide value, or constants, and that wide operators read.
 
     Several readers must all be wide; of a view one is enough, because its value was not rounded before.
     """
