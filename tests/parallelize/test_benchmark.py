@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,18 @@ QUICK = BenchOptions(warm_up=0, duration=0.01, runner=CPU)
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    write_onnx(vision(), folder / "a.onnx")
+    build(folder / "a.onnx", folder / "a.engine", "tensorrt-rtx")
+    return folder
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    write_onnx(vision(), tmp_path / "a.onnx")
-    build(tmp_path / "a.onnx", tmp_path / "a.engine", "tensorrt-rtx")
     return tmp_path
 
 
@@ -92,6 +100,7 @@ def test_rivals_are_the_networks_of_the_conversion(home: Path) -> None:
     assert {timing.runner for timing in result.timings} == {"torch"}
 
 
+@pytest.mark.slow
 def test_rivals_with_a_refit_are_built_from_data(home: Path) -> None:
     converted(home / "out", "affine")
     np.savez(home / "data.npz", images=images(40, 0).arrays["images"].numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +20,25 @@ from tests.parallelize.small_models import images, vision
 QUICK = ("--warm-up", "0", "--duration", "0.01", "--device", "cpu")
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, another one, ONNX and engine of the first, what is neither, and data."""
+    folder = tmp_path_factory.mktemp("files")
+    torch.export.save(export(vision()), folder / "a.pt2")
+    torch.export.save(export(vision(seed=1)), folder / "b.pt2")
+    write_onnx(vision(), folder / "a.onnx")
+    (folder / "bad.onnx").write_bytes(b"no model")
+    build(folder / "a.onnx", folder / "a.engine", "tensorrt-rtx")
+    (folder / "foreign.engine").write_bytes(b"")
+    np.savez(folder / "data.npz", images=images(40, 0).arrays["images"].numpy())
+    return folder
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a model, another one, the ONNX of the first, and data."""
+def home(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with these files."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    torch.export.save(export(vision()), tmp_path / "a.pt2")
-    torch.export.save(export(vision(seed=1)), tmp_path / "b.pt2")
-    write_onnx(vision(), tmp_path / "a.onnx")
-    (tmp_path / "bad.onnx").write_bytes(b"no model")
-    build(tmp_path / "a.onnx", tmp_path / "a.engine", "tensorrt-rtx")
-    (tmp_path / "foreign.engine").write_bytes(b"")
-    np.savez(tmp_path / "data.npz", images=images(40, 0).arrays["images"].numpy())
     return tmp_path
 
 

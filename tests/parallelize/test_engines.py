@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16")
+# A conversion for each takes ten seconds; fp32 and fp16 stand for all in the quick suite.
+TRIED = [p if p in ("fp32", "fp16") else pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS]
 FILES = {
     "model.pt2",
     "model.onnx",
@@ -104,7 +106,7 @@ def hashed(path: Path) -> str:
 # ------------------------------------------------------------------------------------------------------- what is made
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", TRIED)
 def test_the_directory_holds_the_engine_and_its_sidecar_and_no_scratch_file(
     converted: Converted, precision: Precision
 ) -> None:
@@ -113,7 +115,7 @@ def test_the_directory_holds_the_engine_and_its_sidecar_and_no_scratch_file(
     assert [path.name for path in output.parent.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", TRIED)
 def test_the_sidecar_has_the_hashes_the_plan_and_the_precision(converted: Converted, precision: Precision) -> None:
     conversion = converted(precision)
     sidecar = read_sidecar(conversion.output / "model.engine")
@@ -125,7 +127,7 @@ def test_the_sidecar_has_the_hashes_the_plan_and_the_precision(converted: Conver
     assert {"8.0", "8.6", "8.9", "12.0"} <= set(sidecar.targets)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", TRIED)
 def test_the_errors_in_the_sidecar_were_measured(converted: Converted, precision: Precision) -> None:
     conversion = converted(precision)
     errors = read_sidecar(conversion.output / "model.engine").errors
@@ -145,7 +147,7 @@ def test_the_errors_in_the_sidecar_were_measured(converted: Converted, precision
     assert backend["onnx_not_run"] is None
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", TRIED)
 def test_the_onnx_is_in_the_precision_asked_for_and_its_inputs_and_outputs_are_as_they_were(
     converted: Converted, precision: Precision
 ) -> None:
@@ -156,7 +158,7 @@ def test_the_onnx_is_in_the_precision_asked_for_and_its_inputs_and_outputs_are_a
     assert model.opset == (22 if precision == "bf16" else 18)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", TRIED)
 def test_the_program_stays_the_rewritten_model_in_fp32(converted: Converted, precision: Precision) -> None:
     written = torch.export.load(converted(precision).output / "model.pt2")
     assert {value.dtype for value in written.state_dict.values() if value.is_floating_point()} == {torch.float32}
@@ -166,7 +168,7 @@ def test_the_program_stays_the_rewritten_model_in_fp32(converted: Converted, pre
     assert largest_change(flat_outputs(vision().module, (pixels,)), expected) > 1e-3
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", TRIED)
 def test_fewer_kernels_wait_for_each_other_than_in_the_serial_engine(
     converted: Converted, precision: Precision
 ) -> None:
@@ -178,7 +180,7 @@ def test_fewer_kernels_wait_for_each_other_than_in_the_serial_engine(
     assert layers["rewrite"]["critical"] == critical_layers(sidecar.layers)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", TRIED)
 def test_the_report_tells_of_the_engine(converted: Converted, precision: Precision) -> None:
     conversion = converted(precision)
     content = json.loads((conversion.output / "report.json").read_text())["backend"]

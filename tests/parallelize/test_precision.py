@@ -165,7 +165,7 @@ def _named(name: str) -> tuple[Program, tuple[Tensor, ...]]:
     return program, inputs
 
 
-NAMES = ["serial", "fused", "bert-eager", "llama-sdpa", "resnet-basic"]
+NAMES = ["serial", "fused", "bert-eager", pytest.param("llama-sdpa", marks=pytest.mark.slow), "resnet-basic"]
 
 
 @functools.cache
