@@ -133,5 +133,5 @@ def print_findings(findings: list[Finding], console: Console) -> None:
         mark = "[green]yes[/green]" if finding.works else "[yellow]no [/yellow]"
         console.print(f"{mark} {finding.part:{width}} ", escape(finding.found), highlight=False)
         if not finding.works:
-            advice = f"for {finding.enables}: {finding.advice}"
+            advice = f"needed for {finding.enables}: {finding.advice}"
             console.print(" " * (width + 5) + escape(advice), style="yellow", highlight=False)

@@ -153,5 +153,5 @@ def test_a_line_says_yes_or_no_and_below_a_no_what_to_do() -> None:
     assert stream.getvalue().splitlines() == [
         "yes ONNX  1.22.0 [x]",
         "no  timm  no module",
-        "         for models timm:NAME: pip install timm",
+        "         needed for models timm:NAME: pip install timm",
     ]

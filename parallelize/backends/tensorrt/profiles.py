@@ -92,7 +92,8 @@ def choose_profiles(inputs: Sequence[TensorSpec], options: ShapeOptions) -> tupl
     sizes = _known_sizes(inputs, options)
     profiles = tuple(_profile(spec, options, sizes) for spec in inputs)
     for spec, profile in zip(inputs, profiles, strict=True):
-        _check(spec, profile)
+        _check_given(spec, options)
+        _check_growth(profile)
     _check_names(inputs, profiles)
     return profiles
 
@@ -135,14 +136,16 @@ def _profile(spec: TensorSpec, options: ShapeOptions, sizes: Sequence[Mapping[st
     return Profile(spec.name, *(_three(spec.name, options) or (least, usual, largest)))
 
 
-def _check(spec: TensorSpec, profile: Profile) -> None:
-    """One input's shapes against what the model says of it."""
+def _check_given(spec: TensorSpec, options: ShapeOptions) -> None:
+    """One input's given shapes against what the model says of it; derived ones fit it."""
     words = "x".join(map(str, spec.shape))
-    for option, shape in (
-        ("--min-shapes", profile.least),
-        ("--opt-shapes", profile.usual),
-        ("--max-shapes", profile.largest),
+    for option, shapes in (
+        ("--min-shapes", options.least),
+        ("--opt-shapes", options.usual),
+        ("--max-shapes", options.largest),
     ):
+        if (shape := shapes.get(spec.name)) is None:
+            continue
         spelled = "x".join(map(str, shape))
         if len(shape) != len(spec.shape):
             raise ParallelizeError(
@@ -154,11 +157,15 @@ def _check(spec: TensorSpec, profile: Profile) -> None:
                     f"{option} {spec.name}:{spelled} has {size} on axis {axis}, where the model fixes {word}.",
                     f"The input is {words}; only words can be chosen.",
                 )
+
+
+def _check_growth(profile: Profile) -> None:
+    """The three shapes of one input against each other."""
     for axis, (low, usual, high) in enumerate(zip(profile.least, profile.usual, profile.largest, strict=True)):
         if not 0 < low <= usual <= high:
             raise ParallelizeError(
-                f"Axis {axis} of {spec.name!r} is {low}, {usual}, {high} in the least, usual and largest shape, which"
-                " does not grow.",
+                f"Axis {axis} of {profile.name!r} is {low}, {usual}, {high} in the least, usual and largest shape,"
+                " which does not grow.",
                 "Give --min-shapes, --opt-shapes and --max-shapes in this order of size.",
             )
 

@@ -154,12 +154,12 @@ def test_an_unknown_input_is_refused_with_the_names_there_are() -> None:
 
 def test_another_rank_is_refused_with_the_option() -> None:
     message, _ = _refusal([IMAGES], ShapeOptions({}, {}, {"images": (8, 3)}))
-    assert message == "--min-shapes images:8x3 has 2 sizes; the input is batchx3x224x224."
+    assert message == "--max-shapes images:8x3 has 2 sizes; the input is batchx3x224x224."
 
 
 def test_another_fixed_size_is_refused_with_its_axis() -> None:
     message, hint = _refusal([IMAGES], ShapeOptions({"images": (1, 3, 224, 224)}, {}, {"images": (8, 3, 224, 256)}))
-    assert message == "--opt-shapes images:8x3x224x256 has 256 on axis 3, where the model fixes 224."
+    assert message == "--max-shapes images:8x3x224x256 has 256 on axis 3, where the model fixes 224."
     assert hint == "The input is batchx3x224x224; only words can be chosen."
 
 
