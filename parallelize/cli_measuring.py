@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -21,11 +21,8 @@ from parallelize.cli_options import (
     Trust,
     Weights,
 )
+from parallelize.cli_output import print_notes, print_table
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-TABLE_WIDTH = 100  # where a terminal is narrower it wraps the lines; rich would cut off numbers
 _STDOUT = Path("-")
 
 
@@ -57,6 +54,8 @@ def compare(
     seed: Annotated[int, typer.Option(help="Seeds random inputs.")] = 0,
 ) -> None:
     """Compare the outputs of networks on the same inputs; the first is the reference."""
+    from rich.console import Console
+
     from parallelize.comparison import CompareOptions
     from parallelize.comparison import compare as run
     from parallelize.comparison_report import as_dict, notes, tables
@@ -79,8 +78,8 @@ def compare(
         _write_json(as_dict(result), json_file)
     if json_file != _STDOUT:
         for table in tables(result):
-            _print(table)
-        _print_notes(notes(result))
+            print_table(table)
+        print_notes(notes(result), Console())
     result.check()
 
 
@@ -144,8 +143,7 @@ def bench(
     if output is not None:
         _write(output, lambda path: plot(result, path))
     if json_file != _STDOUT:
-        _print(table(result))
-        _print_notes(notes(result))
+        print_notes(notes(result), print_table(table(result)))
 
 
 def _runner(
@@ -220,21 +218,3 @@ def _write(file: Path, write: Callable[[Path], object]) -> None:
     with output_file(file, _failed(file)) as temporary:
         write(temporary)
     typer.echo(f"Written to {file}", err=True)
-
-
-def _print(table: object) -> Console:
-    """Print a table whole."""
-    from rich.console import Console
-
-    console = Console()
-    wide = Console(width=max(console.width, TABLE_WIDTH))
-    wide.print(table)
-    return wide
-
-
-def _print_notes(notes: list[str]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    for note in notes:
-        Console().print(Text(f"note: {note}", "yellow"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -36,14 +36,9 @@ from parallelize.cli_options import (
     UsualShapes,
     Weights,
 )
+from parallelize.cli_output import print_notes, print_table
 from parallelize.heal_options import DEFAULT_STEPS, HealOptions
 from parallelize.plan_file import read_plan
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-TABLE_WIDTH = 100  # where a terminal is narrower it wraps the lines; rich would cut off numbers
 
 
 @app.command()
@@ -194,7 +189,7 @@ def plan(
     )
     with reporting() as report:
         content = explore(source, output, options, force=force, report=report)
-    _print(table(content)).print(
+    print_table(table(content)).print(
         f"Written to {output}; take one: parallelize convert ... --plan {output}/plans/NN.json", highlight=False
     )
 
@@ -313,19 +308,9 @@ def _convert(model: str, output: Path, shapes: list[str] | None, **options: Any)
 
     with reporting() as report:
         conversion = run(model, output, input_specs=parse_inputs(shapes), report=report, **options)
-    console = _print(table(conversion.report))
-    for note in notes(conversion.report):
-        console.print(Text(f"note: {note}", "yellow"))
+    console = print_table(table(conversion.report))
+    print_notes(notes(conversion.report), console)
     console.print(Text(f"Written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}"))
-
-
-def _print(table: Table) -> Console:
-    """Print a table whole; returns the console for what comes below it."""
-    from rich.console import Console
-
-    console = Console()
-    Console(width=max(console.width, TABLE_WIDTH)).print(table)
-    return console
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -1,12 +1,12 @@
 """Engines for the latency study: every TensorRT that imports, through the product's own backend."""
 
-import importlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torch import Tensor
 
+from parallelize.backends.tensorrt.library import RTX, TENSORRT, find_library
 from parallelize.onnx_export import write_onnx
 from parallelize.program import Program
 from passes.errors import ParallelizeError
@@ -16,11 +16,11 @@ Note = Callable[[str], None]
 
 def libraries(note: Note) -> Iterator[str]:
     """The backends that import here."""
-    for backend, module in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx")):
+    for backend in (TENSORRT, RTX):
         try:
-            importlib.import_module(module)
-        except ImportError:
-            note(f"{backend}: not measured, the package {module} does not import here")
+            find_library(backend)
+        except ParallelizeError as error:
+            note(f"{backend}: not measured. {error}")
             continue
         yield backend
 

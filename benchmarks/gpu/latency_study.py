@@ -44,6 +44,7 @@ from benchmarks.gpu.measuring import (  # noqa: E402
 )
 from benchmarks.gpu.networks import SERIAL, Family, Network, families, para_formers, rewrites  # noqa: E402
 from benchmarks.gpu.page import page  # noqa: E402
+from parallelize.cuda import driver_version  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -201,7 +202,7 @@ def machine() -> dict[str, str]:
     if DEVICE == "cuda":
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
         gpu = {"gpu": torch.cuda.get_device_name(), "compute capability": capability, "CUDA": str(torch.version.cuda)}
-        gpu["driver"] = _driver()
+        gpu["driver"] = driver_version() or "unknown"
     date = dt.datetime.now(dt.timezone.utc).date().isoformat()
     return {"date": date, **gpu, "python": platform.python_version(), **libraries_there}
 
@@ -212,12 +213,6 @@ def _installed(name: str) -> bool:
     except ImportError:
         return False
     return True
-
-
-def _driver() -> str:
-    path = Path("/proc/driver/nvidia/version")
-    words = path.read_text().split() if path.exists() else []
-    return next((word for word in words if word[:1].isdigit() and word.count(".") >= 1), "unknown")
 
 
 def main() -> None:
