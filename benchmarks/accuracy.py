@@ -50,18 +50,20 @@ class Setting:
         samples: calibration samples that are used, a fifth of them held out.
         depths: that are measured where none are named.
         batch_size: of the healing.
+        refine: neighbours of the best schedule of a depth that are measured as whole networks.
     """
 
     metric: str
     samples: int
     depths: tuple[int, ...]
     batch_size: int
+    refine: int = 0
 
 
 SETTINGS = {
-    "fashion": Setting("kl", 12_000, (6, 4, 3, 2, 1), 64),
-    "minilm": Setting("cosine", 4_000, (5, 3, 2), 32),
-    "rxnfp": Setting("kl", 2_000, (8, 6, 3), 16),
+    "fashion": Setting("kl", 12_000, (6, 4, 3, 2, 1), 64, 6),
+    "minilm": Setting("cosine", 4_000, (5, 3, 2), 32, 4),
+    "rxnfp": Setting("kl", 2_000, (8, 6, 3), 16, 4),
     "smollm": Setting("kl", 100, (26, 22), 2),
 }
 QUICK = Setting("kl", 300, (3,), 64)
@@ -78,7 +80,7 @@ class Benchmark:
         self.judge = Judge(self.program.module, test, task.metric)
         memory = MEMORY / f"{task.name}-{setting.samples}-{setting.metric}.json"
         memory.parent.mkdir(parents=True, exist_ok=True)
-        options = PlannerOptions(memory=memory)
+        options = PlannerOptions(memory=memory, refine=setting.refine)
         self.planner = Planner(
             self.program.module, self.data.fit, self.data.held_out, setting.metric, options, progress=say
         )

@@ -106,10 +106,19 @@ TimeLimit = Annotated[
     float | None,
     typer.Option(
         "--time-limit",
-        help="Measure no more groups of blocks after so many seconds.",
+        help="Measure no more groups of blocks and no more neighbours after so many seconds.",
         metavar="SECONDS",
         min=0.0,
         show_default=False,
+    ),
+]
+Refine = Annotated[
+    int,
+    typer.Option(
+        "--refine",
+        help="Try N small changes of each depth's best schedule as whole networks, and keep those that are better.",
+        metavar="N",
+        min=0,
     ),
 ]
 OutputDirectory = Annotated[Path, typer.Option("-o", "--output", help="Directory to make.", metavar="DIR")]

@@ -25,6 +25,7 @@ from parallelize.cli_options import (
     OutputDirectory,
     Precision,
     PrecisionName,
+    Refine,
     Refit,
     RefitName,
     Rounds,
@@ -37,7 +38,7 @@ from parallelize.cli_options import (
     Weights,
 )
 from parallelize.cli_output import print_notes, print_table
-from parallelize.heal_options import DEFAULT_STEPS, HealOptions
+from parallelize.heal_options import DEFAULT_STEPS, RATE, RATE_WIDTH, HealOptions
 from parallelize.plan_file import read_plan
 
 
@@ -66,6 +67,7 @@ def convert(
     metric: MetricName = None,
     refit: Refit = RefitName.full,
     time_limit: TimeLimit = None,
+    refine: Refine = 0,
     heal: Annotated[
         bool, typer.Option("--heal", help="Heal the rewrite as well, as `parallelize heal` does by default.")
     ] = False,
@@ -105,6 +107,7 @@ def convert(
         threads=threads,
         rounds=rounds,
         time_limit=time_limit,
+        refine=refine,
         heal=HealOptions() if heal else None,
         engine=EngineOptions(backend.value, precision.value, building),
     )
@@ -142,6 +145,7 @@ def plan(
     ] = None,
     refit: Refit = RefitName.full,
     time_limit: TimeLimit = None,
+    refine: Refine = 0,
     memory: Annotated[
         Path | None,
         typer.Option(
@@ -181,7 +185,7 @@ def plan(
     options = PlanOptions(
         metric=metric,
         depths=None if depths is None else _numbers(depths),
-        planner=PlannerOptions(refit.value, seed, time_limit, memory=memory),
+        planner=PlannerOptions(refit.value, seed, time_limit, memory=memory, refine=refine),
         latency=latency,
         heatmap=heatmap,
         threads=threads,
@@ -218,8 +222,14 @@ def heal(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples in a step.", min=1)] = HealOptions.batch_size,
     learning_rate: Annotated[
-        float, typer.Option(help="Peak of the one-cycle schedule.", min=0.0)
-    ] = HealOptions.learning_rate,
+        float | None,
+        typer.Option(
+            help=f"Peak of the one-cycle schedule (default: {RATE:g} up to {RATE_WIDTH} channels, less in proportion"
+            " for more).",
+            min=0.0,
+            show_default=False,
+        ),
+    ] = None,
     hidden_weight: Annotated[
         float, typer.Option(help="Weight of the states' error beside that of the outputs.", min=0.0)
     ] = HealOptions.hidden_weight,

@@ -60,7 +60,8 @@ class ConvertOptions:
         seed: seeds the split of the data.
         threads: of ONNX Runtime when latency is measured.
         rounds: how often each network is timed.
-        time_limit: seconds after which the search measures no more groups of blocks.
+        time_limit: seconds after which the search measures no more groups of blocks and no more neighbours.
+        refine: neighbours of each depth's best schedule that are measured as whole networks, at most.
         heal: heal the rewrite by gradient steps; None does not.
         engine: backend, precision and how to build an engine.
     """
@@ -74,6 +75,7 @@ class ConvertOptions:
     threads: int = 1
     rounds: int = 200
     time_limit: float | None = None
+    refine: int = 0
     heal: HealOptions | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
 
@@ -242,7 +244,7 @@ def _choose(
     def progress(what: str, done: int, total: int) -> None:
         report(what, done / total if total > 1 else None)
 
-    searching = PlannerOptions(options.refit, options.seed, options.time_limit)
+    searching = PlannerOptions(options.refit, options.seed, options.time_limit, refine=options.refine)
     planner = Planner(program.module, data.fit, data.held_out, metric, searching, progress)
     if options.depth is not None:
         search = planner.at_depth(options.depth)

@@ -14,6 +14,7 @@ from passes.errors import ParallelizeError
 Trained = Literal["all", "outer", "lora"]
 TRAINED: tuple[Trained, ...] = ("all", "outer", "lora")
 DEFAULT_STEPS = 1000
+RATE, RATE_WIDTH = 1e-3, 64  # the largest learning rate by default, and the channels up to which it is that
 _HINT = "See `parallelize heal --help`."
 
 
@@ -26,7 +27,8 @@ class HealOptions:
         epochs: passes over the samples that fit.
         time_limit: seconds; ends the run also where `steps` or `epochs` are not used up.
         batch_size: samples in a step.
-        learning_rate: peak of the one-cycle schedule.
+        learning_rate: peak of the one-cycle schedule; None is 1e-3 for a state of 64 channels, less in proportion for
+            wider ones, as Adam's rate scales with width (Yang et al., arXiv 2203.03466), and no more for narrower ones.
         hidden_weight: weight of the states' error beside the error of the outputs.
         weight_decay: of matrices; vectors do not decay.
         clip: largest norm of the gradient.
@@ -46,7 +48,7 @@ class HealOptions:
     epochs: int | None = None
     time_limit: float | None = None
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     hidden_weight: float = 10.0
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -73,6 +75,10 @@ class HealOptions:
                 raise ParallelizeError(f"The healing option {name} is {getattr(self, name)}, not 0 or more.", _HINT)
         if self.train not in TRAINED:
             raise ParallelizeError(f"Healing cannot train {self.train!r}.", f"It is one of {', '.join(TRAINED)}.")
+
+    def rate(self, width: int) -> float:
+        """The peak of the learning rate for a state of `width` channels."""
+        return self.learning_rate or RATE * min(1.0, RATE_WIDTH / width)
 
     def steps_per_epoch(self, samples: int) -> int:
         """Whole batches in `samples`; fewer samples than a batch are one."""

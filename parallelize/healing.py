@@ -35,11 +35,12 @@ from parallelize.student import Pair, choose_device, pair
 from parallelize.trainable import merged, trainable
 from passes.errors import ParallelizeError
 from passes.plan import Plan
-from passes.stacks import find_stacks
+from passes.stacks import Stack, find_stacks
 
 WARM_UP = 0.1  # share of the run in which the learning rate rises
 LOWEST = 1e-3  # of the peak, where the cycle begins and ends
 BETAS = (0.9, 0.99)
+IMAGE = 4  # dimensions of (batch, channels, height, width)
 KEEP_EVERY = 30.0  # seconds between two state files
 
 Ending = Literal["finished", "time limit", "no progress", "diverged"]
@@ -66,6 +67,7 @@ class Healed:
         steps: steps in all.
         seconds: what they took, evaluations included.
         trained: numbers that were trained.
+        learning_rate: its peak.
         device: where.
         ending: why the run ended.
         history: all evaluations.
@@ -78,6 +80,7 @@ class Healed:
     steps: int
     seconds: float
     trained: int
+    learning_rate: float
     device: str
     ending: Ending
     history: tuple[Evaluation, ...]
@@ -89,7 +92,7 @@ class Healed:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the graph, as plain values."""
-        names = ("before", "after", "best_step", "steps", "seconds", "trained", "device", "ending")
+        names = ("before", "after", "best_step", "steps", "seconds", "trained", "learning_rate", "device", "ending")
         return {name: getattr(self, name) for name in names} | {"history": [asdict(e) for e in self.history]}
 
 
@@ -132,7 +135,8 @@ def heal(
     run = ""
     if state_file is not None:
         run = run_identity(teacher, (fit, held_out), json.dumps([plan.to_json(), asdict(options), logits]))
-    healing = Healing(both, fit, held_out, options)
+    rate = options.rate(max(channels(stack) for stack in stacks))
+    healing = Healing(both, fit, held_out, options, rate)
     ending = healing.run(state_file, run, report)
     healing.restore_best()
     return Healed(
@@ -143,10 +147,17 @@ def heal(
         healing.step,
         healing.seconds,
         sum(leaf.numel() for leaf in healing.leaves),
+        rate,
         str(device),
         ending,
         tuple(healing.history),
     )
+
+
+def channels(stack: Stack) -> int:
+    """Channels of the state: the second size of an image, the last one of anything else."""
+    shape = stack.entry.meta["val"].shape
+    return int(shape[1] if len(shape) == IMAGE else shape[-1])
 
 
 def one_cycle(share: float) -> float:
@@ -159,15 +170,15 @@ def one_cycle(share: float) -> float:
 class Healing:
     """One run: the trained weights, the optimizer, and the best weights so far."""
 
-    def __init__(self, both: Pair, fit: Samples, held_out: Samples, options: HealOptions) -> None:
-        self.pair, self.fit, self.held_out, self.options = both, fit, held_out, options
+    def __init__(self, both: Pair, fit: Samples, held_out: Samples, options: HealOptions, rate: float) -> None:
+        self.pair, self.fit, self.held_out, self.options, self.rate = both, fit, held_out, options, rate
         leaves = {leaf: max(len(node.meta["val"].shape) for node in w.nodes) for w in both.weights for leaf in w.leaves}
         self.leaves: list[nn.Parameter] = list(leaves)
         groups = [
             {"params": [leaf for leaf in leaves if leaves[leaf] > 1], "weight_decay": options.weight_decay},
             {"params": [leaf for leaf in leaves if leaves[leaf] <= 1], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], options.learning_rate, betas=BETAS)
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], self.rate, betas=BETAS)
         self.total = options.total_steps(len(fit))
         self.step, self.seconds = 0, 0.0
         self.before, self.best_error, self.best_step = math.inf, math.inf, 0
@@ -257,7 +268,7 @@ class Healing:
     def _advance(self, inputs: tuple[Tensor, ...]) -> float:
         """One step; returns the loss, or infinity where loss or gradient is not finite and nothing was changed."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * one_cycle(self.share)
+            group["lr"] = self.rate * one_cycle(self.share)
         taught = self.pair.taught(inputs)
         loss = self.pair.distance.loss(inputs, self.pair.answered(inputs), taught, self.options.hidden_weight)
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,6 @@
 """What a search has measured, kept in a file, so that a search that was stopped goes on where it was.
 
-    {"format": "parallelize-search/1", "identity": SHA-256, "groups": {name: error}}
+    {"format": "parallelize-search/1", "identity": SHA-256, "groups": {name: error}, "networks": {plan: error}}
 
 The identity is that of the model, the data and the options. The file is written whole or not at all.
 """
@@ -27,11 +27,13 @@ class Memory:
         groups: of groups of blocks.
         path: where they are kept; None keeps them nowhere.
         identity: of the search.
+        networks: of whole networks, by the JSON of their plans.
     """
 
     groups: dict[str, float] = field(default_factory=dict)
     path: Path | None = None
     identity: str = ""
+    networks: dict[str, float] = field(default_factory=dict)
     _written: float = 0.0
 
     def keep(self, *, now: bool = False) -> None:
@@ -42,7 +44,7 @@ class Memory:
         """
         if self.path is None or not (now or time.monotonic() - self._written > SECONDS):
             return
-        content = {"format": FORMAT, "identity": self.identity, "groups": self.groups}
+        content = {"format": FORMAT, "identity": self.identity, "groups": self.groups, "networks": self.networks}
         failed, hint = f"The search cannot be kept in {self.path}", "Make room or choose another place."
         with output_file(self.path, failed, hint) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -59,7 +61,10 @@ def open_memory(path: Path | None, identity: str) -> Memory:
         return Memory(path=path, identity=identity)
     try:
         content = json.loads(path.read_text())
-        groups = {str(name): float(value) for name, value in content["groups"].items()}
+        groups, networks = (
+            {str(name): float(value) for name, value in part.items()}
+            for part in (content["groups"], content.get("networks", {}))
+        )
         same = content["format"] == FORMAT and content["identity"] == identity
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ParallelizeError(
@@ -70,4 +75,4 @@ def open_memory(path: Path | None, identity: str) -> Memory:
             f"{path} is the record of a search with another model, other data or options.",
             "Use the same ones to go on with that search, or delete the file to start anew.",
         )
-    return Memory(groups, path, identity)
+    return Memory(groups, path, identity, networks)

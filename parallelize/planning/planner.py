@@ -4,9 +4,10 @@
     2. dynamic programming splits the blocks into D groups, for every D at once (partition);
     3. for a wanted depth, the other forms of the groups that come out are measured too, and 2 is repeated until nothing
        changes;
-    4. what comes out is measured as a whole network, with the refit that was asked for and without.
+    4. what comes out is measured as a whole network, with the refit that was asked for and without;
+    5. where that was asked for, so are plans near it (neighbours), the neighbours of the best one first.
 
-Errors of disjoint groups nearly add up, so step 2 is exact where they do; step 4 is what counts.
+Errors of disjoint groups nearly add up, so step 2 is exact where they do; steps 4 and 5 are what counts.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from parallelize.metrics import Budget, Judge, Metric, Scores
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm, Span, alike, main_form, other_forms
 from parallelize.planning.memory import open_memory
+from parallelize.planning.neighbours import neighbours
 from parallelize.planning.partition import Groups, best_partitions, share_depth
 from parallelize.refit import Refitted, refit
 from passes.errors import CheckError, ParallelizeError
@@ -46,9 +48,10 @@ class PlannerOptions:
     Attributes:
         refit: the strongest refit a level may get.
         seed: of the split of the data, part of the plans.
-        time_limit: seconds after which no more groups are measured; None measures all.
+        time_limit: seconds after which no more groups and neighbours are measured; None measures all.
         longest_group: blocks of a group at most; None is all for stacks of up to 16 blocks, else 4.
         memory: file that keeps what was measured.
+        refine: neighbours of the best schedule of a depth that are measured as whole networks, at most.
     """
 
     refit: Refit = "full"
@@ -56,12 +59,14 @@ class PlannerOptions:
     time_limit: float | None = None
     longest_group: int | None = None
     memory: Path | None = None
+    refine: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what no search can do, before it has measured for minutes.
 
         Raises:
-            ParallelizeError: an unknown refit, a time that is no number, or groups of less than one block.
+            ParallelizeError: an unknown refit, a time that is no number, groups of less than one block, or less than
+                no neighbours.
         """
         if self.refit not in REFITS:
             raise ParallelizeError(f"There is no refit {self.refit!r}.", f"Use one of {', '.join(REFITS)}.")
@@ -69,6 +74,8 @@ class PlannerOptions:
             raise ParallelizeError(f"A search cannot take {self.time_limit} seconds.", "Give a number of zero or more.")
         if self.longest_group is not None and self.longest_group < 1:
             raise ParallelizeError(f"No group has {self.longest_group} blocks.", "Give a number of one or more.")
+        if self.refine < 0:
+            raise ParallelizeError(f"A search cannot measure {self.refine} neighbours.", "Give a number of 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -213,15 +220,34 @@ class Planner:
     # whole networks ---------------------------------------------------------------------------------------------------
 
     def measure(self, depth: int) -> Candidate:
-        """Measure the best partition of that depth as a whole network.
+        """Measure the best partition of that depth as a whole network, and as many neighbours as were asked for.
 
         Raises:
             ParallelizeError: no partition has that depth.
         """
         if depth not in self._measured:
             found = list(self._candidates(self.proposal(depth), depth))
-            self._measured[depth] = min(found, key=self._error)
+            self._measured[depth] = self._refined(min(found, key=self._error))
         return self._measured[depth]
+
+    def _refined(self, best: Candidate) -> Candidate:
+        """The best of a schedule and plans near it: next is always a neighbour of the best plan that has a new one."""
+        tried = {best.plan: self._error(best)}
+        for number in range(self.options.refine):
+            ranked = sorted(tried, key=tried.__getitem__)
+            near = (plan for known in ranked for plan in neighbours(known, self.stacks) if plan not in tried)
+            fresh = next(near, None)
+            if fresh is None or self._is_late():
+                break
+            said = f"measuring neighbours {best.depth} blocks deep, {self.metric} {self._error(best):.4g} so far"
+            self._report(said, number, self.options.refine)
+            tried[fresh] = self.memory.networks.get(fresh.to_json(), -inf)
+            if tried[fresh] < self._error(best):
+                candidate = self.candidate(fresh, best.depth)
+                tried[fresh] = self.memory.networks[fresh.to_json()] = self._error(candidate)
+                self.memory.keep(now=True)
+                best = min(best, candidate, key=self._error)
+        return best
 
     def proposal(self, depth: int) -> Plan:
         """The schedule of that depth whose groups cost least, each in its cheapest form.

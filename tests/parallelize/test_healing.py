@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from parallelize import healing
 from parallelize.capturing import capture
 from parallelize.heal_options import HealOptions
-from parallelize.healing import Healed, Healing, heal, one_cycle
+from parallelize.healing import Healed, Healing, channels, heal, one_cycle
 from parallelize.inputs import Samples
 from parallelize.metrics import predict, score
 from parallelize.program import Program
@@ -27,7 +27,8 @@ from passes.errors import EnvironmentLackError, ParallelizeError
 from passes.fuse_width import FuseWidth
 from passes.infra import clone, flat_outputs, run_passes
 from passes.plan import Plan
-from tests.parallelize.small_models import images, mlp, pairs, stack_plan, vision
+from passes.stacks import find_stacks
+from tests.parallelize.small_models import Residual, images, mlp, pairs, stack_plan, vision
 
 FIT, HELD_OUT, JUDGE = (images(count, seed) for seed, count in enumerate((128, 48, 64)))
 PLAN = pairs("affine")
@@ -391,6 +392,18 @@ def test_healing_needs_samples(refitted: Refitted) -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ParallelizeError, match=message):
         HealOptions(**options)
+
+
+def test_the_learning_rate_is_smaller_for_wider_states_unless_it_is_given() -> None:
+    assert [HealOptions().rate(width) for width in (16, 64, 128)] == [1e-3, 1e-3, 5e-4]
+    assert HealOptions(learning_rate=0.1).rate(128) == 0.1
+
+
+def test_the_width_of_a_state_is_its_channels(refitted: Refitted) -> None:
+    assert heal(refitted, vision().module, PLAN, FIT, HELD_OUT, HealOptions(steps=1)).learning_rate == 1e-3
+    residual = Residual([nn.Conv2d(96, 96, 1) for _ in range(2)])
+    program = capture(nn.Sequential(nn.Conv2d(3, 96, 1), residual).eval(), (torch.ones(2, 3, 8, 8),))
+    assert [channels(stack) for stack in find_stacks(program.module).stacks] == [96]
 
 
 def test_without_a_limit_it_is_a_thousand_steps_and_with_a_time_limit_any() -> None:
