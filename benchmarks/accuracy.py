@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import fx
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +48,8 @@ class Setting:
 
     Attributes:
         metric: what plans minimise on calibration samples, which have no labels.
-        samples: calibration samples that are used, a fifth of them held out.
+        samples: calibration samples that plans and refits use, a fifth of them held out; healing trains on the others
+            as well.
         depths: that are measured where none are named.
         batch_size: of the healing.
         refine: neighbours of the best schedule of a depth that are measured as whole networks.
@@ -62,9 +64,9 @@ class Setting:
 
 SETTINGS = {
     "fashion": Setting("kl", 12_000, (6, 4, 3, 2, 1), 64, 6),
-    "minilm": Setting("cosine", 4_000, (5, 3, 2), 32, 4),
-    "rxnfp": Setting("kl", 2_000, (8, 6, 3), 16, 4),
-    "smollm": Setting("kl", 100, (26, 22), 2),
+    "minilm": Setting("cosine", 1_200, (5, 3, 2), 16, 2),
+    "rxnfp": Setting("kl", 1_200, (8, 6, 3), 16, 2),
+    "smollm": Setting("kl", 40, (26, 22), 2),
 }
 QUICK = Setting("kl", 300, (3,), 64)
 
@@ -138,13 +140,20 @@ class Benchmark:
     def _heal(self, refitted: Refitted, plan: Plan) -> fx.GraphModule:
         options = HealOptions(time_limit=self.arguments.heal, batch_size=self.setting.batch_size)
         say(f"healing for {self.arguments.heal:g} s", 0, 1)
-        healed = heal(refitted, self.program.module, plan, self.data.fit, self._few_held_out(), options)
+        healed = heal(refitted, self.program.module, plan, self._unseen_by_choice(), self._few_held_out(), options)
         print(f"    {healed.steps} steps, {healed.ending}: {healed.before:.4f} -> {healed.after:.4f}", flush=True)
         return healed.module
 
+    def _unseen_by_choice(self) -> Samples:
+        """What refits are fitted on, and the calibration samples that these left."""
+        rest = self.task.calibration.take(range(self.setting.samples, len(self.task.calibration)))
+        fit = self.data.fit
+        arrays = {name: torch.cat([array, rest.arrays[name]]) for name, array in fit.arrays.items()}
+        return Samples(arrays, mask=fit.mask)
+
     def _few_held_out(self) -> Samples:
         """Few enough that evaluating them takes a small part of the time."""
-        return self.data.held_out.head(500)
+        return self.data.held_out.head(8 * self.setting.batch_size)
 
     def _record(self, row: dict, name: str, module: fx.GraphModule, plan: Plan | None) -> None:
         start = time.perf_counter()
