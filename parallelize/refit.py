@@ -36,7 +36,7 @@ from torch import Tensor, fx
 from parallelize import states
 from parallelize.inputs import Samples
 from parallelize.ridge import Moments, choose
-from parallelize.states import Batch, Teacher, placeholders, run_segment, start_batches
+from parallelize.states import Batch, Step, Teacher, placeholders, run_segment, start_batches
 from passes import operators as ops
 from passes.apply_plan import LevelSite, StackSite, restore_order, rewrite
 from passes.errors import ParallelizeError
@@ -48,6 +48,8 @@ from passes.segment import extract
 from passes.stacks import Stack, find_stacks
 from passes.terms import Term
 
+Sites = dict[int, tuple[InProjection, fx.Node]]  # by term: where it reads, and the teacher's node of what it read there
+ReadIns = tuple[tuple[int, float], ...]
 NEGLIGIBLE = 1e-12  # relative error of a state that rounding explains
 WORTHWHILE = 0.98  # of the error of a term's input must be left at most, or the term reads what it reads
 Progress = Callable[[int, int], None]  # levels done, levels in all
@@ -71,7 +73,7 @@ class LevelRefit:
     ridge: float
     before: float
     after: float
-    read_ins: tuple[tuple[int, float], ...] = ()
+    read_ins: ReadIns = ()
     skipped: tuple[Skip, ...] = ()
 
 
@@ -184,8 +186,7 @@ class StackWalk:
             return self._leave(level.result, LevelRefit(self.stack.name, number, "none", 0.0, 0.0, 0.0))
         bare = [value for (value,) in self._values([level.sum], self.parts[1])]
         weights = _weights(level)
-        read_ins = tuple(self._read_in(level))
-        targets = self._advance(number, level)
+        read_ins, targets = self._taught(number, level)
         features = level_features(level)
         size = max(self._size(targets[1], features.axis), 1e-300)
         before = self._size((t - y for t, y in zip(targets[1], bare, strict=True)), features.axis) / size
@@ -224,26 +225,59 @@ class StackWalk:
     def _batches(self) -> Iterator[Batch]:
         return (batch for part in self.parts for batch in part)
 
-    def _advance(self, number: int, level: LevelSite) -> tuple[list[Tensor], list[Tensor]]:
-        """Targets of a level's sum for the samples to fit on and to choose on."""
+    def _taught(self, number: int, level: LevelSite) -> tuple[ReadIns, tuple[list[Tensor], list[Tensor]]]:
+        """Foretell what the level's terms read, and compute targets of its sum for both parts of the samples.
+
+        The teacher runs once for both, and once more for the second terms of chains, whose input is foretold first.
+        """
+        step = self._step(number, level)
+        read_ins: list[tuple[int, float]] = []
+        reached: list[list[tuple[Tensor, Tensor]]] = []
+        for place in range(level.level.depth):
+            sites = self._sites(level, place)
+            passes = [self._pass(sites, part, None if place else step) for part in self.parts]
+            reached = reached or [pairs for _, pairs in passes]
+            read_ins.extend(self._foretell(sites, passes[0][0], passes[1][0]))
+        self.teacher.take(step, self._batches(), (state for pairs in reached for _, state in pairs))
+        fit, held_out = ([target for target, _ in pairs] for pairs in reached)
+        return tuple(read_ins), (fit, held_out)
+
+    def _step(self, number: int, level: LevelSite) -> Step:
+        """The teacher's step that the level stands for."""
         ran = self.teacher.ran | set(level.level.terms)
         later = {term for following in self.plan.levels[number + 1 :] for term in following.terms}
         gone = [t for t in self.plan.deleted if t not in ran and not any(kept < t for kept in later)]
         owner = None if level.result is level.sum else self.stack.terms[level.level.terms[-1]]
-        targets = self.teacher.advance([*level.level.terms, *gone], owner, list(self._batches()))
-        return targets[: len(self.parts[0])], targets[len(self.parts[0]) :]
+        return self.teacher.step([*level.level.terms, *gone], owner)
+
+    def _pass(
+        self, sites: Sites, part: Sequence[Batch], step: Step | None
+    ) -> tuple[list[Moments], list[tuple[Tensor, Tensor]]]:
+        """Run the teacher once: normal equations of what the terms' inputs lack, and what `step` reaches."""
+        nodes = () if step is None else step.nodes
+        ours = [site.source for site, _ in sites.values()]
+        moments = [Moments(width + 1, width) for width in (source.meta["val"].shape[-1] for source in ours)]
+        reached: list[tuple[Tensor, Tensor]] = []
+        if not nodes and not ours:
+            return moments, reached
+        theirs = self.teacher.values([*nodes, *(node for _, node in sites.values())], part)
+        for batch, have, want in zip(part, self._values(ours, part), theirs, strict=True):
+            if step is not None:
+                reached.append(step.reach(batch.teacher, want[: len(nodes)]))
+            for sums, ours_, theirs_ in zip(moments, have, want[len(nodes) :], strict=True):
+                rows = batch.rows(ours_)
+                sums.add(_with_constant([rows]), batch.rows(theirs_) - rows)
+        return moments, reached
 
     # read-in ---------------------------------------------------------------------------------------------------------
 
-    def _read_in(self, level: LevelSite) -> Iterator[tuple[int, float]]:
-        """Foretell the inputs of the level's terms, the first terms of all chains first; what is left of the error."""
+    def _sites(self, level: LevelSite, place: int) -> Sites:
+        """Where the terms at one place of the level's chains read."""
         terms = dict(zip([number for chain in level.level.chains for number in chain], level.terms, strict=True))
-        for place in range(level.level.depth):
-            chains = [chain for chain in level.level.chains if len(chain) > place]
-            states = {c[place]: level.entry if place == 0 else terms[c[place - 1]].result for c in chains}
-            found = {number: self._site(terms[number], number, state) for number, state in states.items()}
-            sites = {number: site for number, site in found.items() if site is not None}
-            yield from self._foretell(sites)
+        chains = [chain for chain in level.level.chains if len(chain) > place]
+        states = {c[place]: level.entry if place == 0 else terms[c[place - 1]].result for c in chains}
+        found = {number: self._site(terms[number], number, state) for number, state in states.items()}
+        return {number: site for number, site in found.items() if site is not None}
 
     def _site(self, term: Term, number: int, state: fx.Node) -> tuple[InProjection, fx.Node] | None:
         """Where a term reads, and the node of the teacher that has what it read in training."""
@@ -253,34 +287,21 @@ class StackWalk:
             return None
         return ours, theirs.source
 
-    def _foretell(self, sites: dict[int, tuple[InProjection, fx.Node]]) -> Iterator[tuple[int, float]]:
-        if not sites:
-            return
-        fit, held_out = (self._input_moments(sites, part) for part in self.parts)
-        for place, (number, (site, _)) in enumerate(sites.items()):
-            fitting, judging = fit[place], held_out[place]
+    def _foretell(
+        self, sites: Sites, fit: Sequence[Moments], held_out: Sequence[Moments]
+    ) -> Iterator[tuple[int, float]]:
+        """Foretell the inputs of terms where that helps; what is left of each error."""
+        for (number, (site, _)), fitting, judging in zip(sites.items(), fit, held_out, strict=True):
             if judging.target <= NEGLIGIBLE * float(judging.features.diagonal().sum()):
                 continue
             if not site.has_bias:
-                fitting, judging = fitting.columns(slice(0, -1)), judging.columns(slice(0, -1))
+                fitting, judging = fitting.columns(slice(0, -1)), judging.columns(slice(0, -1))  # noqa: PLW2901
             choice = choose(fitting, judging, constant=site.has_bias)
             if choice.error > WORTHWHILE:
                 continue
             matrix = choice.solution[: site.source.meta["val"].shape[-1]].T
             take_in(self.module, site, matrix, choice.solution[-1] if site.has_bias else None)
             yield number, choice.error
-
-    def _input_moments(self, sites: dict[int, tuple[InProjection, fx.Node]], part: Sequence[Batch]) -> list[Moments]:
-        """Normal equations of what the terms' inputs lack, from the inputs."""
-        ours = [site.source for site, _ in sites.values()]
-        theirs = self.teacher.values([node for _, node in sites.values()], part)
-        widths = [source.meta["val"].shape[-1] for source in ours]
-        moments = [Moments(width + 1, width) for width in widths]
-        for batch, have, want in zip(part, self._values(ours, part), theirs, strict=True):
-            for sums, ours_, theirs_ in zip(moments, have, want, strict=True):
-                rows = batch.rows(ours_)
-                sums.add(_with_constant([rows]), batch.rows(theirs_) - rows)
-        return moments
 
     # read-out --------------------------------------------------------------------------------------------------------
 

@@ -133,37 +133,66 @@ class Teacher:
         segment = extract(self.module, [*placeholders(self.module), self.stack.terms[self.prefix].skip], wanted)
         return (run_segment(segment, (*batch.inputs, batch.teacher)) for batch in batches)
 
-    def advance(self, terms: Iterable[int], owner: Term | None, batches: Sequence[Batch]) -> list[Tensor]:
-        """Let terms run and move the batches on; returns for each batch what the sum of the rewritten level should be.
+    def step(self, terms: Iterable[int], owner: Term | None) -> Step:
+        """What to compute when some more terms run; nothing has run before `take`.
 
         Args:
             terms: terms that have not run.
-            owner: the term whose norm or activation follows that sum, if one does: the sum should be what that maps
-                to the target.
-            batches: all batches of the samples.
+            owner: the term whose norm or activation follows the sum of the rewritten level, if one does: that sum
+                should be what it maps to the target.
         """
-        self.ran |= set(terms)
-        prefix = next(number for number in range(len(self.ran) + 1) if number not in self.ran)
-        if prefix < len(self.ran):
-            return self._partial_targets(owner, batches)
-        last = self.stack.terms[prefix - 1]
-        targets = []
-        for batch, (state, total) in zip(batches, self.values([last.result, last.total], batches), strict=True):
-            targets.append(state if owner is None else before_post(self.module, owner, last, state, total))
-            batch.teacher = state
-        self.prefix = prefix
-        return targets
+        ran = self.ran | set(terms)
+        prefix = next(number for number in range(len(ran) + 1) if number not in ran)
+        if prefix == len(ran):
+            last = self.stack.terms[prefix - 1]
+            return Step(self.module, frozenset(ran), prefix, True, (last.result, last.total), last, owner)
+        waiting = [self.stack.terms[number] for number in sorted(ran) if number >= self.prefix]
+        nodes = [node for term in waiting for node in (term.result, term.skip)]
+        return Step(self.module, frozenset(ran), self.prefix, False, (*nodes, waiting[-1].total), waiting[-1], owner)
 
-    def _partial_targets(self, owner: Term | None, batches: Sequence[Batch]) -> list[Tensor]:
-        terms = [self.stack.terms[number] for number in sorted(self.ran) if number >= self.prefix]
-        nodes = [node for term in terms for node in (term.result, term.skip)]
-        targets = []
-        for batch, values in zip(batches, self.values([*nodes, terms[-1].total], batches), strict=True):
-            *states, total = values
+    def take(self, step: Step, batches: Iterable[Batch], states: Iterable[Tensor]) -> None:
+        """Move on to the states that `Step.reach` returned, one for each batch."""
+        self.ran, self.prefix = set(step.ran), step.prefix
+        for batch, state in zip(batches, states, strict=True):
+            batch.teacher = state
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The next terms of the teacher.
+
+    Attributes:
+        ran: all terms that have run then.
+        prefix: how many of the first terms have.
+        is_prefix: whether no others have.
+        nodes: what of the teacher must be computed.
+        last: the last term of `ran`.
+        owner: see `Teacher.step`.
+    """
+
+    module: fx.GraphModule
+    ran: frozenset[int]
+    prefix: int
+    is_prefix: bool
+    nodes: tuple[fx.Node, ...]
+    last: Term
+    owner: Term | None
+
+    def reach(self, teacher: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What the sum of the rewritten level should be, and the teacher's state before the first term that waits.
+
+        Args:
+            teacher: that state as it was.
+            values: of `nodes`.
+        """
+        *states, total = values
+        if self.is_prefix:
+            (state,) = states
+        else:
             parts = zip(states[::2], states[1::2], strict=True)
-            state = batch.teacher + sum(after - before for after, before in parts)
-            targets.append(state if owner is None else before_post(self.module, owner, terms[-1], state, total))
-        return targets
+            state = teacher + sum(after - before for after, before in parts)
+        target = state if self.owner is None else before_post(self.module, self.owner, self.last, state, total)
+        return target, state if self.is_prefix else teacher
 
 
 def before_post(module: fx.GraphModule, owner: Term, last: Term, state: Tensor, total: Tensor) -> Tensor:
