@@ -64,8 +64,8 @@ class Setting:
 
 SETTINGS = {
     "fashion": Setting("kl", 12_000, (6, 4, 3, 2, 1), 64, 6),
-    "minilm": Setting("cosine", 1_200, (5, 3, 2), 16, 2),
-    "rxnfp": Setting("kl", 1_200, (8, 6, 3), 16, 2),
+    "minilm": Setting("cosine", 1_200, (5, 3, 2), 16),
+    "rxnfp": Setting("kl", 800, (8, 6, 3), 16),
     "smollm": Setting("kl", 40, (26, 22), 2),
 }
 QUICK = Setting("kl", 300, (3,), 64)
