@@ -210,7 +210,7 @@ def save(arguments: argparse.Namespace, name: str, rows: dict, setting: Setting)
     everything[name] = {
         "metric": setting.metric,
         "samples": setting.samples,
-        "measured_on": machine(1),
+        "measured_on": {**machine(1), "torch_threads": torch.get_num_threads()},
         "depths": rows,
     }
     path = results_file(arguments)
