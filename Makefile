@@ -44,7 +44,7 @@ train: venv ## train the shipped model again (needs the Debian package dataset-f
 
 # A file's tests stay in one process, because they share what they capture. There is a process for each core, so one
 # thread each: threads that wait for one another's core make some tests four times as long.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: venv ## run the tests
 	$(PYTEST)
