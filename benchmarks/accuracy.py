@@ -53,6 +53,7 @@ class Setting:
         depths: that are measured where none are named.
         batch_size: of the healing.
         refine: neighbours of the best schedule of a depth that are measured as whole networks.
+        longest_group: blocks that run side by side at most; None leaves it to the planner.
     """
 
     metric: str
@@ -60,13 +61,14 @@ class Setting:
     depths: tuple[int, ...]
     batch_size: int
     refine: int = 0
+    longest_group: int | None = None
 
 
 SETTINGS = {
     "fashion": Setting("kl", 12_000, (6, 4, 3, 2, 1), 64, 6),
     "minilm": Setting("cosine", 1_200, (5, 3, 2), 16),
     "rxnfp": Setting("kl", 800, (8, 6, 3), 16),
-    "smollm": Setting("kl", 40, (26, 22), 2),
+    "smollm": Setting("kl", 40, (26, 22), 2, longest_group=2),
 }
 QUICK = Setting("kl", 300, (3,), 64)
 
@@ -82,7 +84,7 @@ class Benchmark:
         self.judge = Judge(self.program.module, test, task.metric)
         memory = MEMORY / f"{task.name}-{setting.samples}-{setting.metric}.json"
         memory.parent.mkdir(parents=True, exist_ok=True)
-        options = PlannerOptions(memory=memory, refine=setting.refine)
+        options = PlannerOptions(longest_group=setting.longest_group, memory=memory, refine=setting.refine)
         self.planner = Planner(
             self.program.module, self.data.fit, self.data.held_out, setting.metric, options, progress=say
         )
