@@ -8,7 +8,7 @@ with them for the factor 1/g that is all of the method. A linear map is a closed
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import fx
@@ -72,6 +72,13 @@ class _Task:
     fit: Samples
     held_out: Samples
     metric: Metric | str
+    refits: dict[Plan, fx.GraphModule] = field(default_factory=dict)
+
+    def refitted(self, plan: Plan) -> fx.GraphModule:
+        """The teacher rewritten by a plan and refitted; methods that end in one plan share it."""
+        if plan not in self.refits:
+            self.refits[plan] = refit(self.teacher, plan, self.fit, self.held_out).module
+        return self.refits[plan]
 
     def trial(self, samples: int = CHOICE_SAMPLES) -> Trial:
         """Measures choices, on the first of the held-out samples."""
@@ -146,8 +153,7 @@ def _networks(method: _Method, task: _Task, strength: Refit, report: Report) -> 
         return
     report(f"{method.name}, refitted")
     plan = plan.with_refit(strength)
-    module = refit(task.teacher, plan, task.fit, task.held_out).module
-    yield replace(as_is, module=module, strength=strength, plan=plan)
+    yield replace(as_is, module=task.refitted(plan), strength=strength, plan=plan)
 
 
 def _mean(task: _Task) -> _Network | None:

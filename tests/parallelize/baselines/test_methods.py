@@ -82,6 +82,13 @@ def test_every_schedule_makes_the_network_that_stands_beside_it(beside_a_plan: t
         assert largest_change(predict(again, JUDGE), predict(made.module, JUDGE)) < 1e-5
 
 
+def test_methods_that_end_in_one_plan_share_its_refit(beside_a_plan: tuple[Baseline, ...]) -> None:
+    refitted = [made for made in beside_a_plan if made.strength == "affine"]
+    plans = {made.plan for made in refitted}
+    assert len(plans) < len(refitted)
+    assert len({id(made.module) for made in refitted}) == len(plans)
+
+
 def test_a_refit_brings_every_schedule_nearer_to_the_teacher(beside_a_plan: tuple[Baseline, ...]) -> None:
     expected = predict(vision().module, JUDGE)
     errors = {
