@@ -1,6 +1,7 @@
 """What a depth costs in accuracy on real pretrained models, beside every rival at the same depth.
 
-    python benchmarks/accuracy.py [--tasks fashion,minilm,...] [--depths 6,4,3] [--heal SECONDS] [--no-rivals] [--quick]
+    python benchmarks/accuracy.py [--tasks fashion,minilm,...] [--depths 6,4,3] [--heal SECONDS] [--refit-samples N]
+                                  [--no-rivals] [--quick]
 
 For each task (benchmarks/tasks) and depth: the planner's schedule, as is, refitted without a gradient step, and healed;
 the methods of the literature, as published and with the same refit; the best deletion healed for the same time. Plans
@@ -81,6 +82,9 @@ class Benchmark:
         self.program, _ = clean(task.program, next(iter(task.calibration.batches(2))))
         test = task.test.head(500) if arguments.quick else task.test
         self.data = split(task.calibration.head(setting.samples), test, 0)
+        more = arguments.refit_samples
+        self.fit = self._unseen_by_choice(more) if more else self.data.fit
+        self.refitted = f"refitted on {more:,}" if more else "refitted"
         self.judge = Judge(self.program.module, test, task.metric)
         memory = MEMORY / f"{task.name}-{setting.samples}-{setting.metric}.json"
         memory.parent.mkdir(parents=True, exist_ok=True)
@@ -96,13 +100,14 @@ class Benchmark:
         plan, refitted = self._rewrite(depth, row)
         if missing("rewrite, as is"):
             self._record(row, "rewrite, as is", self._refitted(plan.with_refit("none")).module, plan)
-        if missing("rewrite, refitted"):
-            self._record(row, "rewrite, refitted", (refitted or self._refitted(plan)).module, plan)
+        if missing(f"rewrite, {self.refitted}"):
+            refitted = refitted or self._refitted(plan)
+            self._record(row, f"rewrite, {self.refitted}", refitted.module, plan)
         if self.arguments.heal and missing(self._healed("rewrite")):
             self._record(row, self._healed("rewrite"), self._heal(refitted or self._refitted(plan), plan), plan)
         if self.arguments.no_rivals:
             return
-        if missing.any_rival():
+        if missing(f"SLEB, {self.refitted}"):
             for name, module, its_plan in self._rivals(plan):
                 self._record(row, name, module, its_plan)
         if self.arguments.heal and missing(self._healed("deletion")):
@@ -117,24 +122,24 @@ class Benchmark:
             return Plan.from_json(json.dumps(row["rewrite, refitted"]["plan"])), None
         found = self.planner.measure(depth)
         plan = found.plan.with_refit("full")
-        return plan, found.refitted if found.plan == plan else None
+        return plan, found.refitted if found.plan == plan and self.fit is self.data.fit else None
 
     def _refitted(self, plan: Plan) -> Refitted:
         say(f"refitting {plan.depth} terms deep", 0, 1)
-        return refit(self.program.module, plan, self.data.fit, self.data.held_out)
+        return refit(self.program.module, plan, self.fit, self.data.held_out)
 
     def _rivals(self, plan: Plan) -> Iterator[tuple[str, fx.GraphModule, Plan | None]]:
         made = baselines(
             self.program.module,
             plan,
-            self.data.fit,
+            self.fit,
             self.data.held_out,
             self.setting.metric,
             "full",
             lambda name: say(name, 0, 1),
         )
         for rival in made:
-            yield f"{rival.name}, {'as is' if rival.strength == 'none' else 'refitted'}", rival.module, rival.plan
+            yield f"{rival.name}, {'as is' if rival.strength == 'none' else self.refitted}", rival.module, rival.plan
 
     def _healed(self, what: str) -> str:
         return f"{what}, healed {self.arguments.heal:g} s"
@@ -142,15 +147,17 @@ class Benchmark:
     def _heal(self, refitted: Refitted, plan: Plan) -> fx.GraphModule:
         options = HealOptions(time_limit=self.arguments.heal, batch_size=self.setting.batch_size)
         say(f"healing for {self.arguments.heal:g} s", 0, 1)
-        healed = heal(refitted, self.program.module, plan, self._unseen_by_choice(), self._few_held_out(), options)
+        unseen = self._unseen_by_choice(len(self.task.calibration))
+        healed = heal(refitted, self.program.module, plan, unseen, self._few_held_out(), options)
         print(f"    {healed.steps} steps, {healed.ending}: {healed.before:.4f} -> {healed.after:.4f}", flush=True)
         return healed.module
 
-    def _unseen_by_choice(self) -> Samples:
-        """What refits are fitted on, and the calibration samples that these left."""
-        rest = self.task.calibration.take(range(self.setting.samples, len(self.task.calibration)))
+    def _unseen_by_choice(self, count: int) -> Samples:
+        """What the search fits on, and of the calibration samples that it left up to `count` in all."""
         fit = self.data.fit
-        arrays = {name: torch.cat([array, rest.arrays[name]]) for name, array in fit.arrays.items()}
+        rest = self.task.calibration.take(range(self.setting.samples, len(self.task.calibration)))
+        more = rest.head(max(0, count - len(fit)))
+        arrays = {name: torch.cat([array, more.arrays[name]]) for name, array in fit.arrays.items()}
         return Samples(arrays, mask=fit.mask)
 
     def _few_held_out(self) -> Samples:
@@ -183,10 +190,6 @@ class Missing:
     def __call__(self, name: str) -> bool:
         """Whether this one was not."""
         return name not in self.there
-
-    def any_rival(self) -> bool:
-        """Whether no method of the literature was measured."""
-        return not any(name.startswith(("ShortGPT", "SLEB")) for name in self.there)
 
 
 def say(what: str, done: int, total: int) -> None:
@@ -227,6 +230,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tasks", default=",".join(SETTINGS), help="which of them")
     parser.add_argument("--depths", help="in blocks, such as 6,4,3")
     parser.add_argument("--heal", type=float, default=0.0, metavar="SECONDS", help="heal each rewrite for so long")
+    parser.add_argument("--refit-samples", type=int, metavar="N", help="fit whole networks on more than the search")
     parser.add_argument("--no-rivals", action="store_true", help="leave out the methods of the literature")
     parser.add_argument("--quick", action="store_true", help="few samples of the shipped model")
     return parser.parse_args()
