@@ -106,7 +106,7 @@ TimeLimit = Annotated[
     float | None,
     typer.Option(
         "--time-limit",
-        help="Measure no more groups of blocks and no more neighbours after so many seconds.",
+        help="Measure no more groups of blocks, and no more changes of --refine, after so many seconds.",
         metavar="SECONDS",
         min=0.0,
         show_default=False,
