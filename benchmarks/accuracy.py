@@ -148,7 +148,15 @@ class Benchmark:
         options = HealOptions(time_limit=self.arguments.heal, batch_size=self.setting.batch_size)
         say(f"healing for {self.arguments.heal:g} s", 0, 1)
         unseen = self._unseen_by_choice(len(self.task.calibration))
-        healed = heal(refitted, self.program.module, plan, unseen, self._few_held_out(), options)
+        healed = heal(
+            refitted,
+            self.program.module,
+            plan,
+            unseen,
+            self._few_held_out(),
+            options,
+            logits=self.planner.metric.reads_logits,
+        )
         print(f"    {healed.steps} steps, {healed.ending}: {healed.before:.4f} -> {healed.after:.4f}", flush=True)
         return healed.module
 

@@ -254,7 +254,8 @@ def heal(
     metric: Annotated[
         str | None,
         typer.Option(
-            help="What the report leads with; relative-l2 also heals by that where outputs are logits.",
+            help="What the report leads with; relative-l2 and cosine also heal by relative L2 where outputs could be"
+            " logits.",
             metavar="NAME|FILE.py:FUNCTION",
             show_default=False,
         ),

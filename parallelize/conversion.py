@@ -29,7 +29,7 @@ from parallelize.metrics import Budget, Judge, Metric, Scores, find_metric
 from parallelize.onnx_export import write_onnx
 from parallelize.output_directory import output_directory, refuse_foreign
 from parallelize.planning.planner import Planner, PlannerOptions, Search
-from parallelize.preparation import Model, Source, choose_metric, prepare
+from parallelize.preparation import Model, Prepared, Source, choose_metric, prepare
 from parallelize.program import Program
 from parallelize.progress import Report
 from parallelize.report import Comparison, Evidence, write_report
@@ -151,7 +151,7 @@ def convert(
             Budget.parse(options.max_error).check(metric)
         search, plan = _choose(program, data, metric, options, report)
         refitted = search.chosen.refitted if search is not None and options.refit != "none" else None
-        healer = _healer(program, plan, data, metric, options, state_file, report)
+        healer = _healer(prepared, plan, metric, options, state_file, report)
         variants = build_variants(
             program, plan, data.fit, data.held_out, metric, refitted, lambda what: report(what, None), healer
         )
@@ -255,19 +255,23 @@ def _choose(
 
 
 def _healer(
-    program: Program, plan: Plan, data: Split, metric: Metric, options: ConvertOptions, state_file: Path, report: Report
+    prepared: Prepared, plan: Plan, metric: Metric, options: ConvertOptions, state_file: Path, report: Report
 ) -> Heal | None:
-    """Heals a rewrite as the options say, on the samples that fit; those held out choose its weights."""
+    """Heals a rewrite as the options say, on the samples that fit; those held out choose its weights.
+
+    By KL where the metric reads logits; a metric of the user's own does not say, so there the outputs decide.
+    """
     if options.heal is None:
         return None
+    like = metric if metric.function is None else choose_metric(None, prepared)
     return partial(
         heal,
-        teacher=program.module,
+        teacher=prepared.program.module,
         plan=plan,
-        fit=data.fit,
-        held_out=data.held_out,
+        fit=prepared.data.fit,
+        held_out=prepared.data.held_out,
         options=options.heal,
-        logits=metric.name != "relative-l2",
+        logits=like.reads_logits,
         state_file=state_file,
         report=report,
     )

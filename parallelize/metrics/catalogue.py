@@ -84,6 +84,11 @@ class Metric:
         return self.name
 
     @property
+    def reads_logits(self) -> bool:
+        """Whether it only has a meaning for outputs that are logits."""
+        return "logits" in self.needs[0]
+
+    @property
     def columns(self) -> frozenset[str]:
         """The columns that it is made of."""
         ratios = [self.ours] if self.serial is None else [self.ours, self.serial]
