@@ -1,6 +1,6 @@
 """The state of a healing between two runs: one file of plain values and tensors, written whole or not at all.
 
-    {"format": "parallelize-heal/1", "identity": SHA-256, "step": ..., "weights": [...], "optimizer": {...}, ...}
+    {"format": "parallelize-heal/2", "identity": SHA-256, "step": ..., "weights": [...], "optimizer": {...}, ...}
 
 The identity is that of the run (identity.py): the teacher, plan, options and data. A run goes on from a file of its own
 identity only.
@@ -15,7 +15,7 @@ from paraformer.checkpoint import read_plain, write_atomically
 from paraformer.errors import CheckpointError
 from passes.errors import EnvironmentLackError, ParallelizeError
 
-FORMAT = "parallelize-heal/1"
+FORMAT = "parallelize-heal/2"
 
 
 def read_state(path: Path, run: str) -> dict[str, Any] | None:

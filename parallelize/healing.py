@@ -4,8 +4,8 @@
 
 The states are those after levels up to which the same terms have run in both. AdamW with a clipped gradient; the
 learning rate goes through one cycle over the share of the run that is used up, of its steps or of its time, whichever
-is larger. The weights that are kept are those with the smallest error of the outputs on held-out samples, which are
-never trained on; where none is better than the start, the start is kept.
+is larger, and is cut where it proves too high (pace.py). The weights that are kept are those with the smallest error of
+the outputs on held-out samples, which are never trained on; where none is better than the start, the start is kept.
 
 The order of the samples depends on (seed, epoch) alone, so that a run that was stopped goes on from its state file and
 ends in the weights of one that was not; with a time limit they are as good, but not the same.
@@ -29,6 +29,7 @@ from parallelize.heal_options import HealOptions
 from parallelize.heal_state import read_state, write_state
 from parallelize.identity import run_identity
 from parallelize.inputs import Samples
+from parallelize.pace import Pace
 from parallelize.progress import Report
 from parallelize.refit import Refitted
 from parallelize.student import Pair, choose_device, pair
@@ -37,8 +38,6 @@ from passes.errors import ParallelizeError
 from passes.plan import Plan
 from passes.stacks import Stack, find_stacks
 
-WARM_UP = 0.1  # share of the run in which the learning rate rises
-LOWEST = 1e-3  # of the peak, where the cycle begins and ends
 BETAS = (0.9, 0.99)
 IMAGE = 4  # dimensions of (batch, channels, height, width)
 KEEP_EVERY = 30.0  # seconds between two state files
@@ -67,7 +66,7 @@ class Healed:
         steps: steps in all.
         seconds: what they took, evaluations included.
         trained: numbers that were trained.
-        learning_rate: its peak.
+        learning_rate: its peak, as it was in the end.
         device: where.
         ending: why the run ended.
         history: all evaluations.
@@ -147,7 +146,7 @@ def heal(
         healing.step,
         healing.seconds,
         sum(leaf.numel() for leaf in healing.leaves),
-        rate,
+        healing.pace.peak,
         str(device),
         ending,
         tuple(healing.history),
@@ -160,30 +159,27 @@ def channels(stack: Stack) -> int:
     return int(shape[1] if len(shape) == IMAGE else shape[-1])
 
 
-def one_cycle(share: float) -> float:
-    """The learning rate as a share of its peak, from the share of the run that is used up: a rise, then a cosine."""
-    if share < WARM_UP:
-        return LOWEST + (1 - LOWEST) * share / WARM_UP
-    return LOWEST + (1 - LOWEST) * (1 + math.cos(math.pi * (min(share, 1.0) - WARM_UP) / (1 - WARM_UP))) / 2
-
-
 class Healing:
     """One run: the trained weights, the optimizer, and the best weights so far."""
 
     def __init__(self, both: Pair, fit: Samples, held_out: Samples, options: HealOptions, rate: float) -> None:
-        self.pair, self.fit, self.held_out, self.options, self.rate = both, fit, held_out, options, rate
+        self.pair, self.fit, self.held_out, self.options, self.pace = both, fit, held_out, options, Pace(rate)
         leaves = {leaf: max(len(node.meta["val"].shape) for node in w.nodes) for w in both.weights for leaf in w.leaves}
         self.leaves: list[nn.Parameter] = list(leaves)
         groups = [
             {"params": [leaf for leaf in leaves if leaves[leaf] > 1], "weight_decay": options.weight_decay},
             {"params": [leaf for leaf in leaves if leaves[leaf] <= 1], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], self.rate, betas=BETAS)
+        self.groups = [group for group in groups if group["params"]]
+        self.optimizer = self._fresh_optimizer()
         self.total = options.total_steps(len(fit))
         self.step, self.seconds = 0, 0.0
         self.before, self.best_error, self.best_step = math.inf, math.inf, 0
         self.best: list[Tensor] = []
         self.history: list[Evaluation] = []
+
+    def _fresh_optimizer(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW([dict(group) for group in self.groups], self.pace.peak, betas=BETAS)
 
     @property
     def share(self) -> float:
@@ -234,6 +230,8 @@ class Healing:
                 self.seconds = before + time.monotonic() - begin
                 return "diverged"
             losses.append(loss)
+            if self.pace.is_too_fast(loss, self.share):
+                self._restart()
             self.seconds = before + time.monotonic() - begin
             report(said, min(self.share, 1.0))
             if self.share >= 1:
@@ -244,8 +242,15 @@ class Healing:
         if error < self.best_error:
             self.best_error, self.best_step = error, self.step
             self.best = [leaf.detach().clone() for leaf in self.leaves]
+        elif self.pace.is_far_off(error, self.best_error, self.share):
+            self._restart()
         report(f"healing: {self._told()}", min(self.share, 1.0))
         return None
+
+    def _restart(self) -> None:
+        """Go on from the best weights, with nothing that the optimizer has gathered since."""
+        self.restore_best()
+        self.optimizer = self._fresh_optimizer()
 
     def _told(self) -> str:
         """Where the run is, in words."""
@@ -268,7 +273,7 @@ class Healing:
     def _advance(self, inputs: tuple[Tensor, ...]) -> float:
         """One step; returns the loss, or infinity where loss or gradient is not finite and nothing was changed."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * one_cycle(self.share)
+            group["lr"] = self.pace.rate(self.share)
         taught = self.pair.taught(inputs)
         loss = self.pair.distance.loss(inputs, self.pair.answered(inputs), taught, self.options.hidden_weight)
         self.optimizer.zero_grad(set_to_none=True)
@@ -297,6 +302,7 @@ class Healing:
         return {name: getattr(self, name) for name in names} | {
             "weights": [leaf.detach() for leaf in self.leaves],
             "optimizer": self.optimizer.state_dict(),
+            "pace": self.pace.state(),
             "history": [asdict(evaluation) for evaluation in self.history],
         }
 
@@ -307,4 +313,5 @@ class Healing:
             for leaf, value in zip(self.leaves, state["weights"], strict=True):
                 leaf.copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.pace = Pace(**state["pace"])
         self.history = [Evaluation(**evaluation) for evaluation in state["history"]]

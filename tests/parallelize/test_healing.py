@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parallelize import healing
+from parallelize import healing, pace
 from parallelize.capturing import capture
 from parallelize.heal_options import HealOptions
-from parallelize.healing import Healed, Healing, channels, heal, one_cycle
+from parallelize.healing import Healed, Healing, channels, heal
 from parallelize.inputs import Samples
 from parallelize.metrics import predict, score
+from parallelize.pace import one_cycle
 from parallelize.program import Program
 from parallelize.refit import Refitted, refit
 from parallelize.student import choose_device, on_device
@@ -137,6 +138,12 @@ def test_where_nothing_beats_the_start_the_start_is_kept(refitted: Refitted) -> 
     assert result.module is refitted.module
 
 
+def test_a_rate_that_is_too_high_is_cut_until_the_healing_helps(refitted: Refitted) -> None:
+    result = _heal(refitted, dataclasses.replace(FAST, learning_rate=1.0, steps=150))
+    assert result.learning_rate < 0.1
+    assert result.after < 0.9 * result.before
+
+
 def test_a_run_without_progress_ends_early(refitted: Refitted) -> None:
     result = _heal(refitted, dataclasses.replace(FAST, learning_rate=1.0, evaluate_every=2, patience=3))
     assert (result.ending, result.steps, len(result.history)) == ("no progress", 6, 3)
@@ -157,7 +164,7 @@ def test_the_time_limit_ends_the_run_and_the_cycle_with_it(refitted: Refitted, m
     ticks = itertools.count()
     rates = []
     monkeypatch.setattr(healing.time, "monotonic", lambda: float(next(ticks)))
-    monkeypatch.setattr(healing, "one_cycle", lambda share: rates.append(share) or one_cycle(share))
+    monkeypatch.setattr(pace, "one_cycle", lambda share: rates.append(share) or one_cycle(share))
     result = _heal(refitted, HealOptions(time_limit=40.0, batch_size=16, evaluate_every=10))
     assert result.ending == "time limit"
     assert 20 <= result.steps < 60
@@ -221,11 +228,11 @@ def _killed_at(step: str) -> Callable[[str, float | None], None]:
     return report
 
 
-@pytest.mark.parametrize("train", ["all", "lora"])
+@pytest.mark.parametrize(("train", "rate"), [("all", 3e-3), ("all", 1.0), ("lora", 3e-3)])
 def test_a_run_that_was_killed_ends_in_the_weights_of_one_that_was_not(
-    refitted: Refitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Any
+    refitted: Refitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Any, rate: float
 ) -> None:
-    options = dataclasses.replace(FAST, train=train)
+    options = dataclasses.replace(FAST, train=train, learning_rate=rate)
     monkeypatch.setattr(healing, "KEEP_EVERY", 0.0)
     file = tmp_path / "out.resume"
     for step in ("step 20 of", "step 40 of"):
