@@ -182,6 +182,7 @@ class Benchmark:
             "serial": scores.serial(metric),
             "error": scores.error(metric),
             "error_interval": scores.interval(metric),
+            "relative_l2": scores.relative_l2,
             "plan": None if plan is None else json.loads(plan.to_json()),
             "date": machine(1)["date"],
         }
