@@ -15,11 +15,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import parallelize
+import parallelize.conversion
 from parallelize.backends.onnxruntime import OnnxRuntime
 from parallelize.conversion import Conversion, ConvertOptions, convert
 from parallelize.heal_options import HealOptions
 from parallelize.inputs import load_samples
 from parallelize.metrics import Judge, predict, score
+from parallelize.planning.planner import PlannerOptions
 from parallelize.report import notes, table
 from parallelize.split import split
 from passes.errors import CheckError, ParallelizeError
@@ -28,6 +30,10 @@ from tests.parallelize.small_models import images, language, pairs, text, vision
 
 OPTIONS = ConvertOptions(depth=2, rounds=1)
 HEALING = HealOptions(steps=40, batch_size=16, evaluate_every=10, learning_rate=3e-3)
+
+
+class SeenError(Exception):
+    """Ends a conversion."""
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +73,35 @@ def test_the_written_model_has_the_scores_of_the_report(conversion: Conversion, 
     assert reported["kl"] == pytest.approx(scores.kl, rel=1e-3)
     assert reported["top1"] == pytest.approx(scores.top1)
     assert reported["samples"] == len(judge)
+
+
+def test_the_search_is_as_it_was_asked_for(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def search(*arguments: Any) -> None:
+        seen.append(arguments[4])
+        raise SeenError
+
+    monkeypatch.setattr(parallelize.conversion, "Planner", search)
+    options = replace(OPTIONS, refit="affine", seed=7, time_limit=5.0, refine=3)
+    with pytest.raises(SeenError):
+        convert(vision(), tmp_path / "out", inputs=data / "fit.npz", options=options)
+    assert seen == [PlannerOptions("affine", 7, 5.0, refine=3)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "logits"), [(None, True), ("disagreement", True), ("cosine", False), ("relative-l2", False)]
+)
+def test_outputs_are_healed_by_kl_where_the_metric_reads_logits(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str | None, logits: bool
+) -> None:
+    def build(*arguments: Any) -> None:
+        raise SeenError(arguments[-1].keywords["logits"])
+
+    monkeypatch.setattr(parallelize.conversion, "build_variants", build)
+    options = replace(OPTIONS, plan=pairs("none"), depth=None, heal=HEALING, metric=metric)
+    with pytest.raises(SeenError, match=str(logits)):
+        convert(vision(), tmp_path / "out", inputs=data / "fit.npz", options=options)
 
 
 def test_the_onnx_is_the_written_model_at_any_batch(conversion: Conversion) -> None:
