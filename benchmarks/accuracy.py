@@ -33,6 +33,7 @@ from parallelize.heal_options import HealOptions  # noqa: E402
 from parallelize.healing import heal  # noqa: E402
 from parallelize.inputs import Samples  # noqa: E402
 from parallelize.metrics import Judge  # noqa: E402
+from parallelize.output_file import output_file  # noqa: E402
 from parallelize.planning.planner import Planner, PlannerOptions  # noqa: E402
 from parallelize.refit import Refitted, refit  # noqa: E402
 from parallelize.report import machine  # noqa: E402
@@ -96,21 +97,20 @@ class Benchmark:
     def run(self, depth: int) -> None:
         """Measure every network of one depth that was not measured before."""
         row = self.results.setdefault(str(depth), {})
-        missing = Missing(row)
         plan, refitted = self._rewrite(depth, row)
-        if missing("rewrite, as is"):
+        if "rewrite, as is" not in row:
             self._record(row, "rewrite, as is", self._refitted(plan.with_refit("none")).module, plan)
-        if missing(f"rewrite, {self.refitted}"):
+        if f"rewrite, {self.refitted}" not in row:
             refitted = refitted or self._refitted(plan)
             self._record(row, f"rewrite, {self.refitted}", refitted.module, plan)
-        if self.arguments.heal and missing(self._healed("rewrite")):
+        if self.arguments.heal and self._healed("rewrite") not in row:
             self._record(row, self._healed("rewrite"), self._heal(refitted or self._refitted(plan), plan), plan)
         if self.arguments.no_rivals:
             return
-        if missing(f"SLEB, {self.refitted}"):
+        if f"SLEB, {self.refitted}" not in row:
             for name, module, its_plan in self._rivals(plan):
                 self._record(row, name, module, its_plan)
-        if self.arguments.heal and missing(self._healed("deletion")):
+        if self.arguments.heal and self._healed("deletion") not in row:
             rival = deletion_plan(
                 self.program.module, plan, self.data.fit, self.data.held_out, self.setting.metric
             ).with_refit("full")
@@ -190,17 +190,6 @@ class Benchmark:
         save(self.arguments, self.task.name, self.results, self.setting)
 
 
-class Missing:
-    """Which networks of a row were not measured when the call began."""
-
-    def __init__(self, row: dict) -> None:
-        self.there = set(row)
-
-    def __call__(self, name: str) -> bool:
-        """Whether this one was not."""
-        return name not in self.there
-
-
 def say(what: str, done: int, total: int) -> None:
     """One line for every tenth of a long step."""
     if total <= 1 or done % max(1, total // 10) == 0:
@@ -228,9 +217,8 @@ def save(arguments: argparse.Namespace, name: str, rows: dict, setting: Setting)
         "depths": rows,
     }
     path = results_file(arguments)
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(everything, indent=1) + "\n")
-    scratch.replace(path)
+    with output_file(path, f"The results cannot be kept in {path}") as scratch:
+        scratch.write_text(json.dumps(everything, indent=1) + "\n")
 
 
 def parse() -> argparse.Namespace:

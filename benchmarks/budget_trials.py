@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))  # the tasks are beside this script, the packages 
 from benchmarks.tasks import TASKS  # noqa: E402
 from parallelize.cleaning import clean  # noqa: E402
 from parallelize.metrics import Judge  # noqa: E402
+from parallelize.output_file import output_file  # noqa: E402
 from parallelize.planning.planner import Planner, PlannerOptions  # noqa: E402
 from parallelize.refit import refit  # noqa: E402
 from parallelize.report import machine  # noqa: E402
@@ -85,7 +86,8 @@ def main() -> None:
 
 def write(content: dict, path: Path) -> None:
     """Keep what was measured, and a table of it."""
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    with output_file(path, f"The trials cannot be kept in {path}") as scratch:
+        scratch.write_text(json.dumps(content, indent=1) + "\n")
     rows, budget, on = list(content["trials"].items()), content["budget"], content["measured_on"]
     lines = [
         "# Does a budget hold?",

@@ -302,7 +302,7 @@ class Healing:
         return {name: getattr(self, name) for name in names} | {
             "weights": [leaf.detach() for leaf in self.leaves],
             "optimizer": self.optimizer.state_dict(),
-            "pace": self.pace.state(),
+            "pace": asdict(self.pace),
             "history": [asdict(evaluation) for evaluation in self.history],
         }
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 WARM_UP = 0.1  # share of the run in which the learning rate rises
 LOWEST = 1e-3  # of the peak, where the cycle begins and ends
@@ -67,7 +66,3 @@ class Pace:
         """Halve the peak, or what has been reached of it."""
         self.peak = (self.rate(share) if share < WARM_UP else self.peak) / CUT
         self.last = []
-
-    def state(self) -> dict[str, Any]:
-        """Plain values that a pace is made of again."""
-        return {"peak": self.peak, "first": self.first, "last": list(self.last)}

@@ -294,9 +294,8 @@ class StackWalk:
         for (number, (site, _)), fitting, judging in zip(sites.items(), fit, held_out, strict=True):
             if judging.target <= NEGLIGIBLE * float(judging.features.diagonal().sum()):
                 continue
-            if not site.has_bias:
-                fitting, judging = fitting.columns(slice(0, -1)), judging.columns(slice(0, -1))  # noqa: PLW2901
-            choice = choose(fitting, judging, constant=site.has_bias)
+            read = slice(None if site.has_bias else -1)
+            choice = choose(fitting.columns(read), judging.columns(read), constant=site.has_bias)
             if choice.error > WORTHWHILE:
                 continue
             matrix = choice.solution[: site.source.meta["val"].shape[-1]].T

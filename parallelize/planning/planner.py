@@ -241,10 +241,11 @@ class Planner:
                 break
             said = f"measuring neighbours {best.depth} blocks deep, {self.metric} {self._error(best):.4g} so far"
             self._report(said, number, self.options.refine)
-            tried[fresh] = self.memory.networks.get(fresh.to_json(), -inf)
+            name = fresh.to_json()
+            tried[fresh] = self.memory.networks.get(name, -inf)
             if tried[fresh] < self._error(best):
                 candidate = self.candidate(fresh, best.depth)
-                tried[fresh] = self.memory.networks[fresh.to_json()] = self._error(candidate)
+                tried[fresh] = self.memory.networks[name] = self._error(candidate)
                 self.memory.keep(now=True)
                 best = min(best, candidate, key=self._error)
         return best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_while_the_rate_rises_the_new_peak_is_half_of_what_was_too_much() -> Non
 def test_a_pace_is_made_again_from_its_state() -> None:
     pace = Pace(1.0)
     _taken(pace, [1.0] * 3)
-    again = Pace(**pace.state())
+    again = Pace(**asdict(pace))
     assert again == pace
     assert _taken(again, [9.0] * WINDOW) == _taken(pace, [9.0] * WINDOW)
     assert again == pace

@@ -42,6 +42,14 @@ def _casts(graph: fx.GraphModule) -> list[tuple[fx.Node, object]]:
     return [(node.args[0], node.args[1]) for node in graph.graph.nodes if node.target == aten.to.dtype]
 
 
+def _check_cast(cast: fx.GraphModule, x: Tensor, keep: dict[str, bool]) -> None:
+    """No value is cast twice, the metadata is right, and a second cast changes nothing."""
+    assert len(set(_casts(cast))) == len(_casts(cast))
+    assert wrong_metadata(cast, x) == []
+    again, record = run(cast, CastPrecision("fp16", **keep))
+    assert (record.matches, text(again)) == ((), text(cast))
+
+
 def _reasons(graph: fx.GraphModule, **keep: bool) -> dict[str, str]:
     return {skip.node: skip.reason for skip in run(graph, CastPrecision("fp16", **keep))[1].skipped}
 
@@ -109,10 +117,7 @@ def test_a_row_of_zeros_gives_what_it_does_in_fp32(forward: Callable[..., Tensor
     assert torch.allclose(actual[1], expected[1], rtol=1e-5)
     assert relative_error(actual, expected) < ROUNDING
     assert "linear" in record.matches
-    assert len(set(_casts(cast))) == len(_casts(cast))
-    assert wrong_metadata(cast, x) == []
-    again, record = run(cast, CastPrecision("fp16", **keep))
-    assert (record.matches, text(again)) == ((), text(cast))
+    _check_cast(cast, x, keep)
 
 
 def test_the_reason_names_the_number_and_ends_with_the_division() -> None:
@@ -188,10 +193,7 @@ def test_the_rows_of_a_table_are_those_of_fp32(forward: Callable[..., Tensor], k
     assert torch.equal(row, expected_row)
     assert relative_error(actual, expected) < ROUNDING
     assert {"embedding", "linear"} <= set(record.matches)
-    assert len(set(_casts(cast))) == len(_casts(cast))
-    assert wrong_metadata(cast, x) == []
-    again, record = run(cast, CastPrecision("fp16", **keep))
-    assert (record.matches, text(again)) == ((), text(cast))
+    _check_cast(cast, x, keep)
 
 
 def test_what_a_network_computed_is_not_rounded_once_more_before_it_becomes_an_integer() -> None:
