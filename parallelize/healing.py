@@ -34,12 +34,12 @@ from parallelize.progress import Report
 from parallelize.refit import Refitted
 from parallelize.student import Pair, choose_device, pair
 from parallelize.trainable import merged, trainable
+from passes.channels import channel_axis
 from passes.errors import ParallelizeError
 from passes.plan import Plan
 from passes.stacks import Stack, find_stacks
 
 BETAS = (0.9, 0.99)
-IMAGE = 4  # dimensions of (batch, channels, height, width)
 KEEP_EVERY = 30.0  # seconds between two state files
 
 Ending = Literal["finished", "time limit", "no progress", "diverged"]
@@ -154,9 +154,8 @@ def heal(
 
 
 def channels(stack: Stack) -> int:
-    """Channels of the state: the second size of an image, the last one of anything else."""
-    shape = stack.entry.meta["val"].shape
-    return int(shape[1] if len(shape) == IMAGE else shape[-1])
+    """Channels of the state."""
+    return int(stack.entry.meta["val"].shape[channel_axis(stack)])
 
 
 class Healing:

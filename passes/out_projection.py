@@ -25,12 +25,12 @@ from torch import Tensor, fx
 
 from passes import operators as ops
 from passes.apply_plan import LevelSite
+from passes.channels import convolves
 from passes.dataflow import same_shape, tensor_value
 from passes.infra import Skip
 from passes.lift_products import convolution_settings
 from passes.operators import aten
 from passes.parameters import add_parameter, has_stored_weights, read_parameter, replace_parameter
-from passes.terms import Term
 
 _KEEP_ROWS = ops.VIEWS | ops.COPIES | ops.DROPOUTS
 _POINTWISE_CONVOLUTIONS = {3: aten.conv1d.default, 4: aten.conv2d.default, 5: aten.conv3d.default}
@@ -89,7 +89,7 @@ def level_features(site: LevelSite) -> LevelFeatures:
     """Find the outer coefficients of a level's terms and what its affine part may read."""
     outs: list[OutProjection] = []
     skipped: list[Skip] = []
-    axis = _channel_axis(site)
+    axis = 1 if any(convolves(term, site.entry) for term in site.terms) else -1
     ends = {chain[-1] for chain in site.level.chains}
     numbers = [number for chain in site.level.chains for number in chain]
     for number, term, contribution in zip(numbers, site.terms, site.contributions, strict=True):
@@ -99,20 +99,6 @@ def level_features(site: LevelSite) -> LevelFeatures:
             (outs if isinstance(found, OutProjection) else skipped).append(found)  # type: ignore[arg-type]
     norms = [user for user in site.entry.users if user.target in ops.ROW_NORMS]
     return LevelFeatures(tuple(outs), norms[0] if norms and axis == -1 else site.entry, axis, tuple(skipped))
-
-
-def _channel_axis(site: LevelSite) -> int:
-    """1 where terms convolve the state, else -1."""
-    return 1 if any(_convolves(term, site.entry) for term in site.terms) else -1
-
-
-def _convolves(term: Term, state: fx.Node) -> bool:
-    """Whether a term convolves the state as it lies; a convolution inside (Conformer) may lie otherwise."""
-    channels_last = ops.ROW_NORMS | {ops.LINEAR, aten.transpose.int, aten.permute.default}
-    if any(user.target in channels_last for user in state.users if user in term.inner):
-        return False
-    rank = state.meta["val"].ndim
-    return any(node.target in ops.CONVOLUTIONS and node.meta["val"].ndim == rank for node in term.inner)
 
 
 def _find(contribution: fx.Node, axis: int, *, apart: bool) -> Iterator[OutProjection | Skip]:

@@ -26,6 +26,7 @@ from parallelize.inputs import Samples
 from parallelize.ridge import Moments, choose, solve
 from passes import operators as ops
 from passes.apply_plan import restore_order
+from passes.channels import channel_axis
 from passes.infra import clone, finish
 from passes.operators import aten
 from passes.parameters import add_parameter
@@ -33,8 +34,6 @@ from passes.stacks import Stack, find_stacks
 
 Ranges = tuple[tuple[int, int], ...]  # first and last block of each
 Costs = Mapping[tuple[int, int], float]
-_CHANNELS_FIRST = ops.CONVOLUTIONS | {aten.batch_norm.default, aten.group_norm.default}
-_CHANNELS_LAST = ops.LINEARS | ops.ROW_NORMS | {aten.permute.default, aten.transpose.int}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,7 @@ def replaced(teacher: fx.GraphModule, ranges: Sequence[Ranges], fit: Samples, he
         for first, last in chosen:
             before, after = _ends(source, first, last)
             states = [(states_at(teacher, before, part), states_at(teacher, after, part)) for part in (fit, held_out)]
-            found = fit_map(*states[0], *states[1], _channel_axis(source))
+            found = fit_map(*states[0], *states[1], channel_axis(source))
             entry, result = _ends(stack, first, last)
             exits[result] = _place(module, exits.get(entry, entry), result, found)
     restore_order(module)
@@ -122,7 +121,7 @@ def _moments(before: States, after: States, axis: int) -> Moments:
 def _costs(stack: Stack, most: int, fit: Samples, trial: Trial) -> dict[tuple[int, int], float]:
     """The error of every network in which one range of at most `most` blocks is replaced."""
     costs: dict[tuple[int, int], float] = {}
-    axis, count = _channel_axis(stack), len(stack.blocks)
+    axis, count = channel_axis(stack), len(stack.blocks)
     start = [states_at(trial.teacher, stack.entry, part) for part in (fit, trial.held_out)]
     for first in range(count):
         after = following = start
@@ -170,14 +169,6 @@ def _merged(ranges: Ranges) -> Ranges:
 def _ends(stack: Stack, first: int, last: int) -> tuple[fx.Node, fx.Node]:
     """The states before block `first` and after block `last`."""
     return stack.terms[stack.blocks[first][0]].skip, stack.terms[stack.blocks[last][-1]].result
-
-
-def _channel_axis(stack: Stack) -> int:
-    """1 where the first operator that knows channels is a convolution or a norm of channels, else the last axis."""
-    term = stack.terms[0]
-    targets = (node.target for node in term.nodes if node in term.inner)
-    first = next((target for target in targets if target in _CHANNELS_FIRST or target in _CHANNELS_LAST), None)
-    return 1 if first in _CHANNELS_FIRST else -1
 
 
 def _place(module: fx.GraphModule, entry: fx.Node, result: fx.Node, found: LinearMap) -> fx.Node:

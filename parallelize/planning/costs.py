@@ -19,6 +19,7 @@ from parallelize.planning.forms import GroupForm, main_form
 from parallelize.refit import StackWalk
 from parallelize.states import Batch, batch_size, example_size, outputs_from, start_batches
 from passes.apply_plan import schedule
+from passes.channels import channel_axis
 from passes.infra import clone
 from passes.plan import Level, Plan, Refit, StackPlan, serial
 from passes.stacks import Stack
@@ -105,8 +106,7 @@ def sample_count(stacks: Sequence[Stack]) -> int:
 
 
 def _positions(stack: Stack) -> int:
-    """Positions of the state in one sample; the smallest size of an image counts as its channels."""
-    sizes = [example_size(size) for size in stack.entry.meta["val"].shape[1:]]
-    if len(sizes) == 2:  # tokens, channels
-        return max(1, sizes[0])
-    return max(1, prod(sizes) // max(1, min(sizes, default=1)))
+    """Positions of the state in one sample."""
+    sizes = [example_size(size) for size in stack.entry.meta["val"].shape]
+    del sizes[channel_axis(stack)]
+    return max(1, prod(sizes[1:]))

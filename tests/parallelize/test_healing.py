@@ -411,6 +411,9 @@ def test_the_width_of_a_state_is_its_channels(refitted: Refitted) -> None:
     residual = Residual([nn.Conv2d(96, 96, 1) for _ in range(2)])
     program = capture(nn.Sequential(nn.Conv2d(3, 96, 1), residual).eval(), (torch.ones(2, 3, 8, 8),))
     assert [channels(stack) for stack in find_stacks(program.module).stacks] == [96]
+    residual = Residual([nn.Linear(96, 96) for _ in range(2)])
+    program = capture(residual.eval(), (torch.ones(2, 8, 8, 96),), origin="channels last")
+    assert [channels(stack) for stack in find_stacks(program.module).stacks] == [96]
 
 
 def test_without_a_limit_it_is_a_thousand_steps_and_with_a_time_limit_any() -> None:

@@ -179,7 +179,7 @@ def test_padding_does_not_change_a_cost() -> None:
 
 def _stack(*sizes: int) -> Any:
     """Stands for a stack whose state has these sizes after the batch."""
-    return SimpleNamespace(entry=SimpleNamespace(meta={"val": torch.empty(1, *sizes, device="meta")}))
+    return SimpleNamespace(entry=SimpleNamespace(meta={"val": torch.empty(1, *sizes, device="meta")}), terms=())
 
 
 @pytest.mark.parametrize(
@@ -189,12 +189,18 @@ def _stack(*sizes: int) -> Any:
         ((197, 768), 64),  # fewer tokens than channels
         ((197, 64), 64),
         ((4096, 64), 16),
-        ((16, 20, 20), 32),  # an image
+        ((20, 20, 16), 32),  # an image, its channels last
     ],
 )
 def test_samples_hold_about_as_many_positions_as_a_fit_needs(sizes: tuple[int, ...], samples: int) -> None:
     assert sample_count([_stack(*sizes)]) == samples
     assert sample_count([_stack(768), _stack(*sizes)]) == samples
+
+
+def test_positions_of_an_image_that_is_convolved_are_its_height_times_its_width() -> None:
+    network = Residual([nn.Conv2d(16, 16, 1) for _ in range(2)])
+    program = capture(network.eval(), (torch.zeros(2, 16, 8, 50),))
+    assert sample_count(find_stacks(program.module).stacks) == 32
 
 
 def test_a_free_number_of_tokens_counts_as_in_the_example() -> None:
