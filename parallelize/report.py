@@ -98,7 +98,7 @@ def as_dict(evidence: Evidence) -> dict[str, Any]:
             "meaning": evidence.metric.meaning,
             "max_error": None if evidence.options.max_error is None else str(Budget.parse(evidence.options.max_error)),
         },
-        "intervals": {"method": "percentile bootstrap over samples", "confidence": CONFIDENCE, "resamples": RESAMPLES},
+        "intervals": {"method": "BCa bootstrap over samples", "confidence": CONFIDENCE, "resamples": RESAMPLES},
         "refit_allowed": evidence.options.refit,
         "plan": json.loads(evidence.variants.plan.to_json()),
         "deletion_plan": json.loads(evidence.variants.deletion.to_json()),

@@ -43,6 +43,11 @@ class Ratio:
     bottom: str
     g: Callable[[Tensor], Tensor] = _as_is
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that it is made of."""
+        return frozenset((self.top, self.bottom))
+
     def of(self, sums: Sums) -> Tensor:
         """The quantity, one for each entry of the sums."""
         return self.g(sums[self.top] / sums[self.bottom].clamp_min(_TINY))
@@ -91,8 +96,7 @@ class Metric:
     @property
     def columns(self) -> frozenset[str]:
         """The columns that it is made of."""
-        ratios = [self.ours] if self.serial is None else [self.ours, self.serial]
-        return frozenset(name for ratio in ratios for name in (ratio.top, ratio.bottom))
+        return self.ours.columns if self.serial is None else self.ours.columns | self.serial.columns
 
     def error(self, sums: Sums) -> Tensor:
         """Zero where both models agree, larger is worse."""

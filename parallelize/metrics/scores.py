@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -62,12 +63,13 @@ class Scores:
 
     def interval(self, metric: Metric | str) -> tuple[float, float]:
         """The 95 % bootstrap interval of the error; our output and the teacher's are resampled together."""
-        return interval(self._required(metric).error(self._resampled))
+        metric = self._required(metric)
+        return self._interval(metric.error, metric.columns)
 
     def value_interval(self, metric: Metric | str) -> tuple[float, float] | None:
         """The 95 % bootstrap interval of this network's own value."""
         metric = self._required(metric)
-        return None if metric.serial is None else interval(metric.ours.of(self._resampled))
+        return None if metric.serial is None else self._interval(metric.ours.of, metric.ours.columns)
 
     def as_dict(self) -> dict[str, float | None]:
         """The plain numbers by name, None for what was not measured."""
@@ -118,6 +120,17 @@ class Scores:
             return metric
         what, hint = metric.needs
         raise ParallelizeError(f"The metric {metric} needs {what}.", hint)
+
+    def _interval(self, quantity: Callable[[Sums], Tensor], columns: Iterable[str]) -> tuple[float, float]:
+        value = quantity(self._sums)
+        without = [quantity({**self._sums, **sums}) for sums in self._sums_without_one(columns)]
+        return interval(value, quantity(self._resampled), value - torch.cat(without))
+
+    def _sums_without_one(self, columns: Iterable[str]) -> list[Sums]:
+        """For each number of samples that columns have: their sums with each of the samples left out."""
+        names = sorted(columns, key=lambda name: len(self.columns[name]))
+        groups = groupby(names, key=lambda name: len(self.columns[name]))
+        return [{name: self._sums[name] - self.columns[name] for name in group} for _, group in groups]
 
     @cached_property
     def _sums(self) -> Sums:
