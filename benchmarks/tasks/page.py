@@ -1,26 +1,34 @@
-"""docs/results.md from what benchmarks/accuracy.py measured."""
+"""docs/results.md and its figure from what benchmarks/accuracy.py measured."""
 
 import re
+from functools import partial
 from pathlib import Path
+
+from benchmarks.tasks.figure import write_figure
 
 HEALED = re.compile(r"(.*, healed) (.+ s)")  # a name in the results -> the row, and for how long it was healed
 TITLES = {
     "fashion": "Vision transformer, Fashion-MNIST: top-1 on 10,000 test images",
     "minilm": "all-MiniLM-L6-v2, Debian descriptions: recall at 1 over 1,000 pairs",
     "rxnfp": "rxnfp, schneider50k: top-1 on 2,000 test reactions",
-    "smollm": "SmolLM2-135M, Debian descriptions: perplexity of 16 x 256 tokens",
+    "smollm": "SmolLM2-135M, Debian descriptions: perplexity of 16 x 256 tokens, lower is better",
 }
 LOWER_IS_BETTER = {"smollm"}
 
 
 def write_page(results: dict, path: Path) -> None:
-    """Write the page: one table for each task, one column for each depth, the best of each column bold."""
+    """Write the page, one table for each task, one column for each depth, the best bold; the figure lies beside it."""
+    figure = path.with_suffix(".svg")
+    panels = {TITLES[name]: (_rows(task), partial(_best, name)) for name, task in results.items()}
+    write_figure(panels, figure)
     lines = [
         "# Results",
         "",
         "What a depth costs in accuracy. Every figure is of test samples that neither fitted nor chose anything, with",
         "its 95 % bootstrap interval. `python benchmarks/fetch.py` fetches models and data,",
         "`python benchmarks/accuracy.py` measures.",
+        "",
+        f"![scores by depth]({figure.name})",
         "",
     ]
     for name, task in results.items():
@@ -29,10 +37,10 @@ def write_page(results: dict, path: Path) -> None:
 
 
 def _table(name: str, task: dict) -> list[str]:
-    depths = sorted(task["depths"], key=int, reverse=True)
-    rows = {depth: dict(_row(entry) for entry in task["depths"][depth].items()) for depth in depths}
+    rows = _rows(task)
+    depths = list(rows)
     names = list(dict.fromkeys(network for depth in depths for network in rows[depth]))
-    serial = next(iter(task["depths"][depths[0]].values()))["serial"]
+    serial = next(iter(rows[depths[0]].values()))["serial"]
     heads = ["network", *(f"{depth} deep" for depth in depths)]
     lines = [f"Serial: {_number(name, serial)}.", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     best = {depth: _best(name, rows[depth]) for depth in depths}
@@ -44,6 +52,12 @@ def _table(name: str, task: dict) -> list[str]:
             cells.append(f"**{text}**" if entry is not None and network == best[depth] else text)
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _rows(task: dict) -> dict[str, dict[str, dict]]:
+    """What was measured, by depth, the deepest first, and by row."""
+    depths = sorted(task["depths"], key=int, reverse=True)
+    return {depth: dict(_row(entry) for entry in task["depths"][depth].items()) for depth in depths}
 
 
 def _row(item: tuple[str, dict]) -> tuple[str, dict]:
