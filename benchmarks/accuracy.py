@@ -185,6 +185,7 @@ class Benchmark:
             "relative_l2": scores.relative_l2,
             "plan": None if plan is None else json.loads(plan.to_json()),
             "date": machine(1)["date"],
+            "torch_threads": torch.get_num_threads(),
         }
         print(f"  {name}: {scores.value(metric):.4f} ({time.perf_counter() - start:.0f} s to judge)", flush=True)
         save(self.arguments, self.task.name, self.results, self.setting)
@@ -213,7 +214,7 @@ def save(arguments: argparse.Namespace, name: str, rows: dict, setting: Setting)
     everything[name] = {
         "metric": setting.metric,
         "samples": setting.samples,
-        "measured_on": {**machine(1), "torch_threads": torch.get_num_threads()},
+        "measured_on": machine(1),
         "depths": rows,
     }
     path = results_file(arguments)

@@ -74,7 +74,10 @@ def _best(name: str, row: dict) -> str:
 
 def _cell(name: str, entry: dict) -> str:
     low, high = (_number(name, end) for end in entry["value_interval"])
-    told = f" in {entry['seconds']}" if "seconds" in entry else ""
+    told = ""
+    if "seconds" in entry:
+        threads = entry.get("torch_threads", 1)
+        told = f" in {entry['seconds']} of {threads} core{'s' if threads > 1 else ''}"
     return f"{_number(name, entry['value'])} ({low} .. {high}){told}"
 
 
@@ -86,6 +89,6 @@ def _told(task: dict) -> str:
     machine = task["measured_on"]
     return (
         f"Plans minimise {task['metric']} on calibration samples, {task['samples']} of them, a fifth held out. Measured"
-        f" {machine['date'][:10]}: {machine['processor']}, torch {machine['torch']} with"
-        f" {machine.get('torch_threads', 1)} of {machine['cores']} cores, Python {machine['python']}."
+        f" {machine['date'][:10]}: {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, Python"
+        f" {machine['python']}."
     )

@@ -11,7 +11,7 @@ MACHINE = {"date": "2026-01-02T03:04:05", "processor": "a processor", "torch": "
 
 
 def _row(value: float, serial: float) -> dict[str, Any]:
-    return {"value": value, "value_interval": [value - 0.01, value + 0.01], "serial": serial}
+    return {"value": value, "value_interval": [value - 0.01, value + 0.01], "serial": serial, "torch_threads": 2}
 
 
 def _task(serial: float, depths: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def test_the_best_of_a_column_is_bold_which_is_the_lowest_perplexity(tmp_path: P
     lines = _written(tmp_path).splitlines()
     assert "| network | 12 deep | 3 deep |" in lines
     assert "| rewrite, refitted | 80.00% (79.00% .. 81.00%) | 50.00% (49.00% .. 51.00%) |" in lines
-    assert "| rewrite, healed | **85.00% (84.00% .. 86.00%) in 600 s** |  |" in lines
+    assert "| rewrite, healed | **85.00% (84.00% .. 86.00%) in 600 s of 2 cores** |  |" in lines
     assert "| SLEB, refitted |  | **60.00% (59.00% .. 61.00%)** |" in lines
     assert "| rewrite, refitted | **11.00 (10.99 .. 11.01)** |" in lines
 
