@@ -8,7 +8,7 @@ from parallelize.svg_figure import svg_figure
 OURS, RIVAL = "#0072b2", "#d55e00"
 SERIES: dict[str, tuple[Callable[[str], bool], str, str, str]] = {  # which rows; colour, marker, line
     "rewrite, healed": (lambda row: row.startswith("rewrite, healed"), "#009e73", "^", "-"),
-    "rewrite, refitted": (lambda row: row.startswith("rewrite, refitted"), OURS, "o", "-"),
+    "rewrite, refitted": (lambda row: row == "rewrite, refitted", OURS, "o", "-"),
     "rewrite, as is": (lambda row: row == "rewrite, as is", OURS, "o", ":"),
     "best of the others, with our refit": (lambda row: _is_rival(row) and "refitted" in row, RIVAL, "x", "-"),
     "deletion, healed": (lambda row: row.startswith("deletion, healed"), "#e69f00", "^", "-"),
@@ -29,9 +29,10 @@ def write_figure(panels: Mapping[str, tuple[Rows, Best]], path: Path) -> None:
         panels: by title, "model: score", what was measured and what is best.
         path: of the .svg.
     """
-    with svg_figure(path, 9.0, 0.7 + 2.9 * (len(panels) + 1) // 2) as figure:
+    lines = (len(panels) + 1) // 2
+    with svg_figure(path, 9.0, 0.7 + 3.4 * lines) as figure:
         for place, (title, (rows, best)) in enumerate(panels.items()):
-            axes = figure.add_subplot((len(panels) + 1) // 2, 2, place + 1)
+            axes = figure.add_subplot(lines, 2, place + 1)
             serial = next(iter(next(iter(rows.values())).values()))["serial"]
             axes.axhline(serial, color="#222222", linewidth=0.8, linestyle="--", label="serial")
             for label, (belongs, colour, marker, line) in SERIES.items():
