@@ -19,8 +19,8 @@ LOWER_IS_BETTER = {"smollm"}
 def write_page(results: dict, path: Path) -> None:
     """Write the page, one table for each task, one column for each depth, the best bold; the figure lies beside it."""
     figure = path.with_suffix(".svg")
-    panels = {TITLES[name]: (_rows(task), partial(_best, name)) for name, task in results.items()}
-    write_figure(panels, figure)
+    rows = {name: _rows(task) for name, task in results.items()}
+    write_figure({TITLES[name]: (rows[name], partial(_best, name)) for name in results}, figure)
     lines = [
         "# Results",
         "",
@@ -32,12 +32,11 @@ def write_page(results: dict, path: Path) -> None:
         "",
     ]
     for name, task in results.items():
-        lines += [f"## {TITLES[name]}", "", *_table(name, task), "", _told(task), ""]
+        lines += [f"## {TITLES[name]}", "", *_table(name, rows[name]), "", _told(task), ""]
     path.write_text("\n".join(lines).rstrip() + "\n")
 
 
-def _table(name: str, task: dict) -> list[str]:
-    rows = _rows(task)
+def _table(name: str, rows: dict[str, dict[str, dict]]) -> list[str]:
     depths = list(rows)
     names = list(dict.fromkeys(network for depth in depths for network in rows[depth]))
     serial = next(iter(rows[depths[0]].values()))["serial"]

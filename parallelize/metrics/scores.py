@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -121,16 +120,21 @@ class Scores:
         what, hint = metric.needs
         raise ParallelizeError(f"The metric {metric} needs {what}.", hint)
 
-    def _interval(self, quantity: Callable[[Sums], Tensor], columns: Iterable[str]) -> tuple[float, float]:
+    def _interval(self, quantity: Callable[[Sums], Tensor], columns: frozenset[str]) -> tuple[float, float]:
         value = quantity(self._sums)
         without = [quantity({**self._sums, **sums}) for sums in self._sums_without_one(columns)]
         return interval(value, quantity(self._resampled), value - torch.cat(without))
 
-    def _sums_without_one(self, columns: Iterable[str]) -> list[Sums]:
-        """For each number of samples that columns have: their sums with each of the samples left out."""
-        names = sorted(columns, key=lambda name: len(self.columns[name]))
-        groups = groupby(names, key=lambda name: len(self.columns[name]))
-        return [{name: self._sums[name] - self.columns[name] for name in group} for _, group in groups]
+    def _sums_without_one(self, names: frozenset[str]) -> list[Sums]:
+        """The sums of some columns with each of the samples left out."""
+        read = [{name: group[name] for name in group.keys() & names} for group in self._by_count]
+        return [{name: self._sums[name] - column for name, column in group.items()} for group in read if group]
+
+    @cached_property
+    def _by_count(self) -> list[dict[str, Tensor]]:
+        """Columns that have equally many samples; scores of groups of samples, such as pairs, have fewer."""
+        counts = {len(column) for column in self.columns.values()}
+        return [{name: c for name, c in self.columns.items() if len(c) == count} for count in counts]
 
     @cached_property
     def _sums(self) -> Sums:
@@ -138,10 +142,9 @@ class Scores:
 
     @cached_property
     def _resampled(self) -> Sums:
-        """Sums over resampled samples; scores of groups of samples, such as pairs, are resampled by themselves."""
+        """Sums over resampled samples; columns of another number of samples are resampled by themselves."""
         found: Sums = {}
-        for count in {len(column) for column in self.columns.values()}:
-            columns = {name: column for name, column in self.columns.items() if len(column) == count}
+        for columns in self._by_count:
             sums = resampled_sums(torch.stack(list(columns.values()), 1))
             found = {**found, **dict(zip(columns, sums.unbind(1), strict=True))}
         return found
