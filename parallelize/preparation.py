@@ -1,6 +1,6 @@
 """What every command that rewrites begins with: the model is captured and cleaned, its data loaded and split.
 
-capture -> find stacks -> load data -> clean -> split
+capture -> find stacks -> load data -> refuse NaN -> clean -> split
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import nn
 
 from parallelize.capturing import capture
 from parallelize.cleaning import clean
+from parallelize.finiteness import refuse_not_finite
 from parallelize.inputs import InputSpec, Samples, load_samples, random_samples, read_arrays
 from parallelize.metrics import Metric, find_metric
 from parallelize.metrics.columns import logit_axes
@@ -82,12 +83,16 @@ def prepare(source: Source, seed: int, report: Report) -> Prepared:
         report: told what is being done.
 
     Raises:
-        ParallelizeError: a model without stacks, data that does not fit it, or too little of it.
+        ParallelizeError: a model without stacks or one that is NaN on its data, data that does not fit it, or too
+            little of it.
     """
     report("capturing the model", None)
     program = captured(source)
     _require_stacks(find_stacks(program.module), program)
     samples, judge = _load_data(program, source, seed)
+    refuse_not_finite(program, samples, "random sample" if source.inputs is None else "sample")
+    if judge is not None:
+        refuse_not_finite(program, judge, "judging sample")
     program, cleaning = clean(program, next(iter(samples.batches(4))))
     data = split(samples, judge, seed)
     return Prepared(program, find_stacks(program.module), data, source.inputs is None, cleaning)

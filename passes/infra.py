@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import inspect
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from torch import Tensor, fx, nn
 from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
 
+from passes.agreement import Change, change
+from passes.agreement import largest_change as largest_change  # noqa: PLC0414  (what runs a pass also compares)
 from passes.errors import PassError
 from passes.operators import writes_in_place
 from passes.shapes import propagate_shapes
@@ -139,23 +140,6 @@ def flat_outputs(module: fx.GraphModule, inputs: Sequence[Any]) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
-def largest_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """The largest difference of two lists of outputs, relative to the largest magnitude of each output."""
-    worst = 0.0
-    for a, b in zip(before, after, strict=True):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return float("inf")
-        if a.numel() == 0:
-            continue
-        left, right = a.double().flatten(), b.double().flatten()
-        differ = ~((left == right) | (left.isnan() & right.isnan()))  # an infinity minus itself is no number
-        if not differ.any():
-            continue
-        change = float((left - right)[differ].abs().max()) / max(float(left.abs().max()), 1e-30)
-        worst = max(worst, float("inf") if math.isnan(change) else change)
-    return worst
-
-
 def refuse_writes(module: fx.GraphModule) -> None:
     """Refuse a graph that is not functional: a rewrite moves nodes, and a write in place forbids that.
 
@@ -214,8 +198,9 @@ def run_passes(
         error = None
         if before is not None and probe is not None:
             after = flat_outputs(edited, probe)
-            error = largest_change(before, after)
-            _check_exact(step, error, before)
+            moved = change(before, after)
+            error = moved.largest
+            _check_exact(step, moved, before)
             before = after
         records.append(
             PassRecord(
@@ -235,10 +220,10 @@ def run_passes(
     return module, tuple(records)
 
 
-def _check_exact(step: Pass, error: float, outputs: Sequence[Tensor]) -> None:
+def _check_exact(step: Pass, moved: Change, outputs: Sequence[Tensor]) -> None:
     allowed = max((EXACT_TOLERANCE.get(output.dtype, 0.0) for output in outputs), default=0.0)
-    if step.exact and not error <= allowed:
+    if step.exact and not moved.within(allowed):
         raise PassError(
-            f"The pass {step.name} is exact but changed the outputs by {error:.1e} of their size.",
+            f"The pass {step.name} is exact but changed the outputs by {moved.largest:.1e} of their size.",
             "This is a bug; please report it with the model.",
         )
