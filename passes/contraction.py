@@ -11,6 +11,7 @@ Cases:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from passes import operators as ops
-from passes.layout import Lifted, Normed, Shared, Wide, interleave
+from passes.layout import Apart, Lifted, Normed, Shared, Wide, interleave
 from passes.lift_pointwise import in_channels
 from passes.lift_products import (
     convolution_settings,
@@ -31,7 +32,7 @@ from passes.lift_products import (
 )
 from passes.lift_shapes import SHAPES, carry, keeps_last, operand, shape_of
 from passes.parameters import has_stored_weights, read_parameter
-from passes.relayout import materialised, moved, stacked
+from passes.relayout import joined, materialised, moved, stacked
 
 if TYPE_CHECKING:
     from passes.lift import Branches, Lifter
@@ -168,6 +169,8 @@ def _linear(
     source, columns = env[operand(linear)], lifter.column(linear)
     none: tuple[Tensor | None, ...] = (None,) * lifter.count
     gains, shifts = (source.gains, source.shifts) if isinstance(source, Normed) else (none, none)
+    if isinstance(source, Apart):
+        source = joined(lifter, source, shape_of(operand(linear)), -1)
     value = source.value if isinstance(source, Normed) else materialised(lifter, source, linear, ())
 
     def weights() -> list[Tensor]:
@@ -223,6 +226,8 @@ def float64_sum(values: Sequence[Tensor]) -> Tensor:
 
 def _sum(lifter: Lifter, output: fx.Node, value: Lifted) -> fx.Node:
     """The sum over branches of a value as it is."""
+    if isinstance(value, Apart):
+        return functools.reduce(lambda total, node: lifter.emit(ops.ADD, (total, node)), value.nodes)
     value = materialised(lifter, value, output, shape_of(output))
     if isinstance(value, Shared):
         return lifter.emit(aten.mul.Tensor, (value.node, lifter.count))

@@ -11,9 +11,10 @@ Cases:
     3. branches that do not end in a product, as in post-norm terms: the sum over branches comes last;
     4. branches of different structure (attention beside MLP, an affine term beside either): each group as above, then
        one out-projection over the concatenated features of all groups;
-    5. branches of equal structure that are concatenated or stacked instead of summed.
+    5. branches of equal structure that are concatenated or stacked instead of summed;
+    6. operators without a wide form: they run branch by branch, the products around them are fused.
 
-Refused, each with its reason: an operator without a wide form, branches whose values would mix. A group that is refused
+Refused, each with its reason: random values, branches of which nothing would become fewer. A group that is refused
 stays as it is; the rest of the sum is fused.
 """
 
@@ -32,7 +33,7 @@ from passes.contraction import Contraction, Part, Summed, float64_sum, replay
 from passes.dataflow import positions, tensor_value
 from passes.differences import difference
 from passes.infra import Pass, PassResult, Skip
-from passes.layout import CannotLiftError, Lifted, Wide
+from passes.layout import Apart, CannotLiftError, Lifted, Wide
 from passes.lift import Branches, Lifter
 from passes.lift_shapes import shape_of
 from passes.parameters import add_parameter
@@ -115,7 +116,7 @@ def _fuse_sum(
         lifter.abandon()
     if len(members) > sum(len(group) * len(group[0].outputs) for group in groups):  # they add to a state
         skipped.extend(_alone(groups, lifted))
-    line = f"{root.name}: {', '.join(_named(group) for group, _, _ in lifted)}" if lifted else ""
+    line = f"{root.name}: {', '.join(_named(group, lifter) for group, lifter, _ in lifted)}" if lifted else ""
     if dry or not lifted:
         return line, skipped
     parts = [part for _, _, found in lifted for part in found]
@@ -164,8 +165,9 @@ def _alone(groups: Sequence[list[Branch]], lifted: Sequence[_Lifted]) -> list[Sk
     return skipped
 
 
-def _named(group: Sequence[Branch]) -> str:
-    return f"{len(group)} x {' + '.join(output.name for output in group[0].outputs)}"
+def _named(group: Sequence[Branch], lifter: Lifter) -> str:
+    apart = f" ({', '.join(node.name for node in lifter.apart)} in each branch)" if lifter.apart else ""
+    return f"{len(group)} x {' + '.join(output.name for output in group[0].outputs)}{apart}"
 
 
 def _aligned(group: Iterable[Branch]) -> Branches:
@@ -237,7 +239,7 @@ def _fuse_gather(
         except CannotLiftError as error:
             skipped.extend(Skip(output.name, str(error)) for branch in group for output in branch.outputs)
             continue
-        lines.append(_named(group))
+        lines.append(_named(group, lifter))
         if dry:
             lifter.abandon()
             continue
@@ -250,6 +252,10 @@ def _fuse_gather(
 def _gather(lifter: Lifter, root: fx.Node, outputs: Sequence[fx.Node], value: Lifted) -> None:
     """Let a concatenation read the wide value: as it is where nothing else stands between the branches."""
     members = list(cast("list[fx.Node]", root.args[0]))
+    if isinstance(value, Apart):
+        pieces = dict(zip(outputs, value.nodes, strict=True))
+        root.update_arg(0, [pieces.get(member, member) for member in members])
+        return
     value = materialised(lifter, value, outputs[0], shape_of(outputs[0]))
     first = members.index(outputs[0])
     if isinstance(value, Wide) and root.target == aten.cat.default and members[first:][: len(outputs)] == outputs:

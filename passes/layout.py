@@ -8,6 +8,7 @@ Lifting turns corresponding values of N branches into one value:
              outer * N * inner, so that branch b of the original index (i, j) is at (i, b, j)
     Normed   a shared or wide value times a gain plus a shift, one pair for each branch, waiting to be folded
     Pieces   what `split` and the like make of a wide value
+    Apart    N nodes, one of each branch, that an operator without a wide form makes
 
 Branches that read one state lie side by side in its last dimension or in the channels: the in-projections are one
 product. Branches with private states lie side by side in the first dimension (*in front*), as more samples: products
@@ -92,7 +93,14 @@ class Pieces:
     outer: Size
 
 
-Lifted = Shared | Normed | Stored | Wide | Pieces
+@dataclass(frozen=True)
+class Apart:
+    """A node for each branch: of one tensor, or of several as those of Pieces."""
+
+    nodes: tuple[fx.Node, ...]
+
+
+Lifted = Shared | Normed | Stored | Wide | Pieces | Apart
 
 
 class CannotLiftError(Exception):

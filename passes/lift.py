@@ -2,7 +2,8 @@
 
 One rule for each kind of operator says how the layout passes through it (passes/layout.py). Branches may be chains of
 several terms, each of which the sum adds: a branch then has several outputs. What a linear of a shared input makes may
-hold the branches in more than one place among its rows, and the choice that needs the fewest moves later is taken.
+hold the branches in more than one place among its rows, and the choice that needs the fewest moves later is taken. An
+operator without a rule, or whose rule finds no place for the branches, runs branch by branch (passes/lift_apart.py).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from passes import lift_joins, lift_pointwise, lift_products, lift_shapes
 from passes import operators as ops
 from passes.contraction import Part, contract, tail_of
 from passes.dataflow import tensor_value
-from passes.layout import CannotLiftError, Lifted, Normed, Pieces, Shared, Stored, Wide, sizes
-from passes.lift_shapes import Rule
+from passes.layout import Apart, CannotLiftError, Lifted, Normed, Pieces, Shared, Stored, Wide, sizes
+from passes.lift_apart import no_wide_form, refuse_without_gain, run_apart
+from passes.lift_shapes import Env, Rule
 from passes.merge_duplicates import key_of
 from passes.parameters import read_parameter, register_parameter
 from passes.relayout import unstacked
@@ -67,6 +69,7 @@ class Lifter:
         self.stored: list[tuple[fx.Node, str, Callable[[], Tensor]]] = []
         self.outers: dict[fx.Node, int] = {}
         self.moves = 0
+        self.apart: dict[fx.Node, CannotLiftError] = {}
 
     # the search for a layout ------------------------------------------------------------------------------------
 
@@ -133,22 +136,25 @@ class Lifter:
     ) -> tuple[tuple[Any, ...], float, CannotLiftError | None]:
         """What an attempt gives and how many moves it makes: infinitely many where it fails."""
         self.outers, self.moves = outers, 0
+        self.apart.clear()
         try:
-            return attempt(), self.moves, None
+            result = attempt()
+            refuse_without_gain(self, result)
+            return result, self.moves + self.count * len(self.apart), None
         except CannotLiftError as error:
             return (), math.inf, error
 
-    def abandon(self) -> None:
-        """Take out again what was inserted and is read by nothing else."""
+    def abandon(self, first: int = 0) -> None:
+        """Take out again what was inserted, from the node of number `first` on, and is read by nothing else."""
         gone: set[fx.Node] = set()
-        for node in reversed(self.created):
+        for node in reversed(self.created[first:]):
             if not node.users:
                 self.module.graph.erase_node(node)
                 gone.add(node)
         for key in [key for key, node in self.shared.items() if node in gone]:
             del self.shared[key]
-        self.created.clear()
-        self.stored.clear()
+        self.created[first:] = [node for node in self.created[first:] if first and node not in gone]
+        self.stored[:] = [entry for entry in self.stored if first and entry[0] not in gone]
 
     # one attempt ------------------------------------------------------------------------------------------------
 
@@ -172,12 +178,20 @@ class Lifter:
         if all(isinstance(value, Shared) for value in inputs) and not random:
             return Shared(self.emit_once(node.target, *self.plain(node, env)))
         computed = self._computed(node, env)
-        if computed is not None:
-            return computed
+        return self._by_rule(node, dict(env)) if computed is None else computed
+
+    def _by_rule(self, node: fx.Node, env: Env) -> Lifted:
+        """What the rule of an operator makes of it; branch by branch where there is none or it does not fit."""
         rule = RULES.get(node.target)
         if rule is None:
-            raise CannotLiftError(f"{node.name} is {node.target}, for which no wide form is known")
-        return rule(self, node, dict(env))
+            return run_apart(self, node, env, no_wide_form(node))
+        inserted, moves = len(self.created), self.moves
+        try:
+            return rule(self, node, env)
+        except CannotLiftError as reason:
+            self.abandon(inserted)
+            self.moves = moves
+            return run_apart(self, node, env, reason)
 
     def _parameter(self, column: tuple[fx.Node, ...]) -> Lifted:
         """The branches' parameters; one node where they are tied, or are the same few integers."""
@@ -234,6 +248,8 @@ class Lifter:
         """
         if isinstance(value, Shared | Wide | Pieces):
             return value.node
+        if isinstance(value, Apart):
+            raise CannotLiftError(f"{reader.name} ({reader.target}) reads a value that is computed in each branch")
         what = "a normalised state" if isinstance(value, Normed) else "a parameter"
         raise CannotLiftError(f"{reader.name} ({reader.target}) reads {what} that differs between the branches")
 

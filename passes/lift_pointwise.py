@@ -88,7 +88,8 @@ def _placed(lifter: Lifter, value: Lifted, source: fx.Node, layout: Layout, resu
         return moved(lifter, value, dim, outer).node if size == result[dim] and fits else None
     if isinstance(value, Stored):
         return wide_parameter(lifter, value, result, dim, outer)
-    assert isinstance(value, Shared)
+    if not isinstance(value, Shared):
+        return None
     if size == 1:
         return value.node
     small = len(shape) < len(result) or any(a != b for a, b in zip(shape, result, strict=True))

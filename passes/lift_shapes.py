@@ -14,7 +14,19 @@ from torch import fx
 
 from passes import operators as ops
 from passes.dataflow import tensor_value
-from passes.layout import CannotLiftError, Lifted, Normed, Pieces, Shared, Size, Stored, Wide, sizes, through_view
+from passes.layout import (
+    Apart,
+    CannotLiftError,
+    Lifted,
+    Normed,
+    Pieces,
+    Shared,
+    Size,
+    Stored,
+    Wide,
+    sizes,
+    through_view,
+)
 from passes.relayout import avoiding, expanded, front, materialised, moved, wide_parameter
 
 if TYPE_CHECKING:
@@ -239,6 +251,8 @@ def _split(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
 
 def _getitem(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
     value = env[operand(node)]
+    if isinstance(value, Apart):
+        return Apart(tuple(lifter.emit(node.target, (whole, node.args[1])) for whole in value.nodes))
     if not isinstance(value, Pieces):
         raise CannotLiftError(f"{node.name} takes a piece of {operand(node).name}, which the branches hold apart")
     return Wide(lifter.emit(node.target, (value.node, node.args[1])), value.dim, value.outer, shape_of(node))

@@ -42,6 +42,8 @@ REDUCTIONS = frozenset({aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, 
 POOLS_1D = frozenset({aten.avg_pool1d.default, aten.max_pool1d.default, aten.adaptive_avg_pool1d.default})
 POOLS_2D = frozenset({aten.avg_pool2d.default, aten.max_pool2d.default, aten.adaptive_avg_pool2d.default})
 
+RECURRENCES = frozenset({aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input})
+
 DROPOUTS = frozenset(
     {
         aten.dropout.default,
@@ -153,6 +155,9 @@ def is_random(node: fx.Node) -> bool:
         return bool(probability != 0)
     if target in DROPOUTS:
         return bool(node.args[2])
+    if target in RECURRENCES:
+        dropout, train = node.args[5:7]
+        return bool(dropout and train)
     if isinstance(target, torch._ops.OpOverload):
         return torch.Tag.nondeterministic_seeded in target.tags
     return isinstance(target, torch._ops.HigherOrderOperator)  # its body may hold anything

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from passes import operators as ops
-from passes.layout import CannotLiftError, Lifted, Normed, Shared, Size, Stored, Wide, interleave
+from passes.layout import Apart, CannotLiftError, Lifted, Normed, Shared, Size, Stored, Wide, interleave
 
 if TYPE_CHECKING:
     from passes.lift import Lifter
@@ -28,7 +28,7 @@ def unflatten(lifter: Lifter, node: fx.Node, place: int, parts: Sequence[Size]) 
     known = [int(part) if part == int_or_none(part) else -1 for part in parts]
     if known.count(-1) > 1:
         raise CannotLiftError(f"{node.name} has a dimension of {parts}, of which two sizes are free")
-    return lifter.emit(aten.unflatten.int, (node, place, known))
+    return lifter.emit_once(aten.unflatten.int, (node, place, known))
 
 
 def int_or_none(size: Size) -> int | None:
@@ -76,6 +76,26 @@ def unstacked(lifter: Lifter, node: fx.Node, shape: Sequence[Size], dim: int | N
         others = list(range(1, rank + 1 if outer == 1 else rank + 2))
         node = lifter.emit(aten.permute.default, (node, [*others[:axis], 0, *others[axis:]]))
     return Wide(flatten(lifter, node, place, place + (1 if outer == 1 else 2)), dim, outer, shape)
+
+
+def joined(lifter: Lifter, value: Apart, shape: Sequence[Size], dim: int | None = None) -> Wide:
+    """The wide value of branches that were computed one by one; in front unless `dim` says where."""
+    dim = -len(shape) if dim is None else dim
+    node = lifter.emit_once(aten.cat.default, (list(value.nodes), len(shape) + dim))
+    return Wide(node, dim, 1, tuple(shape))
+
+
+def cut(lifter: Lifter, value: Wide) -> tuple[fx.Node, ...]:
+    """The value of each branch by itself, cut out of a wide one."""
+    inner = divided(value.shape[value.place], value.outer)
+    parts = (lifter.count, inner) if value.outer == 1 else (value.outer, lifter.count, inner)
+    axis = value.place + len(parts) - 2
+    unbound = lifter.emit_once(aten.unbind.int, (unflatten(lifter, value.node, value.place, parts), axis))
+    pieces = [lifter.emit_once(ops.GETITEM, (unbound, number)) for number in range(lifter.count)]
+    if value.outer == 1:
+        return tuple(pieces)
+    lifter.moves += lifter.count
+    return tuple(lifter.emit_once(aten.flatten.using_ints, (piece, value.place, axis)) for piece in pieces)
 
 
 def moved(lifter: Lifter, value: Wide, dim: int, outer: Size = 1) -> Wide:
@@ -129,10 +149,16 @@ def on_an_axis(lifter: Lifter, value: Lifted, rank: int, reader: fx.Node) -> fx.
         return value.node
     if isinstance(value, Stored):
         return stacked_parameter(lifter, value, rank)
+    if isinstance(value, Apart):
+        return _unsqueezed(lifter, lifter.emit_once(aten.stack.default, (list(value.nodes), 0)), rank)  # of numbers
     if not isinstance(value, Wide):
         raise CannotLiftError(f"{reader.name} ({reader.target}) reads a value that the branches hold apart")
-    node = stacked(lifter, value)
-    for _ in range(rank - len(value.shape)):
+    return _unsqueezed(lifter, stacked(lifter, value), rank - len(value.shape))
+
+
+def _unsqueezed(lifter: Lifter, node: fx.Node, count: int) -> fx.Node:
+    """New dimensions right behind that of the branches."""
+    for _ in range(count):
         node = lifter.emit(aten.unsqueeze.default, (node, 1))
     return node
 
@@ -154,7 +180,12 @@ def _filled(tensor: Tensor, dim: int, size: int) -> Tensor:
 
 
 def materialised(lifter: Lifter, value: Lifted, node: fx.Node, shape: Sequence[Size]) -> Lifted:
-    """A value whose gains and shifts no linear will take: applied, the branches in front."""
+    """A value whose gains and shifts no linear will take: applied, the branches in front.
+
+    So are branches that were computed one by one; what has no dimensions stays apart.
+    """
+    if isinstance(value, Apart) and shape:
+        return joined(lifter, value, shape)
     if not isinstance(value, Normed):
         return value
     if all(vector is None for vector in (*value.gains, *value.shifts)):
