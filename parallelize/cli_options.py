@@ -96,7 +96,8 @@ MetricName = Annotated[
     typer.Option(
         "--metric",
         help="What the search minimises and --max-error limits: kl (default for logits), relative-l2 (default"
-        " elsewhere), cosine, disagreement, top1-drop, perplexity, or a function of your own.",
+        " elsewhere), cosine, disagreement, differing (default for integers), top1-drop, perplexity, or a function of"
+        " your own.",
         metavar="NAME|FILE.py:FUNCTION",
         show_default=False,
     ),

@@ -22,6 +22,7 @@ from parallelize.program import Program
 from parallelize.progress import Report
 from parallelize.references import LoadOptions, load_program
 from parallelize.split import Split, split
+from passes.agreement import is_code
 from passes.errors import ParallelizeError
 from passes.infra import PassRecord, flat_outputs
 from passes.stacks import Stacks, find_stacks
@@ -144,9 +145,10 @@ def choose_metric(wanted: Metric | str | None, prepared: Prepared) -> Metric:
     """The metric that was asked for, or the one for these outputs.
 
     Hidden states (samples, tokens, features) have the shape of a language model's logits, so KL is the default for
-    logits (samples, classes) only.
+    logits (samples, classes) only. Outputs that are all integers or bools differ or do not.
     """
     if wanted is None:
         outputs = flat_outputs(prepared.program.module, next(iter(prepared.data.judge.batches(4))))
-        wanted = "kl" if logit_axes(outputs) == 2 else "relative-l2"
+        codes = all(is_code(output) for output in outputs)
+        wanted = "kl" if logit_axes(outputs) == 2 else "differing" if codes else "relative-l2"
     return find_metric(wanted)

@@ -253,6 +253,7 @@ _ERRORS = {
     "kl": _Measure("KL\nnats", "errors", "kl"),
     "relative-l2": _Measure("rel.\nL2", "errors", "relative-l2"),
     "cosine": _Measure("1 -\ncosine", "errors", "cosine"),
+    "differing": _Measure("codes\nmoved", "errors", "differing", ".2%", ".1%"),
     "disagreement": _Measure("moved", "errors", "disagreement", ".2%", ".1%"),
     "perplexity": _Measure("per-\nplexity", "values", "perplexity", ".2f", ".1f"),
 }

@@ -99,9 +99,10 @@ class Metric:
         return self.ours.columns if self.serial is None else self.ours.columns | self.serial.columns
 
     def error(self, sums: Sums) -> Tensor:
-        """Zero where both models agree, larger is worse."""
+        """Zero where both models agree, larger is worse, infinite where it is no number."""
         ours = self.ours.of(sums)
-        return ours if self.serial is None else self.compare(ours, self.serial.of(sums))
+        found = ours if self.serial is None else self.compare(ours, self.serial.of(sums))
+        return torch.where(found.isnan(), torch.inf, found)
 
 
 _LOGITS = ("one output of logits (samples, classes) or (samples, tokens, classes)", "Use --metric relative-l2.")
@@ -120,6 +121,12 @@ _CATALOGUE = (
         "share of samples, or of tokens, whose largest logit moved",
         Ratio("moved", "positions"),
         needs=_LOGITS,
+    ),
+    Metric(
+        "differing",
+        "share of class numbers, ranks or other integers and bools that are not the teacher's",
+        Ratio("differing", "codes"),
+        needs=("an output of integers or bools", "Use --metric relative-l2."),
     ),
     Metric(
         "top1-drop",

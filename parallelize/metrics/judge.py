@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from parallelize.inputs import Samples
 from parallelize.metrics.catalogue import METRICS, Metric
@@ -21,6 +21,7 @@ from parallelize.metrics.columns import Columns, Reference, joined, logit_axes
 from parallelize.metrics.next_tokens import next_tokens
 from parallelize.metrics.own import find_metric, own_scores
 from parallelize.metrics.scores import Scores
+from parallelize.padding import layouts, mask_position, output_nodes, real_parts
 from passes.errors import ParallelizeError
 from passes.infra import flat_outputs
 
@@ -54,16 +55,17 @@ class Judge:
         """
         self.samples, self.metric = samples, find_metric(metric)
         probe = next(iter(samples.batches(_PROBE)))
+        self._axes = sample_axes(teacher)
         raw = flat_outputs(teacher, probe)
-        first = samples_first(raw, len(probe[0]))
-        self._rows = len(raw[0]) // len(probe[0])
+        first = self._samples_first(raw, len(probe[0]))
+        self._rows = raw[0].shape[self._axes[0] if self._axes else 0] // len(probe[0])
         self._batch_size = max(1, min(batch_size, _AT_ONCE // max(1, sum(output[0].numel() for output in first))))
         outputs = self._all_outputs(teacher, first)
         tokens = None
         if self.metric == METRICS["perplexity"] and logit_axes(outputs) == 3:
             tokens = next_tokens(samples, outputs[0].shape[2])
         by_token = self.metric.columns <= _BY_TOKEN
-        self._reference = Reference(outputs, _real(teacher, samples, outputs), samples.labels, tokens, by_token)
+        self._reference = Reference(outputs, self._real(teacher), samples.labels, tokens, by_token)
         self._serial_own: dict[int, Tensor] = {}
         self._require_metric()
 
@@ -83,7 +85,11 @@ class Judge:
             batches: the network's output tensors in the order of the samples, in batches of any size; they may end
                 after the first samples.
         """
-        return self._scores(samples_first(batch, len(batch[0]) // self._rows) for batch in batches)
+        axis = self._axes[0] if self._axes else 0
+        return self._scores(self._samples_first(batch, batch[0].shape[axis] // self._rows) for batch in batches)
+
+    def _samples_first(self, outputs: Sequence[Tensor], count: int) -> list[Tensor]:
+        return samples_first(outputs, count, self._axes)
 
     def _all_outputs(self, teacher: fx.GraphModule, first: Sequence[Tensor]) -> list[Tensor]:
         """The teacher's outputs on all samples, shaped as those of the first ones."""
@@ -91,12 +97,24 @@ class Judge:
         start = 0
         for inputs in self.samples.batches(self._batch_size):
             count = len(inputs[0])
-            for place, part in zip(outputs, samples_first(flat_outputs(teacher, inputs), count), strict=True):
+            for place, part in zip(outputs, self._samples_first(flat_outputs(teacher, inputs), count), strict=True):
                 if part.shape[1:] != place.shape[1:]:
                     raise _no_samples(part, count)
                 place[start : start + count] = part
             start += count
         return outputs
+
+    def _real(self, teacher: fx.GraphModule) -> list[Tensor | None]:
+        """Where each of the teacher's outputs on all samples is real, samples first."""
+        place, count = mask_position(self.samples), len(self.samples)
+        inputs = next(self.samples.batches(count))
+        shapes = [_shaped(node) for node in output_nodes(teacher)]
+        parts = real_parts(layouts(teacher, self.samples), shapes, inputs, place)
+        axes = self._axes if len(self._axes) == len(parts) else [0] * len(parts)
+        return [
+            None if part is None else samples_first([part], count, [axis])[0]
+            for part, axis in zip(parts, axes, strict=True)
+        ]
 
     def _require_metric(self) -> None:
         """Refuse at once what cannot be measured."""
@@ -142,16 +160,46 @@ def score(outputs: Sequence[Tensor], teacher: Sequence[Tensor], labels: Tensor |
     return Scores(Reference(teacher, [None] * len(teacher), labels).compare(outputs))
 
 
-def samples_first(outputs: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Outputs with an axis of `count` samples; (samples * rows, ...) becomes (samples, rows, ...).
+def samples_first(outputs: Sequence[Tensor], count: int, axes: Sequence[int] = ()) -> list[Tensor]:
+    """Outputs with a first axis of `count` samples; (samples * rows, ...) becomes (samples, rows, ...).
+
+    Args:
+        outputs: of one batch.
+        count: of its samples.
+        axes: for each output where its samples are, where that is not the first axis in all of them.
 
     Raises:
         ParallelizeError: an output without an axis of samples.
     """
-    for output in outputs:
+    places = axes if len(axes) == len(outputs) else [0] * len(outputs)
+    moved = [o.movedim(place, 0) if place < o.ndim else o for o, place in zip(outputs, places, strict=True)]
+    for output in moved:
         if output.ndim == 0 or len(output) == 0 or len(output) % count:
             raise _no_samples(output, count)
-    return [o if len(o) == count else o.reshape(count, len(o) // count, *o.shape[1:]) for o in outputs]
+    return [o if len(o) == count else o.reshape(count, len(o) // count, *o.shape[1:]) for o in moved]
+
+
+def sample_axes(module: fx.GraphModule) -> list[int]:
+    """For each output tensor the axis of its samples: the first whose size depends on the free size of the batch.
+
+    It is axis 0 where no such size is known.
+    """
+    sizes: list[Any] = [
+        value.shape[0] for node in module.graph.find_nodes(op="placeholder") if (value := _shaped(node)).ndim
+    ]
+    batch = next((size.node.expr for size in sizes if isinstance(size, torch.SymInt)), None)
+    symbols = set() if batch is None else batch.free_symbols
+    return [_first_axis(_shaped(node).shape, symbols) for node in output_nodes(module)]
+
+
+def _shaped(node: fx.Node) -> Tensor:
+    value = node.meta.get("val")
+    return value if isinstance(value, Tensor) else torch.empty(())
+
+
+def _first_axis(shape: Sequence[Any], symbols: set[object]) -> int:
+    expressions = {axis: size.node.expr for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)}
+    return next((axis for axis, expression in expressions.items() if expression.free_symbols & symbols), 0)
 
 
 def _no_samples(output: Tensor, count: int) -> ParallelizeError:
@@ -160,27 +208,3 @@ def _no_samples(output: Tensor, count: int) -> ParallelizeError:
         f"An output has the shape {shape} for {count} samples: its first axis is not that of the samples.",
         "Let the model return only tensors whose first axis is the batch.",
     )
-
-
-def _real(teacher: fx.GraphModule, samples: Samples, outputs: Sequence[Tensor]) -> list[Tensor | None]:
-    """The mask for each output that it covers: whose first two axes are (samples, tokens).
-
-    The second axis of an output of two may as well count classes: there it must be the mask's free dimension.
-    """
-    mask = next(samples.real(len(samples)))
-    if mask is None or samples.mask is None:
-        return [None] * len(outputs)
-    placeholders = teacher.graph.find_nodes(op="placeholder")
-    tokens = _free_dimension(placeholders[list(samples.arrays).index(samples.mask)])
-    leaves = [leaf for leaf in pytree.tree_leaves(teacher.graph.output_node().args) if isinstance(leaf, fx.Node)]
-    free = [tokens is not None and _free_dimension(leaf) == tokens for leaf in leaves]
-    covered = [o.shape[:2] == mask.shape and (o.ndim > 2 or f) for o, f in zip(outputs, free, strict=True)]
-    return [mask if is_covered else None for is_covered in covered]
-
-
-def _free_dimension(node: fx.Node) -> str | None:
-    """The name of the second axis of a node's value, where its size is free."""
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor) or value.ndim < 2 or not isinstance(value.shape[1], torch.SymInt):
-        return None
-    return str(value.shape[1])

@@ -122,6 +122,8 @@ class Scores:
 
     def _interval(self, quantity: Callable[[Sums], Tensor], columns: frozenset[str]) -> tuple[float, float]:
         value = quantity(self._sums)
+        if not value.isfinite():
+            return float(value), float(value)  # a sample that is infinite is in nearly every draw
         without = [quantity({**self._sums, **sums}) for sums in self._sums_without_one(columns)]
         return interval(value, quantity(self._resampled), value - torch.cat(without))
 

@@ -112,6 +112,30 @@ def test_an_output_of_two_axes_is_masked_where_it_has_the_masks_free_dimension_a
     assert ours.score_outputs([[answers, changed]]).relative_l2 > 0
 
 
+class TokensFirst(nn.Module):
+    """(samples, tokens) -> (tokens, samples, 2), as recurrent models have it, and the mean of each sample."""
+
+    def forward(self, x: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.stack([x, 2 * x], 2)
+        return y.transpose(0, 1), (x * keep).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_samples_are_found_on_any_axis_and_padding_with_them(batch_size: int) -> None:
+    dims = ({0: "batch", 1: "tokens"}, {0: "batch", 1: "tokens"})
+    x, keep = torch.arange(1.0, 21).reshape(5, 4), torch.tensor([[0, 1, 1, 1]] * 5)
+    program = capture(TokensFirst().eval(), (x[:2], keep[:2]), dynamic=dims, origin="tokens first")
+    ours = Judge(program.module, Samples({"x": x, "keep": keep}, mask="keep"), batch_size=batch_size)
+    by_token, mean = program.flat_outputs(program.module(x, keep))
+    spoiled = by_token.clone()
+    spoiled[0] = torch.nan
+    assert ours.score_outputs([[spoiled, mean]]) == ours.serial
+    moved = by_token.clone()
+    moved[3, 4] += 1
+    assert ours.score_outputs([[moved, mean]]).columns["error"].tolist() == [0, 0, 0, 0, 2]
+    assert ours.serial.columns["size"][0] == (x[0, 1:].square().sum() * 5 + x[0, 1:].sum().square())
+
+
 def test_samples_folded_into_rows_are_unfolded() -> None:
     samples = Samples({"x": torch.arange(24.0).reshape(4, 3, 2)})
     graph = fx.Graph()
@@ -162,7 +186,8 @@ def test_metrics_of_logits_are_refused_for_other_outputs(metric: str) -> None:
 def test_every_metric_is_measured_by_some_judge() -> None:
     seen = {name for name in METRICS if Judge(vision().module, IMAGES, "kl").serial.has(name)}
     seen |= {name for name in METRICS if Judge(language().module, text(3, 0), "perplexity").serial.has(name)}
-    assert seen == set(METRICS)
+    classes = score([torch.arange(3)], [torch.arange(3)])
+    assert seen | {name for name in METRICS if classes.has(name)} == set(METRICS)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])

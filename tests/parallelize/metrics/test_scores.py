@@ -31,7 +31,7 @@ def test_every_metric_is_zero_for_equal_outputs(seed: int, samples: int, classes
     logits = _logits(seed, samples, classes)
     scores = score([logits], [logits.clone()], torch.zeros(samples, dtype=torch.int64))
     there = [metric for metric in METRICS if scores.has(metric)]
-    assert set(METRICS) - set(there) == {"perplexity"}
+    assert set(METRICS) - set(there) == {"perplexity", "differing"}
     assert {metric: scores.error(metric) for metric in there} == dict.fromkeys(there, 0.0)
     assert {scores.interval(metric) for metric in there} == {(0.0, 0.0)}
     assert scores.samples == samples
@@ -107,7 +107,8 @@ def test_top1_drop_without_labels_is_refused() -> None:
 )
 def test_outputs_that_are_no_logits_have_distances_and_no_other_metric(outputs: list[Tensor], metric: str) -> None:
     scores = score(outputs, outputs, LABELS)
-    assert [name for name in METRICS if scores.has(name)] == ["relative-l2", "cosine"]
+    codes = [] if outputs[0].is_floating_point() else ["differing"]
+    assert [name for name in METRICS if scores.has(name)] == ["relative-l2", "cosine", *codes]
     assert scores.error("relative-l2") == 0
     assert (scores.kl, scores.agreement, scores.top1, scores.top1_teacher) == (None, None, None, None)
     with pytest.raises(ParallelizeError, match=f"^The metric {metric} needs one output of logits") as caught:
