@@ -18,7 +18,7 @@ from itertools import chain
 from torch import fx
 
 from passes import operators as ops
-from passes.dataflow import canonical_walk, carries_tensors, same_shape, tensor_value
+from passes.dataflow import canonical_walk, carries_tensors, tensor_value
 from passes.stacks import structure
 
 
@@ -39,45 +39,11 @@ class Branch:
     lines: tuple[str, ...]
 
 
-def is_sum(node: fx.Node) -> bool:
-    """A plain add of two tensors of its own shape."""
-    value = tensor_value(node)
-    if node.op != "call_function" or node.target not in ops.ADDS or node.kwargs or value is None:
-        return False
-    operands = [tensor_value(arg) if isinstance(arg, fx.Node) else None for arg in node.args]
-    return value.is_floating_point() and all(v is not None and same_shape(v, value) for v in operands)
-
-
-def is_inside_sum(node: fx.Node) -> bool:
-    """Whether a sum, or a copy of one, is only an operand of another."""
-    users = list(node.users)
-    while len(users) == 1 and users[0].target in ops.COPIES:
-        users = list(users[0].users)
-    return len(users) == 1 and is_sum(users[0])
-
-
-def _is_copied_sum(node: fx.Node) -> bool:
-    source = node.args[0] if node.target in ops.COPIES else None
-    return isinstance(source, fx.Node) and len(source.users) == 1 and (is_sum(source) or _is_copied_sum(source))
-
-
-def summands(root: fx.Node) -> tuple[list[fx.Node], set[fx.Node]]:
-    """The operands of a tree of adds, left to right, and the adds with the copies between them."""
-    found: list[fx.Node] = []
-    tree: set[fx.Node] = set()
-    pending = [root]
-    while pending:
-        node = pending.pop()
-        if node is root or ((is_sum(node) or _is_copied_sum(node)) and is_inside_sum(node)):
-            tree.add(node)
-            pending.extend(arg for arg in reversed(node.args) if isinstance(arg, fx.Node))
-        else:
-            found.append(node)
-    return found, tree
-
-
 def find_branches(
-    members: Sequence[fx.Node], tree: Collection[fx.Node], place: Mapping[fx.Node, float]
+    members: Sequence[fx.Node],
+    tree: Collection[fx.Node],
+    place: Mapping[fx.Node, float],
+    states: Collection[fx.Node] = (),
 ) -> list[list[Branch]]:
     """Groups of branches with equal structure; a group of one is a branch that is alone.
 
@@ -85,8 +51,9 @@ def find_branches(
         members: what meets, in order.
         tree: the nodes in which it meets.
         place: each node's place in the order of execution.
+        states: values in which no branch lies.
     """
-    readers = _readers(members, tree, place)
+    readers = _readers(members, tree, place, states)
     candidates = [member for member in dict.fromkeys(members) if member in readers]
     groups, alone = _grouped(_branches(candidates, readers, _shared(readers, len(candidates))))
     if any(len(branch.outputs) > 1 for branch in alone):
@@ -100,9 +67,12 @@ def find_branches(
 
 
 def _readers(
-    members: Sequence[fx.Node], tree: Collection[fx.Node], place: Mapping[fx.Node, float]
+    members: Sequence[fx.Node],
+    tree: Collection[fx.Node],
+    place: Mapping[fx.Node, float],
+    states: Collection[fx.Node],
 ) -> dict[fx.Node, frozenset[fx.Node]]:
-    """For each node that nothing outside needs the members that need it; without what all of them need."""
+    """For each node that nothing outside needs the members that need it; without states and what all of them need."""
     readers: dict[fx.Node, frozenset[fx.Node]] = {}
     wanted = set(members)
     heap = [(-place[member], member) for member in wanted]
@@ -113,7 +83,7 @@ def _readers(
         if node in seen:
             continue
         seen.add(node)
-        if node.op != "call_function" or not carries_tensors(node):
+        if node in states or node.op != "call_function" or not carries_tensors(node):
             continue
         if any(user not in tree and user not in readers for user in node.users):
             continue

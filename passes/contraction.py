@@ -1,26 +1,27 @@
 """The sum over branches, taken inside the last product where there is one.
 
-    sum_b W_b h_b  =  [W_1 .. W_N] [h_1; ..; h_N]
+    sum_b c_b W_b h_b  =  [c_1 W_1 .. c_N W_N] [h_1; ..; h_N]
 
 Cases:
     1. a branch that ends in a linear or a convolution: the features of all branches side by side, weights side by side
-       on their input axis; scales by a parameter or a number (LayerScale) go into the weights, changes of shape move
-       before the product, or after it where they would move its features;
-    2. any other end, such as the norm of a post-norm term: a sum over the branches.
+       on their input axis; scales by a parameter or a number (LayerScale) and the factors of the sum go into the
+       weights, changes of shape move before the product, or after it where they would move its features;
+    2. any other end, such as the norm of a post-norm term: a sum over the branches, each times its factor.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx
 
 from passes import operators as ops
-from passes.layout import Apart, Lifted, Normed, Shared, Wide, interleave
+from passes.layout import Apart, Lifted, Normed, Shared, Stored, Wide, interleave
 from passes.lift_pointwise import in_channels
 from passes.lift_products import (
     convolution_settings,
@@ -32,7 +33,7 @@ from passes.lift_products import (
 )
 from passes.lift_shapes import SHAPES, carry, keeps_last, operand, shape_of
 from passes.parameters import has_stored_weights, read_parameter
-from passes.relayout import joined, materialised, moved, stacked
+from passes.relayout import joined, materialised, moved, stacked, stacked_parameter
 
 if TYPE_CHECKING:
     from passes.lift import Branches, Lifter
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 aten = ops.aten
 
 PRODUCTS = ops.PLAIN_CONVOLUTIONS | {ops.LINEAR}
-_TIMES = frozenset({aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar})
+_TIMES = frozenset({aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.neg.default})
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def _scales_channels(tail: Sequence[fx.Node]) -> bool:
 
 
 def _is_channel_scale(node: fx.Node, place: int | None, channels: object) -> bool:
+    if node.target == aten.neg.default:
+        return True
     divides = node.target in (aten.div.Tensor, aten.div.Scalar)
     factors = [arg for arg in node.args[:2] if not isinstance(arg, fx.Node)]
     if factors:
@@ -130,10 +133,11 @@ def _is_channel_scale(node: fx.Node, place: int | None, channels: object) -> boo
 
 def contract(lifter: Lifter, output: fx.Node, tail: Sequence[fx.Node] | None, env: Mapping[fx.Node, Lifted]) -> Part:
     """The sum of one output over all branches."""
+    factors = lifter.branches.factors_of(output)
     if tail is None:
-        return Summed(_sum(lifter, output, env[output]))
+        return Summed(_sum(lifter, output, env[output], factors))
     product, shapes = tail[0], [node for node in tail if node.target in SHAPES]
-    scales = [_scale(lifter, tail, branch) for branch in range(lifter.count)]
+    scales = [_scale(lifter, tail, branch, factor) for branch, factor in enumerate(factors)]
     if product.target != ops.LINEAR:
         return _convolution(lifter, product, shapes, scales, env)
     features, weights, bias, width = _linear(lifter, product, scales, env)
@@ -144,22 +148,28 @@ def contract(lifter: Lifter, output: fx.Node, tail: Sequence[fx.Node] | None, en
     return Contraction(ops.LINEAR, features, weights, bias, tail=tuple(shapes))
 
 
-def _scale(lifter: Lifter, tail: Sequence[fx.Node], branch: int) -> Tensor | None:
-    """What the tail of one branch multiplies the channels with, in float64; None is one."""
-    total: Tensor | None = None
-    for node in (lifter.column(node)[branch] for node in tail if node.target in _TIMES):
-        factors = [arg for arg in node.args[:2] if not isinstance(arg, fx.Node)]
-        parameters = [arg for arg in node.args if isinstance(arg, fx.Node) and arg.op == "get_attr"]
-        value = (
-            torch.tensor(float(factors[0]), dtype=torch.float64)  # type: ignore[arg-type]
-            if factors
-            else read_parameter(lifter.module, parameters[0]).double().flatten()
-        )
-        value = 1 / value if node.target in (aten.div.Tensor, aten.div.Scalar) else value
-        total = value if total is None else total * value
-    if total is None:
+def _scale(lifter: Lifter, tail: Sequence[fx.Node], branch: int, factor: float) -> Tensor | None:
+    """What the tail of one branch and its factor multiply the channels with, in float64; None is one."""
+    nodes = [node for node in (lifter.column(node)[branch] for node in tail) if node.target in _TIMES]
+    if not nodes and factor == 1:
         return None
-    return total.expand(len(stored_parameters(lifter.module, lifter.column(tail[0])[branch])[0]))
+    weight = stored_parameters(lifter.module, lifter.column(tail[0])[branch])[0]
+    total = torch.full((len(weight),), factor, dtype=torch.float64, device=weight.device)
+    for node in nodes:
+        total = total * _multiplier(lifter.module, node)
+    return total
+
+
+def _multiplier(module: fx.GraphModule, node: fx.Node) -> Tensor | float:
+    """What one operator of a tail multiplies with."""
+    if node.target == aten.neg.default:
+        return -1.0
+    factors = [arg for arg in node.args[:2] if not isinstance(arg, fx.Node)]
+    parameters = [arg for arg in node.args if isinstance(arg, fx.Node) and arg.op == "get_attr"]
+    if not factors:
+        return read_parameter(module, parameters[0]).double().flatten()
+    factor = cast("float", factors[0])
+    return 1 / factor if node.target in (aten.div.Tensor, aten.div.Scalar) else factor
 
 
 def _linear(
@@ -224,16 +234,27 @@ def float64_sum(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.double() for value in values]).sum(0).to(values[0].dtype)
 
 
-def _sum(lifter: Lifter, output: fx.Node, value: Lifted) -> fx.Node:
-    """The sum over branches of a value as it is."""
+def _sum(lifter: Lifter, output: fx.Node, value: Lifted, factors: Sequence[float]) -> fx.Node:
+    """The sum over branches of a value as it is, each times its factor."""
     if isinstance(value, Apart):
-        return functools.reduce(lambda total, node: lifter.emit(ops.ADD, (total, node)), value.nodes)
+        nodes = [_times(lifter, node, factor) for node, factor in zip(value.nodes, factors, strict=True)]
+        return functools.reduce(lambda total, node: lifter.emit(ops.ADD, (total, node)), nodes)
     value = materialised(lifter, value, output, shape_of(output))
     if isinstance(value, Shared):
-        return lifter.emit(aten.mul.Tensor, (value.node, lifter.count))
+        return lifter.emit(aten.mul.Tensor, (value.node, math.fsum(factors)))
     if not isinstance(value, Wide):
         return lifter.node(value, output)
-    return lifter.emit(aten.sum.dim_IntList, (stacked(lifter, value), [0]))
+    apart, dtype = stacked(lifter, value), output.meta["val"].dtype
+    if len(set(factors)) > 1:
+        device = next(lifter.module.parameters()).device
+        each = Stored(tuple(torch.tensor(factor, dtype=dtype, device=device) for factor in factors))
+        apart = lifter.emit(aten.mul.Tensor, (apart, stacked_parameter(lifter, each, len(value.shape))))
+    total = lifter.emit(aten.sum.dim_IntList, (apart, [0]))
+    return _times(lifter, total, factors[0]) if len(set(factors)) == 1 else total
+
+
+def _times(lifter: Lifter, node: fx.Node, factor: float) -> fx.Node:
+    return node if factor == 1 else lifter.emit(aten.mul.Tensor, (node, factor))
 
 
 def replay(lifter_graph: fx.GraphModule, tail: Sequence[fx.Node], node: fx.Node) -> fx.Node:

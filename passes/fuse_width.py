@@ -28,7 +28,7 @@ import torch
 from torch import fx
 
 from passes import operators as ops
-from passes.branches import Branch, find_branches, is_inside_sum, is_sum, summands
+from passes.branches import Branch, find_branches
 from passes.contraction import Contraction, Part, Summed, float64_sum, replay
 from passes.dataflow import positions, tensor_value
 from passes.differences import difference
@@ -39,6 +39,7 @@ from passes.lift_shapes import shape_of
 from passes.parameters import add_parameter
 from passes.relayout import materialised, moved, stacked
 from passes.shapes import complete_shapes
+from passes.sums import Sum, expand, find_roots, stack_of
 
 aten = ops.aten
 
@@ -62,15 +63,14 @@ class FuseWidth(Pass):
         matches: list[str] = []
         skipped: list[Skip] = []
         place: dict[fx.Node, float] = dict(positions(module.graph))
-        pending = list(reversed(module.graph.nodes))
+        roots = set(find_roots(module))
+        pending = [node for node in reversed(module.graph.nodes) if node in roots or _is_gather(node)]
         while pending:
             root = pending.pop()
-            if is_sum(root) and not is_inside_sum(root):
-                line, reasons = _fuse_sum(module, root, place, dry=self.dry)
-            elif root.target in GATHERS:
-                line, reasons = _fuse_gather(module, root, place, dry=self.dry)
+            if root in roots:
+                line, reasons = _fuse_sum(module, expand(module, root, place), place, dry=self.dry)
             else:
-                continue
+                line, reasons = _fuse_gather(module, root, place, dry=self.dry)
             new = _placed(root, place)
             if any(node.target in GATHERS for node in new):  # features of groups that share an out-projection
                 complete_shapes(module, new)
@@ -79,6 +79,11 @@ class FuseWidth(Pass):
             if line:
                 matches.append(line)
         return PassResult(tuple(matches), tuple(skipped))
+
+
+def _is_gather(node: fx.Node) -> bool:
+    """A concatenation, or a stack whose values are not added up."""
+    return node.target in GATHERS and not any(stack_of(user) is node for user in node.users)
 
 
 def _placed(root: fx.Node, place: dict[fx.Node, float]) -> list[fx.Node]:
@@ -93,20 +98,18 @@ def _placed(root: fx.Node, place: dict[fx.Node, float]) -> list[fx.Node]:
 
 
 def _fuse_sum(
-    module: fx.GraphModule, root: fx.Node, place: Mapping[fx.Node, float], *, dry: bool
+    module: fx.GraphModule, found: Sum, place: Mapping[fx.Node, float], *, dry: bool
 ) -> tuple[str, list[Skip]]:
     """Replace the fusible branches of one sum; a line that says what was fused, and reasons for the rest."""
-    members, tree = summands(root)
-    groups = find_branches(members, tree, place)
+    root, terms = found.root, found.terms
+    groups = find_branches(list(terms), found.tree, place, found.states)
     if sum(len(group) * len(group[0].outputs) for group in groups) < 2:
         return "", []
-    if len(members) != len(set(members)):
-        return "", [Skip(root.name, f"{root.name} adds one value twice")]
     shared: dict[Any, fx.Node] = {}
     lifted: list[_Lifted] = []
     skipped: list[Skip] = []
     for group in groups:
-        lifter = Lifter(module, _aligned(group), root, shared)
+        lifter = Lifter(module, _aligned(group, terms), root, shared)
         try:
             lifted.append((group, lifter, lifter.lift()))
         except CannotLiftError as error:
@@ -114,18 +117,18 @@ def _fuse_sum(
     lifted, abandoned = _parted(lifted)
     for _, lifter, _ in reversed([*lifted, *abandoned] if dry else abandoned):
         lifter.abandon()
-    if len(members) > sum(len(group) * len(group[0].outputs) for group in groups):  # they add to a state
+    if len(terms) > sum(len(group) * len(group[0].outputs) for group in groups):  # they add to a state
         skipped.extend(_alone(groups, lifted))
     line = f"{root.name}: {', '.join(_named(group, lifter) for group, lifter, _ in lifted)}" if lifted else ""
     if dry or not lifted:
         return line, skipped
-    parts = [part for _, _, found in lifted for part in found]
+    parts = [part for _, _, fused in lifted for part in fused]
     for _, lifter, _ in lifted:
         lifter.commit()
     gone = {output for group, _, _ in lifted for branch in group for output in branch.outputs}
-    rest = [member for member in members if member not in gone]
+    rest = [(value, factor) for value, factor in terms.items() if value not in gone]
     with module.graph.inserting_before(root):
-        total = _added(module, [*rest, *(_combined(module, root, parts))])
+        total = _added(module, [*rest, *((node, 1.0) for node in _combined(module, root, parts))])
     _replace(root, total)
     return line, skipped
 
@@ -170,19 +173,25 @@ def _named(group: Sequence[Branch], lifter: Lifter) -> str:
     return f"{len(group)} x {' + '.join(output.name for output in group[0].outputs)}{apart}"
 
 
-def _aligned(group: Iterable[Branch]) -> Branches:
-    members = list(group)
+def _aligned(group: Sequence[Branch], terms: Mapping[fx.Node, float]) -> Branches:
+    factors = tuple(tuple(terms.get(output, 1.0) for output in branch.outputs) for branch in group)
     return Branches(
-        tuple(branch.nodes for branch in members),
-        tuple(branch.outputs for branch in members),
-        frozenset().union(*(branch.inner for branch in members)),
+        tuple(branch.nodes for branch in group),
+        tuple(branch.outputs for branch in group),
+        frozenset().union(*(branch.inner for branch in group)),
+        factors if any(factor != 1 for each in factors for factor in each) else (),
     )
 
 
-def _added(module: fx.GraphModule, values: Sequence[fx.Node]) -> fx.Node:
-    total = values[0]
-    for value in values[1:]:
-        total = module.graph.call_function(ops.ADD, (total, value))
+def _added(module: fx.GraphModule, terms: Iterable[tuple[fx.Node, float]]) -> fx.Node:
+    """The sum of values times factors, of which one at least is 1."""
+    call = module.graph.call_function
+    (total, _), *rest = sorted(terms, key=lambda term: term[1] != 1)
+    for value, factor in rest:
+        if abs(factor) == 1:
+            total = call(ops.ADD if factor == 1 else aten.sub.Tensor, (total, value))
+        else:
+            total = call(ops.ADD, (total, call(aten.mul.Tensor, (value, factor))))
     return total
 
 
@@ -233,7 +242,7 @@ def _fuse_gather(
     for group in find_branches(members, {root}, place):
         if len(group) < 2:
             continue
-        lifter = Lifter(module, _aligned(group), root, shared)
+        lifter = Lifter(module, _aligned(group, {}), root, shared)
         try:
             values = lifter.lift_values()
         except CannotLiftError as error:

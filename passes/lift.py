@@ -45,14 +45,21 @@ class Branches:
         lists: for each branch its nodes with their leaves, in the same order.
         outputs: for each branch what the sum adds; several for a chain of terms.
         inner: the nodes of all branches that are computed by them.
+        factors: for each branch what the sum multiplies its outputs with; nothing where all factors are one.
     """
 
     lists: tuple[tuple[fx.Node, ...], ...]
     outputs: tuple[tuple[fx.Node, ...], ...]
     inner: frozenset[fx.Node]
+    factors: tuple[tuple[float, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.lists)
+
+    def factors_of(self, output: fx.Node) -> tuple[float, ...]:
+        """For an output of branch 0, and those of the others that correspond, what the sum multiplies them with."""
+        place = self.outputs[0].index(output)
+        return tuple(factors[place] for factors in self.factors) or (1.0,) * len(self)
 
 
 class Lifter:

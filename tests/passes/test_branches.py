@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from passes.branches import Branch, find_branches, is_inside_sum, is_sum, summands
+from passes.branches import Branch, find_branches
 from passes.dataflow import positions
+from passes.sums import expand, find_roots
 from tests.passes.models import WIDTH, Function, Mlp, graph_of, randomised, tokens
 
 aten = torch.ops.aten
@@ -21,55 +21,15 @@ def _graph(function: Callable[..., Tensor], *more: Tensor) -> fx.GraphModule:
     return graph_of(randomised(Function(function, **parts)), tokens(), *more)
 
 
-def _root(graph: fx.GraphModule) -> fx.Node:
-    return [node for node in graph.graph.nodes if is_sum(node) and not is_inside_sum(node)][-1]
-
-
 def _groups(function: Callable[..., Tensor], *more: Tensor) -> list[list[Branch]]:
     graph = _graph(function, *more)
-    members, tree = summands(_root(graph))
-    return find_branches(members, tree, dict(positions(graph.graph)))
+    place = dict(positions(graph.graph))
+    found = expand(graph, find_roots(graph)[-1], place)
+    return find_branches(list(found.terms), found.tree, place, found.states)
 
 
 def _outputs(groups: Sequence[Sequence[Branch]]) -> list[list[list[str]]]:
     return [[[node.name for node in branch.outputs] for branch in group] for group in groups]
-
-
-SUMMANDS = {
-    "left to right": (lambda s, x: x + s.a(x) + s.b(x), ["inputs_0", "linear", "linear_1"]),
-    "a tree": (lambda s, x: (x + s.a(x)) + (s.b(x) + s.c(x)), ["inputs_0", "linear", "linear_1", "linear_2"]),
-    "through a copy": (lambda s, x: x + (s.a(x) + s.b(x)).clone(), ["inputs_0", "linear", "linear_1"]),
-    "the same twice": (lambda s, x: x + x, ["inputs_0", "inputs_0"]),
-}
-
-
-@pytest.mark.parametrize(("function", "names"), SUMMANDS.values(), ids=SUMMANDS.keys())
-def test_the_operands_of_a_tree_of_adds_are_listed_in_order(function: Callable[..., Tensor], names: list[str]) -> None:
-    members, _ = summands(_root(_graph(function)))
-    assert [member.name for member in members] == names
-
-
-def test_a_sum_that_is_read_elsewhere_too_is_an_operand() -> None:
-    def forward(self: Function, x: Tensor) -> Tensor:
-        first = x + self.a(x)
-        return first + self.b(first)
-
-    members, tree = summands(_root(_graph(forward)))
-    assert [member.name for member in members] == ["add", "linear_1"]
-    assert [node.name for node in tree] == ["add_1"]
-
-
-NO_SUMS = {
-    "a factor": lambda s, x: torch.add(x, s.a(x), alpha=2),
-    "a number": lambda s, x: s.a(x) + 1.0,
-    "a broadcast": lambda s, x: s.a(x) + x[:, :1],
-    "integers": lambda s, x: s.a(x).long() + x.long(),
-}
-
-
-@pytest.mark.parametrize("function", NO_SUMS.values(), ids=NO_SUMS.keys())
-def test_an_add_with_another_meaning_is_no_sum(function: Callable[..., Tensor]) -> None:
-    assert not any(is_sum(node) for node in _graph(function).graph.nodes)
 
 
 def test_equal_summands_form_a_group_and_the_state_is_part_of_none() -> None:
