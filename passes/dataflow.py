@@ -1,7 +1,8 @@
-"""Tensor data flow: who computes whose values, leaving out shape arithmetic.
+"""Tensor data flow: who computes whose values, leaving out shape arithmetic and reads of metadata.
 
 `sym_size(x, 0)` makes a number that depends on x's shape and not on its values, so an edge through a size never
-makes one tensor an ancestor of another.
+makes one tensor an ancestor of another. Neither does `table.type_as(x)` or `zeros_like(x)`, which read x's dtype or
+shape (`passes.operators.METADATA_ARGUMENTS`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import TypeGuard
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
+
+from passes.operators import METADATA_ARGUMENTS
 
 Key = tuple[str | int | float | bool | None, ...]
 
@@ -40,9 +43,25 @@ def is_float(node: fx.Node) -> bool:
     return any(tensor.is_floating_point() for tensor in tensors_of(node))
 
 
+def values_read(node: fx.Node) -> list[fx.Node]:
+    """The nodes whose values this node reads, each once; not those of which it reads shape or dtype only."""
+    metadata = METADATA_ARGUMENTS.get(node.target)  # type: ignore[call-overload]
+    if metadata is None:
+        return node.all_input_nodes
+    found: dict[fx.Node, None] = {}
+    values = [arg for place, arg in enumerate(node.args) if place not in metadata]
+    fx.map_arg([*values, *(value for name, value in node.kwargs.items() if name != "other")], found.setdefault)
+    return list(found)
+
+
 def tensor_inputs(node: fx.Node) -> Iterator[fx.Node]:
     """The nodes whose tensors this node reads."""
-    return (source for source in node.all_input_nodes if carries_tensors(source))
+    return (source for source in values_read(node) if carries_tensors(source))
+
+
+def value_users(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes that compute tensors from the values of this one."""
+    return (user for user in node.users if carries_tensors(user) and node in values_read(user))
 
 
 def positions(graph: fx.Graph) -> dict[fx.Node, int]:
@@ -83,7 +102,7 @@ def descendants(sources: Iterable[fx.Node]) -> set[fx.Node]:
             continue
         found.add(node)
         if carries_tensors(node):
-            pending.extend(user for user in node.users if carries_tensors(user))
+            pending.extend(value_users(node))
     return found
 
 

@@ -134,6 +134,42 @@ ELEMENTWISE = frozenset(
     }
 )
 
+# arguments of which only shape, dtype or device are read, by their places
+METADATA_ARGUMENTS = {
+    **dict.fromkeys(
+        (
+            aten.type_as.default,
+            aten.to.other,
+            aten.expand_as.default,
+            aten.reshape_as.default,
+            aten.view_as.default,
+            aten.resize_as.default,
+            aten.resize_as_.default,
+        ),
+        frozenset({1}),
+    ),
+    **dict.fromkeys(
+        (
+            aten.zeros_like.default,
+            aten.ones_like.default,
+            aten.empty_like.default,
+            aten.full_like.default,
+            aten.rand_like.default,
+            aten.randn_like.default,
+            aten.randint_like.default,
+            aten.randint_like.low_dtype,
+            aten.new_zeros.default,
+            aten.new_ones.default,
+            aten.new_empty.default,
+            aten.new_empty_strided.default,
+            aten.new_full.default,
+            aten._shape_as_tensor.default,
+            aten._assert_tensor_metadata.default,
+        ),
+        frozenset({0}),
+    ),
+}
+
 
 def norm_epsilon(node: fx.Node) -> float | None:
     """The epsilon of a layer_norm, or of an rms_norm, where None stands for the dtype's own."""

@@ -10,11 +10,13 @@ from passes.fold_constants import FoldConstants
 from passes.fuse_width import FuseWidth
 from passes.infra import Pass
 from passes.merge_duplicates import MergeDuplicates
+from passes.normalize_adds import NormalizeAdds
 from passes.normalize_linears import NormalizeLinears
 from passes.remove_identities import RemoveIdentities
 
 CLEANING: tuple[Pass, ...] = (
     RemoveIdentities(),
+    NormalizeAdds(),
     FoldConstants(),
     DropEmptyMasks(),
     NormalizeLinears(),

@@ -1,8 +1,7 @@
 """Residual adds of a graph: x + f(x), one operand (the skip) an ancestor of the other, both of the state's shape.
 
-Two forms are residual adds without being terms, and are told with their reasons:
-    1. the add scales what it adds (`alpha`);
-    2. what is added is smaller than the state and broadcast over it.
+Sums that are x + f(x) in another spelling (`passes.spelled_adds`) are residual adds too, but no terms: what a term adds
+must be a node of its own. The pass normalize-adds makes them adds.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch import fx
 
 from passes import operators as ops
 from passes.dataflow import region_between, same_shape, tensor_value
-from passes.terms import Refusal
+from passes.spelled_adds import SpelledAdd, spelled_add
 
 
 @dataclass(frozen=True)
@@ -25,18 +24,18 @@ class ResidualAdd:
     Attributes:
         node: the add.
         skip: the operand that is the state.
-        output: the other operand.
-        region: the nodes between the two, `output` included, in execution order.
+        region: the nodes between the two, what is added included, in execution order.
         joins: further adds of the same term, (x + f(x)) + g(x), each with its own output in `region`.
         post: the norm or activation after the add that belongs to the term.
+        spelled: how the sum is written where it is no plain add.
     """
 
     node: fx.Node
     skip: fx.Node
-    output: fx.Node
     region: tuple[fx.Node, ...]
     joins: tuple[fx.Node, ...] = ()
     post: tuple[fx.Node, ...] = ()
+    spelled: SpelledAdd | None = None
 
     @property
     def total(self) -> fx.Node:
@@ -50,30 +49,27 @@ class ResidualAdd:
 
     @property
     def outputs(self) -> tuple[fx.Node, ...]:
-        """What each of the adds adds to the state."""
+        """What each of the adds adds to the state, or what a sum in another spelling reads of the region."""
         sums = (self.node, *self.joins)
-        joined = [arg for join in self.joins for arg in join.args if isinstance(arg, fx.Node) and arg not in sums]
-        return (self.output, *joined)
+        read = dict.fromkeys(source for total in sums for source in total.all_input_nodes if source not in sums)
+        return tuple(source for source in read if source is not self.skip and source in self.region)
+
+    @property
+    def output(self) -> fx.Node:
+        """What the first add adds to the state."""
+        return self.outputs[0]
 
     @property
     def has_weights(self) -> bool:
-        """Whether the term reads a parameter."""
+        """Whether the term reads a parameter; in a product where the state is scaled, unlike a query that is rotated."""
+        if self.spelled is not None and self.spelled.scaled and not any(ops.gemms(node) for node in self.region):
+            return False
         return any(source.op == "get_attr" for node in self.region for source in node.all_input_nodes)
 
     @property
     def is_activation(self) -> bool:
         """Whether the term is elementwise throughout, as x + 0.04 x^3 inside a GELU written out."""
         return all(node.target in ops.ELEMENTWISE for node in self.region)
-
-    def why_no_term(self) -> str | None:
-        """Why the add is no term, whatever is around it; None if it may be one."""
-        alpha = self.node.kwargs.get("alpha", 1)
-        if alpha != 1:
-            return f"{self.node.name} adds {alpha} times {self.output.name} (alpha), not {self.output.name} itself"
-        skip, output = tensor_value(self.skip), tensor_value(self.output)
-        if skip is None or output is None or not same_shape(skip, output):
-            return f"{self.node.name} broadcasts {self.output.name} over the state {self.skip.name}"
-        return None
 
 
 def float_adds(graph: fx.Graph) -> list[tuple[fx.Node, tuple[fx.Node, fx.Node]]]:
@@ -95,14 +91,44 @@ def _any_same(values: Sequence[torch.Tensor | None], total: torch.Tensor) -> boo
     return all(v is not None for v in values) and any(v is not None and same_shape(v, total) for v in values)
 
 
-def residual_add(node: fx.Node, operands: tuple[fx.Node, fx.Node], place: dict[fx.Node, int]) -> ResidualAdd | None:
-    """The add as a residual add, or None if neither operand is an ancestor of the other, or the skip is broadcast."""
+def residual_adds(graph: fx.Graph, place: dict[fx.Node, int]) -> list[ResidualAdd]:
+    """All residual adds of a graph, adds to one state joined, in execution order."""
+    sums = float_adds(graph)
+    found = {node: add for node, operands in sums if (add := _residual_add(node, operands, place)) is not None}
+    joined = join_adds(found, sums, place)
+    taken = {node for add in joined for node in (add.node, *add.joins)}
+    spelled = _spelled_adds([node for node in graph.nodes if node not in taken], place)
+    inside = {node for add in spelled if add.spelled is not None for node in add.spelled.sums}
+    whole = (add for add in (*joined, *spelled) if inside.isdisjoint((add.node, *add.joins)))
+    return _without_parts(sorted(whole, key=lambda add: place[add.node]))
+
+
+def _without_parts(adds: Sequence[ResidualAdd]) -> list[ResidualAdd]:
+    """Leave out adds to a state that another add to it takes in: f - 0.1 x in x + (f - 0.1 x)."""
+    ends = {add.total: add.skip for add in adds}
+    return [add for add in adds if len(add.total.users) != 1 or ends.get(next(iter(add.total.users))) is not add.skip]
+
+
+def _spelled_adds(nodes: Iterable[fx.Node], place: dict[fx.Node, int]) -> list[ResidualAdd]:
+    found = []
+    for node in nodes:
+        spelled = spelled_add(node, place)
+        if spelled is not None:
+            region = region_between(spelled.skip, node, place)[:-1]
+            found.append(ResidualAdd(node, spelled.skip, tuple(region), spelled=spelled))
+    return found
+
+
+def _residual_add(node: fx.Node, operands: tuple[fx.Node, fx.Node], place: dict[fx.Node, int]) -> ResidualAdd | None:
+    """The add as a residual add; None if neither operand is an ancestor of the other, or one is scaled or broadcast."""
     skip, output = sorted(operands, key=place.__getitem__)
-    value, total = tensor_value(skip), tensor_value(node)
-    if value is None or total is None or not same_shape(value, total):
+    total = tensor_value(node)
+    if total is None or node.kwargs.get("alpha", 1) != 1:
+        return None
+    if not all(value is not None and same_shape(value, total) for value in map(tensor_value, operands)):
         return None
     region = region_between(skip, output, place)
-    return ResidualAdd(node, skip, output, tuple(region)) if region else None
+    return ResidualAdd(node, skip, tuple(region)) if region else None
 
 
 def join_adds(
@@ -117,19 +143,15 @@ def join_adds(
             continue
         first, other = operands if operands[0] in ends else reversed(operands)
         add = ends.get(first)
-        if add is None or list(first.users) != [node] or add.why_no_term() is not None or not add.has_weights:
+        if add is None or list(first.users) != [node]:
             continue
         region = region_between(add.skip, other, place)
         value, total = tensor_value(other), tensor_value(node)
         if not region or value is None or total is None or not same_shape(value, total) or node.kwargs:
             continue
-        both = sorted({*add.region, *region}, key=place.__getitem__)
-        ends[node] = replace(ends.pop(first), region=tuple(both), joins=(*add.joins, node))
+        both = tuple(sorted({*add.region, *region}, key=place.__getitem__))
+        longer = replace(add, region=both, joins=(*add.joins, node))
+        if longer.has_weights:
+            del ends[first]
+            ends[node] = longer
     return sorted(ends.values(), key=lambda add: place[add.node])
-
-
-def part_unfit(adds: Iterable[ResidualAdd]) -> tuple[list[ResidualAdd], list[tuple[ResidualAdd, Refusal]]]:
-    """Part the adds into those that may be terms, and those with weights that may not, with the reason."""
-    reasons = [(add, add.why_no_term()) for add in adds]
-    fit = [add for add, reason in reasons if reason is None]
-    return fit, [(add, Refusal(add.node.name, why)) for add, why in reasons if why is not None and add.has_weights]

@@ -19,7 +19,9 @@ def _forward(self: Function, x: Tensor) -> Tensor:
     hidden = torch.addmm(self.shift, x.view(-1, WIDTH), self.matrix).view(*x.shape[:2], WIDTH)
     hidden = self.drop(hidden) * (1 + self.gain)
     pictures = self.norm(self.conv(hidden.transpose(1, 2))).transpose(1, 2)
-    return pictures + hidden.exp() * (hidden.exp() + torch.zeros(WIDTH, dtype=x.dtype))
+    state = pictures + hidden.exp() * (hidden.exp() + torch.zeros(WIDTH, dtype=x.dtype))
+    state = state + self.first(state)
+    return state - self.second(state)
 
 
 def _model() -> nn.Module:
@@ -32,6 +34,8 @@ def _model() -> nn.Module:
             drop=nn.Dropout(0.5),
             conv=nn.Conv1d(WIDTH, WIDTH, 3, padding=1),
             norm=nn.BatchNorm1d(WIDTH),
+            first=nn.Linear(WIDTH, WIDTH),
+            second=nn.Linear(WIDTH, WIDTH),
         )
     )
 
@@ -51,12 +55,13 @@ def test_what_is_left_has_one_form_of_each_operator() -> None:
     cleaned, _ = clean(capture(_model(), (tokens(),)))
     targets = [node.target for node in cleaned.module.graph.nodes if node.op == "call_function"]
     assert Counter(targets) == {
-        aten.linear.default: 1,
+        aten.linear.default: 3,
         aten.conv1d.default: 1,
         aten.transpose.int: 2,
         aten.exp.default: 1,
         aten.mul.Tensor: 2,
-        aten.add.Tensor: 1,
+        aten.add.Tensor: 3,
+        aten.neg.default: 1,
     }
 
 

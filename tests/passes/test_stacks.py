@@ -474,22 +474,103 @@ def test_the_other_terms_of_a_chain_with_a_refused_term_are_kept_or_refused() ->
     assert found.terms + len(found.refused) == 10
 
 
-def test_a_term_without_parameters_is_refused() -> None:
+def test_a_term_without_parameters_that_no_term_follows_is_refused() -> None:
     def forward(self: Function, x: Tensor) -> Tensor:
         x = x + self.a(x)
-        x = x + torch.tanh(x)
+        y: Tensor = x + torch.tanh(x)
+        return y
+
+    assert _stacks(Function(forward, **_linears(1))).refused == (Refusal("add_1", "the term has no parameters"),)
+
+
+def test_a_term_without_parameters_is_a_term_where_another_reads_its_result() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        x = x + self.a(x)
+        x = x + x.roll(1, 1)
         y: Tensor = x + self.b(x)
         return y
+
+    stack = _only(_stacks(Function(forward, **_linears(2))))
+    assert [bool(term.parameters) for term in stack.terms] == [True, False, True]
+
+
+@pytest.mark.parametrize("mixing_first", [True, False])
+def test_blocks_of_a_term_without_parameters_and_one_with_them_repeat(mixing_first: bool) -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for name in "abc":
+            x = x + x.roll(1, 1) if mixing_first else x + getattr(self, name)(x)
+            x = x + getattr(self, name)(x) if mixing_first else x + x.roll(1, 1)
+        return x
+
+    stack = _only(_stacks(Function(forward, **_linears(3))))
+    assert stack.blocks == ((0, 1), (2, 3), (4, 5))
+
+
+def test_a_term_without_parameters_and_one_with_them_on_one_state_are_one_term() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for name in "ab":
+            x = x + x.roll(1, 1) + getattr(self, name)(x)
+        return x
+
+    stack = _only(_stacks(Function(forward, **_linears(2))))
+    assert [len(term.joined) for term in stack.terms] == [1, 1]
+
+
+def test_an_activation_written_out_behind_the_add_is_no_term() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for name in "ab":
+            x = written_out_gelu(x + getattr(self, name)(x))
+        return x
 
     found = _stacks(Function(forward, **_linears(2)))
-    assert found.refused == (Refusal("add_1", "the term has no parameters"),)
+    assert all(term.parameters for stack in found.stacks for term in stack.terms)
 
 
-def test_a_term_without_parameters_ends_a_stack() -> None:
+def test_a_norm_after_each_block_belongs_to_the_last_block_too() -> None:
     def forward(self: Function, x: Tensor) -> Tensor:
-        x = x + self.a(x)
-        x = x + torch.tanh(x)
-        y: Tensor = x + self.b(x)
+        for first, second, norm in ("abp", "cdq", "efr"):
+            x = x + getattr(self, first)(x)
+            x = getattr(self, norm)(x + getattr(self, second)(x))
+        return self.head(x)
+
+    norms = {name: nn.LayerNorm(WIDTH) for name in "pqr"}
+    stack = _only(_stacks(Function(forward, **_linears(6), **norms, head=nn.Linear(WIDTH, 3))))
+    assert [len(term.norms) for term in stack.terms] == [0, 1] * 3
+    assert len({stack.terms[i].signature for i in (1, 3, 5)}) == 1
+
+
+def test_a_norm_between_transpositions_belongs_to_its_term() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for name, norm in ("ap", "bq", "cr"):
+            x = getattr(self, norm)((x + getattr(self, name)(x)).transpose(1, 2)).transpose(1, 2)
+        return x
+
+    convolutions = {name: nn.Conv1d(WIDTH, WIDTH, 1) for name in "abc"}
+    norms = {name: nn.LayerNorm(WIDTH) for name in "pqr"}
+    stack = _only(_stacks(Function(forward, **convolutions, **norms), normal(2, WIDTH, 6)))
+    turned = [aten.transpose.int, ops.LAYER_NORM, aten.transpose.int]
+    assert [_targets(term.norms) for term in stack.terms] == [turned] * 3
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda table, x: table.type_as(x), id="type_as"),
+        pytest.param(lambda table, x: table + torch.zeros_like(x), id="zeros_like"),
+        pytest.param(lambda table, x: table.expand_as(x), id="expand_as"),
+        pytest.param(lambda table, x: table + x.new_ones(x.shape), id="new_ones"),
+        pytest.param(lambda table, x: table + torch.full_like(x, 0.5), id="full_like"),
+        pytest.param(lambda table, x: table.to(x), id="to another tensor"),
+        pytest.param(lambda table, x: (table + 0 * torch.ones_like(x)).reshape_as(x), id="reshape_as"),
+    ],
+)
+def test_reading_the_dtype_or_shape_of_a_state_is_no_data_flow(read: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        first = x + self.a(x)
+        table = read(self.table, x)
+        second = first + self.b(first * table)
+        y: Tensor = second + self.c(second * read(self.table, first))
         return y
 
-    assert [len(stack.terms) for stack in _stacks(Function(forward, **_linears(2))).stacks] == [1, 1]
+    stack = _only(_stacks(Function(forward, **_linears(3), table=normal(1, TOKENS, WIDTH))))
+    assert len(stack.terms) == 3
