@@ -10,12 +10,14 @@ from passes.fold_constants import FoldConstants
 from passes.fuse_width import FuseWidth
 from passes.infra import Pass
 from passes.merge_duplicates import MergeDuplicates
+from passes.merge_pieces import MergePieces
 from passes.normalize_adds import NormalizeAdds
 from passes.normalize_linears import NormalizeLinears
 from passes.remove_identities import RemoveIdentities
 
 CLEANING: tuple[Pass, ...] = (
     RemoveIdentities(),
+    MergePieces(),
     NormalizeAdds(),
     FoldConstants(),
     DropEmptyMasks(),

@@ -61,7 +61,7 @@ class ResidualAdd:
 
     @property
     def has_weights(self) -> bool:
-        """Whether the term reads a parameter; in a product where the state is scaled, unlike a query that is rotated."""
+        """Whether the term reads a parameter; in a product where the state is scaled, unlike a rotated query."""
         if self.spelled is not None and self.spelled.scaled and not any(ops.gemms(node) for node in self.region):
             return False
         return any(source.op == "get_attr" for node in self.region for source in node.all_input_nodes)

@@ -14,6 +14,7 @@ from passes.registry import PASSES
 def test_passes_are_listed_in_the_order_in_which_they_run() -> None:
     assert list(PASSES) == [
         "remove-identities",
+        "merge-pieces",
         "normalize-adds",
         "fold-constants",
         "drop-empty-masks",
