@@ -9,7 +9,6 @@ The package imports nothing heavy by itself; names are loaded when they are used
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,4 +92,5 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    home = __import__(_HOMES[name], globals(), fromlist=[name])  # told apart from the user's imports by its globals
+    return getattr(home, name)

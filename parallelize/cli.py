@@ -22,6 +22,7 @@ from parallelize.cli_options import (
     Model,
     Weights,
 )
+from parallelize.cli_output import console, descriptor_alone, echo
 from parallelize.plan_file import read_plan
 
 # The commands of other files are registered first.
@@ -44,7 +45,6 @@ def inspect(
         _require_no_capture(Path(model), {"--inputs": inputs, "--weights": weights, "--input": input_shapes})
         _inspect_file(Path(model), suffix, json_output=json_output)
         return
-    from rich.console import Console
 
     from parallelize.cleaning import clean
     from parallelize.inspect import as_dict, print_tables
@@ -53,7 +53,7 @@ def inspect(
     if json_output:
         _echo_json(as_dict(program))
         return
-    print_tables(program, Console())
+    print_tables(program, console())
 
 
 def _require_no_capture(path: Path, options: Mapping[str, object]) -> None:
@@ -68,24 +68,22 @@ def _require_no_capture(path: Path, options: Mapping[str, object]) -> None:
 
 def _inspect_file(path: Path, suffix: str, *, json_output: bool) -> None:
     """Print an ONNX file, or an engine by its sidecar: no GPU is needed."""
-    from rich.console import Console
-
     from parallelize.backends.tensorrt.sidecar import read_sidecar
     from parallelize.inspect_engine import engine_as_dict, onnx_as_dict, print_engine, print_onnx
     from parallelize.onnx_file import read_onnx
 
     if suffix == ".onnx":
         model = read_onnx(path)
-        _echo_json(onnx_as_dict(model)) if json_output else print_onnx(model, Console())
+        _echo_json(onnx_as_dict(model)) if json_output else print_onnx(model, console())
         return
     sidecar = read_sidecar(path)
-    _echo_json(engine_as_dict(sidecar)) if json_output else print_engine(sidecar, path, Console())
+    _echo_json(engine_as_dict(sidecar)) if json_output else print_engine(sidecar, path, console())
 
 
 def _echo_json(value: Any) -> None:
     import json
 
-    typer.echo(json.dumps(value, indent=1))
+    echo(json.dumps(value, indent=1))
 
 
 @app.command()
@@ -118,18 +116,16 @@ def draw(
     chosen = Plan(tuple(serial(len(s.terms)) for s in stacks)) if plan is None else read_plan(plan)
     check_fits(stacks, chosen)
     write(schedule_graph(stacks, chosen, Path(model).name, collapse=not expand), output)
-    typer.echo(f"Written to {output}")
+    echo(f"Written to {output}")
 
 
 @app.command()
 @reports_errors
 def passes(name: Annotated[str | None, typer.Argument(help="Show one pass.", show_default=False)] = None) -> None:
     """List the graph passes: what each does, whether it is exact, its parameters."""
-    from rich.console import Console
-
     from parallelize.inspect import print_passes
 
-    print_passes(name, Console())
+    print_passes(name, console())
 
 
 @app.command()
@@ -170,7 +166,7 @@ def train(
     schedule = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     with reporting() as report:
         top1 = train_model(output, data, sizes, schedule, limit, report)
-    typer.echo(f"Written to {output}: top-1 {top1:.2%} on the test images")
+    echo(f"Written to {output}: top-1 {top1:.2%} on the test images")
 
 
 def _load(
@@ -194,4 +190,5 @@ def main() -> None:
     if "--debug" in sys.argv:  # accepted behind the command as well
         sys.argv.remove("--debug")
         Settings.debug = True
-    app()
+    with descriptor_alone():
+        app()

@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn, ParamSpec
 import typer
 
 from parallelize import __version__
+from parallelize.cli_output import stdout_alone
 
 P = ParamSpec("P")
 BUG = 4
@@ -49,7 +50,8 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         from passes.errors import ParallelizeError
 
         try:
-            command(*args, **kwargs)
+            with stdout_alone():
+                command(*args, **kwargs)
         except ParallelizeError as error:
             _fail(error, error.hint, error.exit_code)
         except ParaFormerError as error:

@@ -18,6 +18,7 @@ from parallelize.cli_options import (
     PrecisionName,
     UsualShapes,
 )
+from parallelize.cli_output import console, echo
 
 
 @app.command()
@@ -76,7 +77,6 @@ def build(
     """Build a TensorRT engine from an ONNX model, check its dtypes, and write it with a sidecar that describes it."""
     import json
 
-    from rich.console import Console
     from rich.text import Text
 
     from parallelize.backends.tensorrt.build import build as run
@@ -114,10 +114,10 @@ def build(
     kept = None if plan is None else json.loads(read_plan(plan).to_json())
     with reporting() as report:
         sidecar = run(onnx, target, chosen, options, plan=kept, report=report)
-    console = Console()
-    console.print(Text(f"backend {chosen}: {why}"))
-    print_engine(sidecar, target, console, layers=False)
-    console.print(Text(f"Written to {target} and {target.name}.json"))
+    shown = console()
+    shown.print(Text(f"backend {chosen}: {why}"))
+    print_engine(sidecar, target, shown, layers=False)
+    shown.print(Text(f"Written to {target} and {target.name}.json"))
 
 
 @app.command()
@@ -128,12 +128,10 @@ def doctor(
     """Say what this machine can do: PyTorch, ONNX Runtime, TensorRT, the GPU; and what to install for the rest."""
     import json
 
-    from rich.console import Console
-
     from parallelize.doctor import examine, print_findings
 
     findings = examine()
     if json_output:
-        typer.echo(json.dumps([vars(finding) for finding in findings], indent=1))
+        echo(json.dumps([vars(finding) for finding in findings], indent=1))
         return
-    print_findings(findings, Console())
+    print_findings(findings, console())

@@ -21,7 +21,7 @@ from parallelize.cli_options import (
     Trust,
     Weights,
 )
-from parallelize.cli_output import print_notes, print_table
+from parallelize.cli_output import console, echo, print_notes, print_table
 
 _STDOUT = Path("-")
 
@@ -54,8 +54,6 @@ def compare(
     seed: Annotated[int, typer.Option(help="Seeds random inputs.")] = 0,
 ) -> None:
     """Compare the outputs of networks on the same inputs; the first is the reference."""
-    from rich.console import Console
-
     from parallelize.comparison import CompareOptions
     from parallelize.comparison import compare as run
     from parallelize.comparison_report import as_dict, notes, tables
@@ -79,7 +77,7 @@ def compare(
     if json_file != _STDOUT:
         for table in tables(result):
             print_table(table)
-        print_notes(notes(result), Console())
+        print_notes(notes(result), console())
     result.check()
 
 
@@ -207,7 +205,7 @@ def _write_json(content: Mapping[str, Any], file: Path) -> None:
 
     text = json.dumps(content, indent=1, allow_nan=False)
     if file == _STDOUT:
-        typer.echo(text)
+        echo(text)
         return
     _write(file, lambda path: path.write_text(f"{text}\n"))
 

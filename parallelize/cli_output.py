@@ -1,9 +1,18 @@
-"""How commands print tables and notes, the same everywhere. Rich is imported when something is printed."""
+"""How commands print, the same everywhere. Rich is imported when something is printed.
+
+Standard output is for what a command says, so that `--json` prints JSON whatever else prints meanwhile: a model when it
+is imported or called, a library, a process that they start. All of that goes to the error stream.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TextIO
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -12,13 +21,61 @@ if TYPE_CHECKING:
 TABLE_WIDTH = 100  # where a terminal is narrower it wraps the lines; rich would cut off numbers
 
 
+class _Said:
+    """Where commands print."""
+
+    stream: TextIO | None = None
+
+
+@contextlib.contextmanager
+def stdout_alone() -> Iterator[None]:
+    """Keep standard output for `echo`, `console` and what prints by them; other prints of Python code are noise."""
+    _Said.stream = sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _Said.stream = None
+
+
+@contextlib.contextmanager
+def descriptor_alone() -> Iterator[None]:
+    """The same for what writes to descriptor 1, such as C code and other processes; until the very end."""
+    try:
+        sys.stdout.flush()
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except (OSError, ValueError):  # there is no such descriptor: nothing can be printed there
+        yield
+        return
+    sys.stdout = os.fdopen(kept, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+        sys.stdout = sys.stderr  # what is printed while Python ends comes after our last word
+
+
+def echo(text: str) -> None:
+    """Print a line."""
+    typer.echo(text, file=_Said.stream)
+
+
+def console() -> Console:
+    """A console that prints what a command says."""
+    from rich.console import Console
+
+    return Console(file=_Said.stream)
+
+
 def print_table(table: Table) -> Console:
     """Print a table whole; returns the console for what comes below it."""
     from rich.console import Console
 
-    console = Console()
-    Console(width=max(console.width, TABLE_WIDTH)).print(table)
-    return console
+    shown = console()
+    Console(width=max(shown.width, TABLE_WIDTH), file=_Said.stream).print(table)
+    return shown
 
 
 def print_notes(notes: Iterable[str], console: Console) -> None:

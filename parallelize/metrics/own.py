@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from parallelize.inputs import Samples
 from parallelize.metrics.catalogue import METRICS, Metric, named, own_metric
-from parallelize.references.user_code import described, home, importable, imported, names_code
+from parallelize.references.user_code import at_home, described, imported, names_code
 from passes.errors import ParallelizeError
 
 _HINT = "Return one score for each sample, a tensor (samples,), larger is better."
@@ -28,15 +27,14 @@ _HINT = "Return one score for each sample, a tensor (samples,), larger is better
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A function as the user named it, with the directory that it may import from."""
+    """A function as the user named it; it runs where its file lies."""
 
     reference: str
     function: Any
-    directory: Path
 
     def __call__(self, outputs: list[Tensor], teacher: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
         try:
-            with torch.no_grad(), importable(self.directory):
+            with torch.no_grad(), at_home(self.reference):
                 result: Tensor = self.function(outputs, teacher, batch)
         except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise ParallelizeError(
@@ -57,7 +55,7 @@ def find_metric(metric: Metric | str) -> Metric:
     _, function = imported(metric)
     if not callable(function):
         raise ParallelizeError(f"The metric {metric} is a {type(function).__name__}, not a function.", _HINT)
-    return own_metric(metric, _Loaded(metric, function, home(metric)))
+    return own_metric(metric, _Loaded(metric, function))
 
 
 def own_scores(metric: Metric, outputs: Sequence[Tensor], teacher: Sequence[Tensor], samples: Samples) -> Tensor:

@@ -10,14 +10,14 @@ from parallelize.inputs import Array
 from parallelize.program import Program
 from parallelize.references.kinds import LoadOptions
 from parallelize.references.shapes import capture_known
-from parallelize.references.user_code import called, home, importable, imported
+from parallelize.references.user_code import at_home, called, imported
 from parallelize.references.weights import load_weights
 from passes.errors import ParallelizeError
 
 
 def load(reference: str, options: LoadOptions, samples: Mapping[str, Array]) -> Program:
     """Import, call, load `--weights` where they are given, and capture in eval mode."""
-    with importable(home(reference)):
+    with at_home(reference):
         source, factory = imported(reference)
         module = factory if isinstance(factory, nn.Module) else called(factory, reference)
         if not isinstance(module, nn.Module):

@@ -1,13 +1,14 @@
-"""Code that the user names, `package.module:name` or `FILE.py:name`: whatever it raises becomes one sentence."""
+"""Code that the user names, `package.module:name` or `FILE.py:name`: whatever it raises becomes one sentence.
+
+It is found as `python` finds it: a module among the installed ones and in the current directory, a file by its path. A
+file with relative imports is imported as a part of the package that it lies in.
+"""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import reduce
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,8 @@ from typing import Any
 
 from parallelize.capturing import first_sentence
 from parallelize.inputs import readable
+from parallelize.references.source_file import import_file, package_home
+from parallelize.references.surroundings import surroundings
 from passes.errors import ParallelizeError
 
 
@@ -25,10 +28,16 @@ def names_code(reference: str) -> bool:
     return names_module and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name) is not None
 
 
-def home(reference: str) -> Path:
-    """The directory whose modules the code may import: the file's, or the current one."""
+def at_home(reference: str) -> AbstractContextManager[None]:
+    """The surroundings of the code: the directory of its file and of its package, or the current one.
+
+    Whatever of the code runs, runs in them: its import, its factory, its `forward`.
+    """
     place, _, _ = reference.rpartition(":")
-    return (Path(place).parent if place.endswith(".py") else Path()).resolve()
+    if not place.endswith(".py"):
+        return surroundings((Path.cwd(),)).entered(place)
+    file = Path(place).resolve()
+    return surroundings(tuple(dict.fromkeys((file.parent, package_home(file)))), (Path.cwd(),)).entered(place)
 
 
 def imported(reference: str) -> tuple[ModuleType, Any]:
@@ -38,7 +47,7 @@ def imported(reference: str) -> tuple[ModuleType, Any]:
         ParallelizeError: it cannot be imported, or has no such name.
     """
     place, _, name = reference.rpartition(":")
-    with importable(home(reference)):
+    with at_home(reference):
         source = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
         try:
             return source, reduce(getattr, name.split("."), source)
@@ -64,33 +73,13 @@ def described(error: BaseException) -> str:
     return name if text == name else f"{name}: {text}"
 
 
-@contextmanager
-def importable(directory: Path) -> Iterator[None]:
-    """Find modules in a directory as `python` does that runs a file of it."""
-    sys.path.insert(0, str(directory))
-    try:
-        yield
-    finally:
-        if str(directory) in sys.path:
-            sys.path.remove(str(directory))
-
-
 def _import_file(path: Path) -> ModuleType:
-    readable(path)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ParallelizeError(f"{path} cannot be imported.", "Name a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(path.stem)
-    sys.modules[path.stem] = module  # a dataclass looks its module up while it is made
     try:
-        spec.loader.exec_module(module)
+        return import_file(readable(path).resolve())
+    except ParallelizeError:
+        raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise _import_error(str(path), error) from error
-    finally:
-        if before is not None:
-            sys.modules[path.stem] = before
-    return module
 
 
 def _import_module(name: str) -> ModuleType:

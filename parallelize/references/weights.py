@@ -39,10 +39,14 @@ def load_weights(module: nn.Module, path: Path, reference: str) -> None:
 def _read_state(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if is_script(path):
+        raise ParallelizeError(
+            f"{path} is a TorchScript archive.", "Save the weights with torch.save(model.state_dict(), FILE)."
+        )
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        what = "is damaged or not a PyTorch file" if unread_kind(path, error) is None else "holds more than tensors"
+        what = "holds more than tensors" if is_pickle(path, error) else "is damaged or not a PyTorch file"
         raise ParallelizeError(
             f"{path} {what}.", "Save the weights with torch.save(model.state_dict(), FILE)."
         ) from error
@@ -80,13 +84,22 @@ def _sized(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "of a single number"
 
 
-def unread_kind(path: Path, error: Exception) -> str | None:
-    """Why a file did not load: "pickle" and "script" are whole files of another kind, None is a damaged one."""
+def is_script(path: Path) -> bool:
+    """Whether a file is a TorchScript archive, which torch.load would warn of before it refuses it."""
+    return "constants.pkl" in _entries(path)
+
+
+def is_pickle(path: Path, error: Exception) -> bool:
+    """Whether a file that did not load as tensors is whole and holds other objects."""
+    entries = _entries(path)
+    if entries:
+        return isinstance(error, pickle.UnpicklingError) and "data.pkl" in entries
+    return isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower()
+
+
+def _entries(path: Path) -> set[str]:
+    """Names in a ZIP file, none of a file of another kind."""
     if not zipfile.is_zipfile(path):
-        is_global = isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower()
-        return "pickle" if is_global else None
+        return set()
     with zipfile.ZipFile(path) as archive:
-        names = {Path(name).name for name in archive.namelist()}
-    if "constants.pkl" in names:
-        return "script"
-    return "pickle" if isinstance(error, pickle.UnpicklingError) and "data.pkl" in names else None
+        return {Path(name).name for name in archive.namelist()}
