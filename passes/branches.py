@@ -15,11 +15,55 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+import torch
 from torch import fx
 
 from passes import operators as ops
 from passes.dataflow import canonical_walk, carries_tensors, tensor_value
 from passes.stacks import structure
+
+aten = ops.aten
+
+# Values that are looked up, moved, repeated or computed element by element, as embeddings and rotary positions are.
+_IDLE = (
+    ops.ELEMENTWISE
+    | ops.VIEWS
+    | ops.DROPOUTS
+    | frozenset(
+        {
+            aten.embedding.default,
+            aten.index.Tensor,
+            aten.index_select.default,
+            aten.gather.default,
+            aten.cat.default,
+            aten.stack.default,
+            aten.expand.default,
+            aten.repeat.default,
+            aten.repeat_interleave.self_int,
+            aten.transpose.int,
+            aten.permute.default,
+            aten.unflatten.int,
+            aten.flatten.using_ints,
+            aten.unsqueeze.default,
+            aten.squeeze.dim,
+            aten.squeeze.dims,
+            aten.select.int,
+            aten.slice.Tensor,
+            aten.narrow.default,
+            aten.split.Tensor,
+            aten.split_with_sizes.default,
+            aten.chunk.default,
+            aten.unbind.int,
+            aten.sym_size.int,
+            aten.arange.default,
+            aten.arange.start,
+            aten.full.default,
+            aten.zeros.default,
+            aten.ones.default,
+            aten.scalar_tensor.default,
+        }
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -128,8 +172,14 @@ def _branches(
     return [branch for branch in found if branch is not None]
 
 
+def _works(node: fx.Node) -> bool:
+    """Whether an operator is worth running once for several branches."""
+    idle = node.target in _IDLE or not isinstance(node.target, torch._ops.OpOverload | torch._ops.HigherOrderOperator)
+    return not idle
+
+
 def _branch(outputs: tuple[fx.Node, ...], readers: Mapping[fx.Node, frozenset[fx.Node]]) -> Branch | None:
-    """What some members need and no other does, or None where that holds no product."""
+    """What some members need and no other does, or None where nothing in that is worth running once."""
     own = frozenset(outputs)
 
     def is_inner(node: fx.Node) -> bool:
@@ -137,7 +187,7 @@ def _branch(outputs: tuple[fx.Node, ...], readers: Mapping[fx.Node, frozenset[fx
 
     nodes = tuple(dict.fromkeys(node for output in outputs for node in canonical_walk(output, is_inner)))
     inner = frozenset(node for node in nodes if is_inner(node))
-    if not any(ops.gemms(node) for node in inner):  # such as the embeddings of words and positions
+    if not any(_works(node) for node in inner):
         return None
     place = {node: number for number, node in enumerate(nodes)}
     ends = [f"output {place[output]}" for output in outputs]

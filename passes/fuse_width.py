@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -30,20 +30,18 @@ from torch import fx
 from passes import operators as ops
 from passes.branches import Branch, find_branches
 from passes.contraction import Contraction, Part, Summed, float64_sum, replay
-from passes.dataflow import positions, tensor_value
+from passes.dataflow import positions
 from passes.differences import difference
+from passes.gathers import GATHERS, fuse_gather, is_gather
+from passes.groups import aligned, described, outputs_of, refused
 from passes.infra import Pass, PassResult, Skip
-from passes.layout import Apart, CannotLiftError, Lifted, Wide
-from passes.lift import Branches, Lifter
-from passes.lift_shapes import shape_of
+from passes.layout import CannotLiftError
+from passes.lift import Lifter
 from passes.parameters import add_parameter
-from passes.relayout import materialised, moved, stacked
 from passes.shapes import complete_shapes
-from passes.sums import Sum, expand, find_roots, stack_of
+from passes.sums import Sum, expand, find_roots
 
 aten = ops.aten
-
-GATHERS = frozenset({aten.cat.default, aten.stack.default})
 
 
 @dataclass(frozen=True)
@@ -60,30 +58,36 @@ class FuseWidth(Pass):
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""
-        matches: list[str] = []
-        skipped: list[Skip] = []
+        done = PassResult()
         place: dict[fx.Node, float] = dict(positions(module.graph))
         roots = set(find_roots(module))
-        pending = [node for node in reversed(module.graph.nodes) if node in roots or _is_gather(node)]
+        pending = [node for node in reversed(module.graph.nodes) if node in roots or is_gather(node)]
         while pending:
             root = pending.pop()
+            if not root.users:
+                continue
             if root in roots:
-                line, reasons = _fuse_sum(module, expand(module, root, place), place, dry=self.dry)
+                done += _fuse_sum(module, expand(module, root, place), place, dry=self.dry)
             else:
-                line, reasons = _fuse_gather(module, root, place, dry=self.dry)
+                done += fuse_gather(module, root, place, dry=self.dry)
             new = _placed(root, place)
             if any(node.target in GATHERS for node in new):  # features of groups that share an out-projection
                 complete_shapes(module, new)
                 pending.extend(node for node in reversed(new) if node.target in GATHERS)
-            skipped.extend(reasons)
-            if line:
-                matches.append(line)
-        return PassResult(tuple(matches), tuple(skipped))
+            _erase_unused(root)
+        return done
 
 
-def _is_gather(node: fx.Node) -> bool:
-    """A concatenation, or a stack whose values are not added up."""
-    return node.target in GATHERS and not any(stack_of(user) is node for user in node.users)
+def _erase_unused(root: fx.Node) -> None:
+    """Erase a sum that nothing reads any more, with what only it needed: so no reader is counted that is gone."""
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        if node.users or node.op not in ("call_function", "get_attr") or node._erased:
+            continue
+        sources = node.all_input_nodes
+        node.graph.erase_node(node)
+        pending.extend(sources)
 
 
 def _placed(root: fx.Node, place: dict[fx.Node, float]) -> list[fx.Node]:
@@ -97,40 +101,53 @@ def _placed(root: fx.Node, place: dict[fx.Node, float]) -> list[fx.Node]:
     return new[::-1]
 
 
-def _fuse_sum(
-    module: fx.GraphModule, found: Sum, place: Mapping[fx.Node, float], *, dry: bool
-) -> tuple[str, list[Skip]]:
-    """Replace the fusible branches of one sum; a line that says what was fused, and reasons for the rest."""
+def _fuse_sum(module: fx.GraphModule, found: Sum, place: Mapping[fx.Node, float], *, dry: bool) -> PassResult:
+    """Replace the fusible branches of one sum; what was fused, and reasons for the rest."""
     root, terms = found.root, found.terms
     groups = find_branches(list(terms), found.tree, place, found.states)
-    if sum(len(group) * len(group[0].outputs) for group in groups) < 2:
-        return "", []
+    if not _are_side_by_side(found, groups):
+        return PassResult()
     shared: dict[Any, fx.Node] = {}
     lifted: list[_Lifted] = []
-    skipped: list[Skip] = []
+    skipped = _tapped(found)
     for group in groups:
-        lifter = Lifter(module, _aligned(group, terms), root, shared)
+        lifter = Lifter(module, aligned(group, terms), root, shared)
         try:
             lifted.append((group, lifter, lifter.lift()))
         except CannotLiftError as error:
-            skipped.extend(Skip(output.name, str(error)) for branch in group for output in branch.outputs)
+            skipped.extend(refused(group, error))
     lifted, abandoned = _parted(lifted)
     for _, lifter, _ in reversed([*lifted, *abandoned] if dry else abandoned):
         lifter.abandon()
-    if len(terms) > sum(len(group) * len(group[0].outputs) for group in groups):  # they add to a state
-        skipped.extend(_alone(groups, lifted))
-    line = f"{root.name}: {', '.join(_named(group, lifter) for group, lifter, _ in lifted)}" if lifted else ""
+    skipped.extend(_alone(root, groups, [group for group, *_ in abandoned]))
+    line = f"{root.name}: {', '.join(described(group, lifter) for group, lifter, _ in lifted)}" if lifted else ""
+    tapped = (node.name for node in found.tapped)
+    present, changed = (*outputs_of(groups), *tapped), outputs_of(group for group, *_ in lifted)
+    result = PassResult((line,) if line else (), tuple(skipped), present, changed)
     if dry or not lifted:
-        return line, skipped
-    parts = [part for _, _, fused in lifted for part in fused]
+        return result
+    parts = [part for _, _, each in lifted for part in each]
     for _, lifter, _ in lifted:
         lifter.commit()
-    gone = {output for group, _, _ in lifted for branch in group for output in branch.outputs}
-    rest = [(value, factor) for value, factor in terms.items() if value not in gone]
+    rest = [(value, factor) for value, factor in terms.items() if value.name not in changed]
     with module.graph.inserting_before(root):
         total = _added(module, [*rest, *((node, 1.0) for node in _combined(module, root, parts))])
     _replace(root, total)
-    return line, skipped
+    return result
+
+
+def _are_side_by_side(found: Sum, groups: Sequence[Sequence[Branch]]) -> bool:
+    """Whether the sum has branches: several, and equal ones among them or on one state, not two paths that meet."""
+    count = sum(map(len, groups)) + len(found.tapped)
+    ends = sum(len(branch.outputs) for group in groups for branch in group) + len(found.tapped)
+    return count > 1 and (len(found.terms) > ends or any(len(group) > 1 for group in groups))
+
+
+def _tapped(found: Sum) -> list[Skip]:
+    return [
+        Skip(node.name, f"{node.name} is also read by {reader.name}, outside of the sum {found.root.name}")
+        for node, reader in found.tapped.items()
+    ]
 
 
 _Lifted = tuple[list[Branch], Lifter, tuple[Part, ...]]
@@ -152,35 +169,19 @@ def _is_worth(entry: _Lifted, lifted: Sequence[_Lifted]) -> bool:
     return any(isinstance(part, Contraction) and part.key in others for part in parts)
 
 
-def _alone(groups: Sequence[list[Branch]], lifted: Sequence[_Lifted]) -> list[Skip]:
+def _alone(root: fx.Node, groups: Sequence[Sequence[Branch]], abandoned: Sequence[Sequence[Branch]]) -> list[Skip]:
     """For each branch that is fused with no other, how it differs from the one that is most like it."""
-    fused = {id(group) for group, _, _ in lifted}
-    alone = [group[0] for group in groups if len(group) == 1 and id(group) not in fused]
     skipped: list[Skip] = []
-    for branch in alone:
+    for branch in (group[0] for group in abandoned):
         others = [group[0] for group in groups if group[0] is not branch]
-        if not others:
-            continue
-        other = max(others, key=lambda o: len(set(o.lines) & set(branch.lines)))
-        what = difference(branch.nodes, branch.lines, other.nodes, other.lines)
-        reason = f"{branch.outputs[0].name} is not computed as {other.outputs[0].name} is: {what}"
+        name = branch.outputs[0].name
+        reason = f"{name} is the only branch of {root.name} that nothing else reads"
+        if others:
+            other = max(others, key=lambda o: len(set(o.lines) & set(branch.lines)))
+            what = difference(branch.nodes, branch.lines, other.nodes, other.lines)
+            reason = f"{name} is not computed as {other.outputs[0].name} is: {what}"
         skipped.extend(Skip(output.name, reason) for output in branch.outputs)
     return skipped
-
-
-def _named(group: Sequence[Branch], lifter: Lifter) -> str:
-    apart = f" ({', '.join(node.name for node in lifter.apart)} in each branch)" if lifter.apart else ""
-    return f"{len(group)} x {' + '.join(output.name for output in group[0].outputs)}{apart}"
-
-
-def _aligned(group: Sequence[Branch], terms: Mapping[fx.Node, float]) -> Branches:
-    factors = tuple(tuple(terms.get(output, 1.0) for output in branch.outputs) for branch in group)
-    return Branches(
-        tuple(branch.nodes for branch in group),
-        tuple(branch.outputs for branch in group),
-        frozenset().union(*(branch.inner for branch in group)),
-        factors if any(factor != 1 for each in factors for factor in each) else (),
-    )
 
 
 def _added(module: fx.GraphModule, terms: Iterable[tuple[fx.Node, float]]) -> fx.Node:
@@ -224,66 +225,3 @@ def _product(module: fx.GraphModule, root: fx.Node, parts: Sequence[Contraction]
     bias = add_parameter(module, "wide_bias", float64_sum(biases), root) if biases else None
     node = module.graph.call_function(first.target, (features, weight, bias, *first.settings))
     return replay(module, first.tail, node)
-
-
-# concatenations -----------------------------------------------------------------------------------------------------
-
-
-def _fuse_gather(
-    module: fx.GraphModule, root: fx.Node, place: Mapping[fx.Node, float], *, dry: bool
-) -> tuple[str, list[Skip]]:
-    """Replace the fusible branches of one concatenation or stack."""
-    members = [member for member in cast("Sequence[Any]", root.args[0]) if isinstance(member, fx.Node)]
-    if len(members) < 2 or len(members) != len(set(members)) or any(tensor_value(m) is None for m in members):
-        return "", []
-    lines: list[str] = []
-    skipped: list[Skip] = []
-    shared: dict[Any, fx.Node] = {}
-    for group in find_branches(members, {root}, place):
-        if len(group) < 2:
-            continue
-        lifter = Lifter(module, _aligned(group, {}), root, shared)
-        try:
-            values = lifter.lift_values()
-        except CannotLiftError as error:
-            skipped.extend(Skip(output.name, str(error)) for branch in group for output in branch.outputs)
-            continue
-        lines.append(_named(group, lifter))
-        if dry:
-            lifter.abandon()
-            continue
-        for number, value in enumerate(values):
-            _gather(lifter, root, [branch.outputs[number] for branch in group], value)
-        lifter.commit()
-    return (f"{root.name}: {', '.join(lines)}" if lines else ""), skipped
-
-
-def _gather(lifter: Lifter, root: fx.Node, outputs: Sequence[fx.Node], value: Lifted) -> None:
-    """Let a concatenation read the wide value: as it is where nothing else stands between the branches."""
-    members = list(cast("list[fx.Node]", root.args[0]))
-    if isinstance(value, Apart):
-        pieces = dict(zip(outputs, value.nodes, strict=True))
-        root.update_arg(0, [pieces.get(member, member) for member in members])
-        return
-    value = materialised(lifter, value, outputs[0], shape_of(outputs[0]))
-    first = members.index(outputs[0])
-    if isinstance(value, Wide) and root.target == aten.cat.default and members[first:][: len(outputs)] == outputs:
-        rank = len(value.shape)
-        dim = (cast("int", root.args[1]) if len(root.args) > 1 else 0) % rank - rank
-        members[first : first + len(outputs)] = [moved(lifter, value, dim, 1).node]
-    else:
-        pieces = dict(zip(outputs, _pieces(lifter, outputs[0], value), strict=True))
-        members = [pieces.get(member, member) for member in members]
-    if len(members) == 1:
-        members[0].meta.update(root.meta)
-        root.replace_all_uses_with(members[0])
-        return
-    root.update_arg(0, members)
-
-
-def _pieces(lifter: Lifter, output: fx.Node, value: Lifted) -> list[fx.Node]:
-    """Each branch's value again, cut out of the wide one."""
-    if not isinstance(value, Wide):
-        return [lifter.node(value, output)] * lifter.count
-    unbound = lifter.emit(aten.unbind.int, (stacked(lifter, value), 0))
-    return [lifter.emit(ops.GETITEM, (unbound, number)) for number in range(lifter.count)]

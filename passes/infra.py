@@ -36,10 +36,32 @@ class Skip:
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass did: one line for each match, one reason for each thing it left alone."""
+    """What a pass did: one line for each match, one reason for each thing it left alone.
+
+    Attributes:
+        present: the nodes that the pass is about, by name, where it counts them; each is among `changed`, or has a
+            reason among `skipped`.
+        changed: those that it rewrote.
+    """
 
     matches: tuple[str, ...] = ()
     skipped: tuple[Skip, ...] = ()
+    present: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    def __add__(self, other: PassResult) -> PassResult:
+        return PassResult(
+            self.matches + other.matches,
+            self.skipped + other.skipped,
+            self.present + other.present,
+            self.changed + other.changed,
+        )
+
+    @property
+    def unexplained(self) -> tuple[str, ...]:
+        """What was present and is neither changed nor left with a reason, or both."""
+        changed, left = set(self.changed), {skip.node for skip in self.skipped}
+        return tuple(name for name in self.present if (name in changed) == (name in left))
 
 
 @dataclass(frozen=True)
@@ -76,6 +98,8 @@ class PassRecord:
     nodes_after: int
     seconds: float
     error: float | None
+    present: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
 
 Callback = Callable[[int, Pass, fx.GraphModule], None]
@@ -185,7 +209,8 @@ def run_passes(
         callback: called after each pass with its number, the pass and the graph.
 
     Raises:
-        PassError: a pass that calls itself exact changed the outputs by more than rounding.
+        PassError: a pass that calls itself exact changed the outputs by more than rounding, or a pass gave no reason
+            for what it left.
     """
     records = []
     before = None if probe is None else flat_outputs(module, probe)
@@ -193,6 +218,7 @@ def run_passes(
         start = time.perf_counter()
         edited = clone(module)
         result = step.apply(edited)
+        _check_reasons(step, result)
         edited = finish(edited)
         seconds = time.perf_counter() - start
         error = None
@@ -212,12 +238,22 @@ def run_passes(
                 len(edited.graph.nodes),
                 seconds,
                 error,
+                result.present,
+                result.changed,
             )
         )
         module = edited
         if callback is not None:
             callback(number, step, module)
     return module, tuple(records)
+
+
+def _check_reasons(step: Pass, result: PassResult) -> None:
+    if result.unexplained:
+        raise PassError(
+            f"The pass {step.name} neither changed {result.unexplained[0]} nor gave one reason for leaving it.",
+            "This is a bug; please report it with the model.",
+        )
 
 
 def _check_exact(step: Pass, moved: Change, outputs: Sequence[Tensor]) -> None:

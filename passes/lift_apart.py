@@ -7,7 +7,7 @@ Cases:
     2. such operators in a row: nothing is put together between them.
 
 Refused, each with its reason: random values, operators whose body or result size only the data tell, and branches that
-would run no fewer operators than before, such as a recurrence alone.
+would run no fewer operators than before, such as a recurrence alone, or norms of values that are put together first.
 """
 
 from __future__ import annotations
@@ -103,16 +103,19 @@ def refuse_without_gain(lifter: Lifter, results: Sequence[Lifted | Part]) -> Non
     Raises:
         CannotLiftError: why the first operator runs in each branch by itself.
     """
-    if not lifter.apart:
-        return
     inner = [node for node in lifter.branches.lists[0] if node in lifter.branches.inner]
+    if not lifter.apart and _products(inner):
+        return
     parts = [result for result in results if isinstance(result, Part)]
     products = sum(isinstance(part, Contraction) for part in parts)
     if _products(lifter.created) + products < lifter.count * _products(inner):
         return
     fewer_norms = _norms(lifter.created) < lifter.count * _norms(inner)
     cost = _costs(lifter.created) + lifter.moves + products + len(parts)
-    if not fewer_norms or cost >= lifter.count * (_costs(inner) + len(parts)):
+    saves = cost < lifter.count * (_costs(inner) + len(parts))
+    if not lifter.apart and not saves:
+        raise CannotLiftError(f"{inner[-1].name} holds no matrix product, and side by side nothing runs less often")
+    if lifter.apart and not (fewer_norms and saves):
         raise next(iter(lifter.apart.values()))
 
 

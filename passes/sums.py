@@ -54,12 +54,14 @@ class Sum:
         terms: the values with their coefficients, none of which is zero, in the order of execution.
         tree: the steps that were expanded, and the stacks between them.
         states: values that branches of the sum read and that belong to none of them.
+        tapped: values at the ends of branches that something else reads too, with the first that does.
     """
 
     root: fx.Node
     terms: Mapping[fx.Node, float]
     tree: frozenset[fx.Node]
     states: frozenset[fx.Node]
+    tapped: Mapping[fx.Node, fx.Node]
 
 
 def operands(module: fx.GraphModule, node: fx.Node) -> Operands:
@@ -254,7 +256,11 @@ class _Expansion:
         reads = _Dependence(terms, self.place)
         states = {node for node in terms if operands(self.module, node) or reads.is_state(node)}
         ordered = {node: terms[node] for node in sorted(terms, key=self.place.__getitem__)}
-        return Sum(self.root, ordered, frozenset(self.tree), frozenset(states))
+        tapped = {node: reader for node in ordered if reads.is_end(node) for reader in self._readers_outside(node)[:1]}
+        return Sum(self.root, ordered, frozenset(self.tree), frozenset(states), tapped)
+
+    def _readers_outside(self, node: fx.Node) -> list[fx.Node]:
+        return [user for user in node.users if user not in self.tree]
 
 
 class _Dependence:
@@ -262,7 +268,7 @@ class _Dependence:
 
     def __init__(self, members: Iterable[fx.Node], place: Place) -> None:
         self.members = list(members)
-        first = min(place[member] for member in self.members)
+        first = min((place[member] for member in self.members), default=0.0)
         self.ancestors = {node: _ancestors(node, first, place) for node in self.members}
 
     def depends(self, node: fx.Node, source: fx.Node) -> bool:
@@ -281,6 +287,11 @@ class _Dependence:
     def is_state(self, node: fx.Node) -> bool:
         """Whether branches begin at `node` and every value of the sum comes before it or after it."""
         return all(self.are_related(node, other) for other in self.members) and self.branch_at(node)
+
+    def is_end(self, node: fx.Node) -> bool:
+        """Whether `node` is computed from a value of the sum, and no value of the sum from it."""
+        is_read = any(self.depends(other, node) for other in self.members)
+        return not is_read and any(self.depends(node, other) for other in self.members)
 
 
 def _ancestors(node: fx.Node, first: float, place: Place) -> set[fx.Node]:

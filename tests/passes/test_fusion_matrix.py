@@ -322,17 +322,6 @@ def test_a_partial_sum_that_is_an_output_of_the_model_is_still_computed() -> Non
     assert wide_operators(fused) == {"linear": 4, "attention": 0, "norm": 2}
 
 
-def test_a_branch_that_is_added_twice_is_left_alone() -> None:
-    def forward(self: Function, x: Tensor) -> Tensor:
-        first = self.a(x)
-        return x + first + self.b(x) + first
-
-    graph = graph_of(randomised(Function(forward, a=Mlp(), b=Mlp())), tokens())
-    fused, record = _fused(graph)
-    assert record.matches == ()
-    assert text(fused) == text(graph)
-
-
 def test_forty_branches_become_one() -> None:
     fused, record = _fused(_level(*(Mlp() for _ in range(40))))
     assert len(record.matches) == 1

@@ -7,7 +7,6 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from passes.branches import summands
 from passes.dataflow import canonical_walk
 from passes.fuse_width import FuseWidth
 from passes.layout import CannotLiftError
@@ -103,7 +102,7 @@ def test_each_branch_keeps_the_parameters_of_its_own_operator() -> None:
 def _lifter(graph: fx.GraphModule) -> Lifter:
     """A lifter of the summands of a graph that ends in x + a + b."""
     root = next(iter(graph.graph.find_nodes(op="output"))).all_input_nodes[0]
-    outputs = summands(root)[0][1:]
+    outputs = [node for total in (root.args[0], root) for node in total.args[1:]]
     lists = [canonical_walk(output, lambda node: node.op == "call_function") for output in outputs]
     inner = frozenset(node for nodes in lists for node in nodes if node.op == "call_function")
     branches = Branches(tuple(map(tuple, lists)), tuple((output,) for output in outputs), inner)

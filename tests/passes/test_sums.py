@@ -43,6 +43,7 @@ SPELLINGS: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {
     "numbers": (lambda s, x: 0.25 * (2 * x + s.a(x) / 4), {"x": 0.5, "linear": 0.0625}),
     "a stored number": (lambda s, x: x + s.number * s.a(x), {"x": 1, "linear": 0.5}),
     "what cancels": (lambda s, x: x + (s.a(x) - x), {"linear": 1}),
+    "times zero": (lambda s, x: s.a(x) - x * 0, {"linear": 1}),
     "a mean": (lambda s, x: ((x + s.a(x)) + (x + s.b(x))) / 2, {"x": 1, "linear": 0.5, "linear_1": 0.5}),
     "thirds": (lambda s, x: (x + x + x + s.a(x)) / 3, {"x": 1, "linear": 1 / 3}),
     "weights": (lambda s, x: 0.3 * (x + s.a(x)) + 0.7 * (s.b(x) + x), {"x": 1, "linear": 0.3, "linear_1": 0.7}),
@@ -154,3 +155,7 @@ def test_a_step_that_two_sums_read_is_a_sum_of_its_own() -> None:
 
     graph = _graph(forward)
     assert [node.name for node in find_roots(graph)] == ["add", "add_1", "sub"]
+
+
+def test_a_difference_of_a_value_and_itself_has_no_terms() -> None:
+    assert _terms(_sum(lambda s, x: x - x)) == {}
