@@ -28,6 +28,7 @@ from parallelize.latency import Latency, in_turn
 from parallelize.metrics import Budget, Judge, Metric, Scores, find_metric
 from parallelize.onnx_export import write_onnx
 from parallelize.output_directory import output_directory, refuse_foreign
+from parallelize.padding import real_outputs
 from parallelize.planning.planner import Planner, PlannerOptions, Search
 from parallelize.preparation import Model, Prepared, Source, choose_metric, prepare
 from parallelize.program import Program
@@ -36,9 +37,10 @@ from parallelize.report import Comparison, Evidence, write_report
 from parallelize.split import Split
 from parallelize.student import choose_device
 from parallelize.variants import AS_IS, HEALED, REWRITE, SERIAL, Heal, Variant, Variants, build_variants
+from passes.agreement import change
 from passes.apply_plan import check_fits
 from passes.errors import CheckError, ParallelizeError
-from passes.infra import flat_outputs, largest_change
+from passes.infra import flat_outputs
 from passes.plan import Plan, Refit
 from passes.stacks import Stacks
 
@@ -299,6 +301,7 @@ def _measure_onnx(
     """
     batch, single = next(iter(judge.batches(32))), next(iter(judge.batches(1)))
     product = final(variants).name
+    teacher = variants[SERIAL].program.module
     scratch = directory / "scratch"
     scratch.mkdir()
     comparisons, sessions = {}, {}
@@ -307,11 +310,12 @@ def _measure_onnx(
         path = directory / "model.onnx" if variant.name == product else scratch / f"{number}.onnx"
         write_onnx(variant.program, path)
         session = OnnxRuntime(path, options.threads)
-        error = largest_change(flat_outputs(variant.program.module, batch), session(batch))
-        comparisons[variant.name] = Comparison(error, ONNX_TOLERANCE, len(batch[0]))
-        if not error <= ONNX_TOLERANCE:
+        outputs = flat_outputs(variant.program.module, batch)
+        moved = change(outputs, session(batch), real_outputs(teacher, judge, batch, outputs))
+        comparisons[variant.name] = Comparison(moved.largest, ONNX_TOLERANCE, len(batch[0]))
+        if not moved.within(ONNX_TOLERANCE):
             raise CheckError(
-                f"The ONNX of '{variant.name}' differs from its graph by {error:.1e} of the largest output.",
+                f"The ONNX of '{variant.name}' differs from its graph by {moved}.",
                 "Please report this with the model.",
             )
         sessions[variant.name] = session.bound(single)

@@ -4,22 +4,20 @@
     states    |h - t|^2 / |t|^2, averaged over the states that should agree
 
 Every part is a numerator and a denominator, so that a loss over a batch and an error over many batches are the same
-quotient. Padding, which an input of (samples, tokens) marks by 0, is in neither.
+quotient. Padding, which an input of (samples, tokens) marks by 0, is in neither, nor is what `passes.agreement` does
+not count: forbidden logits, integers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from parallelize.inputs import Samples
-from passes.dataflow import tensor_value
-
-Axes = Literal["none", "samples, tokens", "tokens, samples"]  # what the first two dimensions of a value are
+from parallelize.padding import Layout
+from passes.agreement import entries
 
 
 @dataclass(frozen=True)
@@ -39,15 +37,18 @@ class Quotient:
 
 
 def kl(student: Tensor, teacher: Tensor) -> Quotient:
-    """KL(teacher || student) of logits (rows, classes) in nats, over the number of rows."""
-    log_p, log_q = wide(teacher).log_softmax(1), wide(student).log_softmax(1)
-    total = (log_p.exp() * (log_p - log_q)).sum()
-    return Quotient(total, total.new_tensor(float(len(teacher))))
+    """KL(teacher || student) of logits (rows, classes) in nats, over the number of rows that have a number at all."""
+    counts = entries(teacher, teacher).numbers.any(1)
+    log_p, log_q = wide(teacher[counts]).log_softmax(1), wide(student[counts]).log_softmax(1)
+    p = log_p.exp()
+    total = (p * torch.where(p > 0, log_p - log_q, 0.0)).sum()
+    return Quotient(total, counts.sum().to(total.dtype))
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Quotient:
-    """|student - teacher|^2 over |teacher|^2."""
-    a, b = wide(student), wide(teacher)
+    """|student - teacher|^2 over |teacher|^2, of what is a number in the teacher."""
+    numbers = entries(teacher, teacher).numbers
+    a, b = (torch.where(numbers, wide(value), 0.0) for value in (student, teacher))
     return Quotient((a - b).square().sum(), b.square().sum())
 
 
@@ -56,28 +57,11 @@ def wide(value: Tensor) -> Tensor:
     return value if value.dtype == torch.float64 else value.float()
 
 
-def rows(value: Tensor, mask: Tensor | None, axes: Axes) -> Tensor:
-    """The value (..., features) as (rows, features), without padding where `axes` says where that is."""
-    if mask is None or axes == "none":
+def rows(value: Tensor, mask: Tensor | None, layout: Layout | None) -> Tensor:
+    """The value (..., features) as (rows, features), without padding where `layout` says where that is."""
+    if mask is None or layout is None:
         return value.reshape(-1, value.shape[-1]) if value.ndim else value.reshape(1, 1)
-    kept = value[mask.bool() if axes == "samples, tokens" else mask.bool().T]
-    return kept.reshape(-1, value.shape[-1])
-
-
-def mask_position(samples: Samples) -> int | None:
-    """The place of the padding mask among the inputs, where there is one."""
-    return None if samples.mask is None else list(samples.arrays).index(samples.mask)
-
-
-def mask_axes(node: fx.Node, mask: fx.Node | None) -> Axes:
-    """Where a value of three dimensions or more has the mask's; free dimensions are told apart by their symbols."""
-    value, like = tensor_value(node), None if mask is None else tensor_value(mask)
-    if value is None or like is None or value.ndim < 3:
-        return "none"
-    have, want = ([str(size) for size in shape[:2]] for shape in (value.shape, like.shape))
-    if have == want:
-        return "samples, tokens"
-    return "tokens, samples" if have == want[::-1] else "none"
+    return layout.rows(value, mask)
 
 
 @dataclass(frozen=True)
@@ -87,13 +71,13 @@ class Distance:
     Attributes:
         logits: whether the one output is logits.
         outputs: how many of the values are outputs.
-        axes: for each value where the padding is.
+        layouts: for each value where its padding is, None where all of it counts.
         mask: the place of the padding mask among the inputs.
     """
 
     logits: bool
     outputs: int
-    axes: tuple[Axes, ...]
+    layouts: tuple[Layout | None, ...]
     mask: int | None
 
     def output_error(self, inputs: Sequence[Tensor], student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Quotient:
@@ -109,7 +93,7 @@ class Distance:
     ) -> Tensor:
         """The error of the outputs, and `hidden_weight` times the mean error of the states."""
         loss = self.output_error(inputs, student, teacher).value
-        if hidden_weight == 0 or len(self.axes) == self.outputs:
+        if hidden_weight == 0 or len(self.layouts) == self.outputs:
             return loss
         pairs = self._rows(inputs, student, teacher, slice(self.outputs, None))
         return loss + hidden_weight * torch.stack([squared_error(a, b).value for a, b in pairs]).mean()
@@ -123,5 +107,5 @@ class Distance:
         self, inputs: Sequence[Tensor], student: Sequence[Tensor], teacher: Sequence[Tensor], part: slice
     ) -> list[tuple[Tensor, Tensor]]:
         mask = None if self.mask is None else inputs[self.mask]
-        chosen = zip(student[part], teacher[part], self.axes[part], strict=True)
-        return [(rows(a, mask, axes), rows(b, mask, axes)) for a, b, axes in chosen]
+        chosen = zip(student[part], teacher[part], self.layouts[part], strict=True)
+        return [(rows(a, mask, at), rows(b, mask, at)) for a, b, at in chosen]

@@ -29,13 +29,15 @@ from parallelize.backends.tensorrt.sidecar import Sidecar, sidecar_path
 from parallelize.inputs import Samples
 from parallelize.latency import Latency, in_turn
 from parallelize.onnx_export import write_onnx
+from parallelize.padding import real_outputs
 from parallelize.precision import PrecisionRecord, cast
 from parallelize.program import Program, TensorSpec
 from parallelize.progress import Report
+from passes.agreement import change
 from passes.cast_precision import Precision as CastPrecisionName
 from passes.dataflow import tensor_value
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
-from passes.infra import flat_outputs, largest_change
+from passes.infra import flat_outputs
 from passes.operators import gemms
 
 ENGINE = "model.engine"
@@ -294,13 +296,11 @@ def _check_onnx(program: Program, path: Path, judge: Samples, tolerance: float) 
                 f"ONNX Runtime does not take model.onnx: {reason}.", "Please report this with the model."
             ) from error
         return None, reason
-    change = largest_change(flat_outputs(program.module, batch), outputs)
-    if not change <= tolerance:
-        raise CheckError(
-            f"model.onnx differs from its graph by {change:.1e} of the largest output.",
-            "Please report this with the model.",
-        )
-    return change, None
+    expected = flat_outputs(program.module, batch)
+    moved = change(expected, outputs, real_outputs(program.module, judge, batch, expected))
+    if not moved.within(tolerance):
+        raise CheckError(f"model.onnx differs from its graph by {moved}.", "Please report this with the model.")
+    return moved.largest, None
 
 
 def _shapes(program: Program, judge: Samples) -> ShapeOptions:
@@ -339,15 +339,13 @@ def _run(
         return replace(result, not_run=f"{error} {error.hint}")
     with engine, twin, torch.no_grad():
         report("running the engine", None)
-        change = largest_change(flat_outputs(program.module, batch), engine(batch))
-        if not change <= TOLERANCE[precision]:
-            raise CheckError(
-                f"The engine differs from its graph by {change:.1e} of the largest output.",
-                "Please report this with the model.",
-            )
+        expected = flat_outputs(program.module, batch)
+        moved = change(expected, engine(batch), real_outputs(program.module, judge, batch, expected))
+        if not moved.within(TOLERANCE[precision]):
+            raise CheckError(f"The engine differs from its graph by {moved}.", "Please report this with the model.")
         calls = {name: _waiting(e, single) for name, e in (("serial", twin), ("rewrite", engine))}
         latencies = in_turn(calls)
-    sidecar = replace(result.sidecar, errors={**result.sidecar.errors, "engine against graph": change})
+    sidecar = replace(result.sidecar, errors={**result.sidecar.errors, "engine against graph": moved.largest})
     sidecar_path(path).write_text(sidecar.to_json())
     return replace(result, sidecar=sidecar, latencies=latencies)
 

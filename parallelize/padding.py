@@ -121,6 +121,13 @@ def real_parts(
     return [None if at is None else at.real(mask, value.ndim) for at, value in zip(found, outputs, strict=True)]
 
 
+def real_outputs(
+    module: fx.GraphModule, samples: Samples, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """For each output that a graph made of a batch of samples where it is real; None where all of it counts."""
+    return real_parts(layouts(module, samples), outputs, inputs, mask_position(samples))
+
+
 def _same(left: Size, right: Size) -> bool:
     """By expression, so that no guard is added to the graph's symbols."""
     return str(left) == str(right)

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, fx
 
 from parallelize.inputs import Samples
+from parallelize.padding import layouts
 from passes import operators as ops
+from passes.agreement import largest_change
 from passes.dataflow import tensor_value
 from passes.infra import flat_leaves
 from passes.parameters import read_parameter
@@ -35,7 +37,8 @@ class Batch:
         inputs: of the model.
         teacher: the teacher's state before the first term that has not run.
         state: the rewritten network's state.
-        real: (samples, tokens), false at padding; None where every position counts.
+        real: (samples, tokens), or (tokens, samples) where the states are so, false at padding; None where every
+            position counts.
     """
 
     inputs: Inputs
@@ -46,10 +49,14 @@ class Batch:
     def rows(self, value: Tensor, axis: int = -1) -> Tensor:
         """Every position of every sample as a row (rows, channels), padding left out."""
         channels_last = value.movedim(axis, -1)
-        flat = channels_last.flatten(0, -2)
-        if self.real is None or channels_last.shape[:-1] not in (self.real.shape, (self.real.numel(),)):
+        flat, places = channels_last.flatten(0, -2), channels_last.shape[:-1]
+        if self.real is None:
             return flat
-        return flat[self.real.flatten()]
+        if places == (self.real.numel(),):
+            return flat[self.real.flatten()]
+        if places[:2] != self.real.shape:
+            return flat
+        return flat[self.real.reshape(*self.real.shape, *[1] * (len(places) - 2)).expand(places).flatten()]
 
 
 def placeholders(module: fx.GraphModule) -> list[fx.Node]:
@@ -108,10 +115,12 @@ def example_size(size: int | torch.SymInt) -> int:
 def start_batches(teacher: fx.GraphModule, state: fx.Node, samples: Samples, batch_size: int = 100) -> list[Batch]:
     """Run the teacher up to a state and hold it for every sample."""
     embed = extract(teacher, placeholders(teacher), [state])
+    (found,) = layouts(teacher, samples, [state])
+    turned = found is not None and found.samples > found.tokens
     batches = []
     for inputs, real in zip(samples.batches(batch_size), samples.real(batch_size), strict=True):
         (value,) = run_segment(embed, inputs)
-        batches.append(Batch(inputs, value, value, real))
+        batches.append(Batch(inputs, value, value, real.T if turned and real is not None else real))
     return batches
 
 
@@ -224,7 +233,7 @@ def _is_result(module: fx.GraphModule, norm: fx.Node, total: Tensor, state: Tens
     source = norm.args[0]
     assert isinstance(source, fx.Node)
     (value,) = run_segment(extract(module, [source], [norm]), (total,))
-    return bool((value - state).abs().max() <= 1e-4 * state.abs().max().clamp_min(1e-30))
+    return largest_change([state], [value]) <= 1e-4
 
 
 def _gain_and_shift(module: fx.GraphModule, norm: fx.Node) -> tuple[Tensor, Tensor]:

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from parallelize.distillation import Distance, mask_axes, mask_position
+from parallelize.distillation import Distance
 from parallelize.inputs import Samples
+from parallelize.padding import layouts, mask_position
 from parallelize.refit import Refitted
 from parallelize.states import output_tensors, placeholders
 from parallelize.trainable import Weight, held
-from passes.dataflow import tensor_value
+from passes.dataflow import is_float, tensor_value
 from passes.errors import EnvironmentLackError, ParallelizeError
 from passes.segment import extract
 
@@ -84,15 +85,17 @@ def pair(
     (outputs, states), (our_outputs, our_states) = values
     if logits:
         _require_logits(outputs)
-    place = mask_position(samples)
-    mask = None if place is None else placeholders(teacher)[place]
-    axes = tuple(mask_axes(node, mask) for node in (*outputs, *states))
+    elif not any(is_float(node) for node in outputs):
+        raise ParallelizeError("Healing needs an output of floating-point numbers.", "Return logits or scores as well.")
+    found = layouts(teacher, samples, [*outputs, *states])
+    if logits and outputs[0].meta["val"].ndim == 2:
+        found[0] = None  # its second axis is that of the classes
     given = [*placeholders(refitted.module), *(node for weight in weights for node in weight.nodes)]
     return Pair(
         on_device(extract(teacher, placeholders(teacher), [*outputs, *states]), device),
         on_device(extract(refitted.module, given, [*our_outputs, *our_states]), device),
         tuple(weights),
-        Distance(logits, len(outputs), axes, place),
+        Distance(logits, len(outputs), tuple(found), mask_position(samples)),
         device,
     )
 

@@ -78,6 +78,15 @@ class Change:
         """The larger of the two."""
         return max(self.numbers, self.codes)
 
+    def __str__(self) -> str:
+        """The end of a sentence: by ..."""
+        if math.isinf(self.numbers):
+            return "infinity: one has a number where the other has another infinity, NaN or none"
+        codes = f"{self.codes:.1%} of its integers" if self.codes else ""
+        if self.codes > CODES_TOLERANCE or not self.numbers:
+            return codes or "nothing"
+        return f"{self.numbers:.1e} of the largest output"
+
     def within(self, tolerance: float) -> bool:
         """Whether the two are the same up to rounding."""
         return self.numbers <= tolerance and self.codes <= CODES_TOLERANCE

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from parallelize.capturing import capture
-from parallelize.distillation import Distance, kl, mask_axes, mask_position, rows, squared_error
-from parallelize.inputs import Samples
+from parallelize.distillation import Distance, kl, rows, squared_error
 from parallelize.metrics import score
-from parallelize.states import placeholders
-from passes.infra import flat_leaves
+from parallelize.padding import Layout
 
-PLAIN = Distance(logits=False, outputs=1, axes=("none",), mask=None)
+PLAIN = Distance(logits=False, outputs=1, layouts=(None,), mask=None)
 
 
 def _normal(*shape: int, seed: int = 0) -> Tensor:
@@ -43,7 +42,7 @@ def test_half_precision_is_summed_in_float32() -> None:
 
 
 def test_the_loss_is_the_outputs_error_and_the_mean_of_the_states_errors() -> None:
-    distance = Distance(logits=True, outputs=1, axes=("none",) * 3, mask=None)
+    distance = Distance(logits=True, outputs=1, layouts=(None,) * 3, mask=None)
     student = [_normal(3, 5), _normal(3, 2, 4), _normal(3, 2, 4, seed=5)]
     teacher = [_normal(3, 5, seed=2), _normal(3, 2, 4, seed=3), 10 * _normal(3, 2, 4, seed=4)]
     first, second = (squared_error(a, b).value for a, b in zip(student[1:], teacher[1:], strict=True))
@@ -53,7 +52,7 @@ def test_the_loss_is_the_outputs_error_and_the_mean_of_the_states_errors() -> No
 
 
 def test_integer_outputs_have_no_error() -> None:
-    distance = Distance(logits=False, outputs=2, axes=("none", "none"), mask=None)
+    distance = Distance(logits=False, outputs=2, layouts=(None, None), mask=None)
     values = [_normal(3, 5), torch.arange(3)]
     others = [_normal(3, 5, seed=1), torch.arange(3) + 1]
     torch.testing.assert_close(distance.loss([], values, others, 1.0), squared_error(values[0], others[0]).value)
@@ -63,8 +62,8 @@ def test_integer_outputs_have_no_error() -> None:
 @pytest.mark.parametrize("logits", [False, True])
 def test_padding_is_in_no_part_of_the_loss(*, logits: bool, transposed: bool) -> None:
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
-    axes = ("tokens, samples" if transposed else "samples, tokens",) * 2
-    distance = Distance(logits=logits, outputs=1, axes=axes, mask=1)
+    at = (Layout(1, 0) if transposed else Layout(0, 1),) * 2
+    distance = Distance(logits=logits, outputs=1, layouts=at, mask=1)
     teacher = [_normal(2, 3, 4, seed=1), _normal(2, 3, 4, seed=2)]
     student = [_normal(2, 3, 4, seed=3), _normal(2, 3, 4, seed=4)]
     garbage = [torch.where(mask[..., None].bool(), value, 1e3) for value in student]
@@ -73,31 +72,28 @@ def test_padding_is_in_no_part_of_the_loss(*, logits: bool, transposed: bool) ->
     first, second = (distance.loss(inputs, values, flip[0], 1.0) for values in flip[1:])
     torch.testing.assert_close(first, second)
     assert float(distance.output_error(inputs, flip[1], flip[0]).denominator) > 0
-    assert len(rows(flip[1][0], mask, axes[0])) == 3
+    assert len(rows(flip[1][0], mask, at[0])) == 3
 
 
 def test_a_batch_of_padding_alone_has_no_error() -> None:
-    distance = Distance(logits=True, outputs=1, axes=("samples, tokens",), mask=0)
+    distance = Distance(logits=True, outputs=1, layouts=(Layout(0, 1),), mask=0)
     value = _normal(2, 3, 4)
     assert float(distance.loss([torch.zeros(2, 3)], [value], [value + 1], 1.0)) == 0
 
 
-class Tokens(nn.Module):
-    """Values that have the mask's dimensions in front, the other way round, and not at all."""
+@pytest.mark.parametrize("fill", [-math.inf, torch.finfo(torch.float32).min])
+def test_forbidden_logits_are_in_no_loss_and_send_no_gradient(fill: float) -> None:
+    banned = torch.tensor([True, False, False, True, False])
+    teacher, student = _normal(3, 5).masked_fill(banned, fill), _normal(3, 5, seed=1).requires_grad_()
+    for measure in (kl, squared_error):
+        masked = measure(student.masked_fill(banned, fill), teacher).value
+        torch.testing.assert_close(masked, measure(student[:, ~banned], teacher[:, ~banned]).value)
+        (gradient,) = torch.autograd.grad(masked, student)
+        assert gradient.isfinite().all()
+        assert not gradient[:, banned].any()
 
-    def forward(self, x: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        y = x * attention_mask.unsqueeze(-1)
-        return y, y.transpose(0, 1), y.sum(1), y.transpose(1, 2)
 
-
-def test_the_dimensions_of_the_mask_are_found_in_a_captured_graph() -> None:
-    example = (torch.zeros(2, 3, 4), torch.ones(2, 3))
-    module = capture(Tokens().eval(), example, origin="tokens").module
-    samples = Samples({"x": torch.zeros(5, 3, 4), "attention_mask": torch.ones(5, 3)}, mask="attention_mask")
-    place = mask_position(samples)
-    assert place == 1
-    mask = placeholders(module)[place]
-    expected = ["samples, tokens", "tokens, samples", "none", "none"]
-    assert [mask_axes(leaf, mask) for leaf in flat_leaves(module)] == expected
-    assert mask_axes(flat_leaves(module)[0], None) == "none"
-    assert mask_position(Samples({"x": torch.zeros(5, 3)})) is None
+def test_a_row_in_which_everything_is_forbidden_is_in_no_loss() -> None:
+    teacher, student = _normal(3, 5), _normal(3, 5, seed=1)
+    teacher[1] = -math.inf
+    torch.testing.assert_close(kl(student, teacher).value, kl(student[::2], teacher[::2]).value)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from parallelize.capturing import capture
 from parallelize.inputs import Samples
 from parallelize.states import Batch, Teacher, before_post, start_batches
 from passes.stacks import Stack, find_stacks
@@ -56,6 +57,35 @@ def test_rows_at_padding_are_left_out_of_positions_that_were_flattened() -> None
 def test_rows_at_padding_are_left_out_of_a_channels_first_state(channels: int) -> None:
     value = torch.randn(2, channels, 3)
     assert torch.equal(_batch(REAL).rows(value, 1), value.transpose(1, 2)[REAL])
+
+
+def test_every_row_of_a_token_is_left_out_with_it() -> None:
+    value = torch.arange(48.0).reshape(2, 3, 2, 4)
+    assert torch.equal(_batch(REAL).rows(value), value[REAL].reshape(-1, 4))
+
+
+class _TokensFirst(nn.Module):
+    """(samples, tokens) -> a stack on (tokens, samples, width), as recurrent models and old attentions have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.terms = nn.Linear(1, WIDTH), nn.ModuleList(mlp(WIDTH, HIDDEN) for _ in range(2))
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        y = self.embed((x * (keep >= 0)).T.unsqueeze(-1))
+        for term in self.terms:
+            y = y + term(y)
+        return y
+
+
+def test_rows_at_padding_are_left_out_where_tokens_come_before_samples() -> None:
+    dims = ({0: "batch", 1: "tokens"}, {0: "batch", 1: "tokens"})
+    keep = torch.tensor([[0, 1, 1], [1, 1, 1], [0, 0, 1]])  # as many samples as tokens
+    x = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    module = capture(_TokensFirst().eval(), (x[:2], keep[:2]), dynamic=dims, origin="tokens first").module
+    (stack,) = find_stacks(module).stacks
+    (batch,) = start_batches(module, stack.terms[0].skip, Samples({"x": x, "keep": keep}, mask="keep"))
+    assert torch.equal(batch.rows(batch.state), batch.state[keep.T.bool()])
 
 
 def test_a_value_without_the_masks_positions_keeps_all_rows() -> None:
