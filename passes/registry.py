@@ -13,9 +13,11 @@ from passes.merge_duplicates import MergeDuplicates
 from passes.merge_pieces import MergePieces
 from passes.normalize_adds import NormalizeAdds
 from passes.normalize_linears import NormalizeLinears
+from passes.normalize_synonyms import NormalizeSynonyms
 from passes.remove_identities import RemoveIdentities
 
 CLEANING: tuple[Pass, ...] = (
+    NormalizeSynonyms(),
     RemoveIdentities(),
     MergePieces(),
     NormalizeAdds(),

@@ -13,6 +13,7 @@ from passes.registry import PASSES
 
 def test_passes_are_listed_in_the_order_in_which_they_run() -> None:
     assert list(PASSES) == [
+        "normalize-synonyms",
         "remove-identities",
         "merge-pieces",
         "normalize-adds",
