@@ -125,7 +125,7 @@ class Benchmark:
         return plan, found.refitted if found.plan == plan and self.fit is self.data.fit else None
 
     def _refitted(self, plan: Plan) -> Refitted:
-        say(f"refitting {plan.depth} terms deep", 0, 1)
+        say(f"refitting {sum(part.depth for part in plan.stacks)} terms", 0, 1)
         return refit(self.program.module, plan, self.fit, self.data.held_out)
 
     def _rivals(self, plan: Plan) -> Iterator[tuple[str, fx.GraphModule, Plan | None]]:

@@ -1,7 +1,9 @@
 """The main job: a model, data and a budget become a directory with the rewritten model and the evidence.
 
-    capture -> find stacks -> plan (search) -> rewrite -> refit -> (heal) -> width fusion -> ONNX -> (engine)
+    capture -> clean -> find stacks -> plan (search) -> rewrite -> refit -> (heal) -> width fusion -> ONNX -> (engine)
     -> compare, time -> report
+
+Where there is nothing to schedule, as in a network that is parallel already, the steps from plan to heal are left out.
 
 Everything that is reported is measured here: scores on samples that neither fitted nor chose the plan, latencies in
 turn in one run, and the ONNX files against the graphs that they were written from.
@@ -34,14 +36,27 @@ from parallelize.preparation import Model, Prepared, Source, choose_metric, prep
 from parallelize.program import Program
 from parallelize.progress import Report
 from parallelize.report import Comparison, Evidence, write_report
+from parallelize.scheduling import why_unscheduled
 from parallelize.split import Split
 from parallelize.student import choose_device
-from parallelize.variants import AS_IS, HEALED, REWRITE, SERIAL, Heal, Variant, Variants, build_variants
+from parallelize.variants import (
+    AS_IS,
+    FUSED,
+    HEALED,
+    REWRITE,
+    SERIAL,
+    Heal,
+    Variant,
+    Variants,
+    build_variants,
+    fused_variants,
+)
 from passes.agreement import change
 from passes.apply_plan import check_fits
 from passes.errors import CheckError, ParallelizeError
 from passes.infra import flat_outputs
-from passes.plan import Plan, Refit
+from passes.plan import Plan, Refit, serial
+from passes.stack_graph import StackGraph, stack_graph
 from passes.stacks import Stacks
 
 DEFAULT_BUDGET = Budget(0.02)
@@ -147,16 +162,27 @@ def convert(
         program, data, stacks = prepared.program, prepared.data, prepared.stacks
         check_shapes(program, options.engine)
         check_precision(program, options.engine, backend[0])
-        options = _settle(options, stacks, prepared.random)
+        graph = stack_graph(stacks.stacks)
+        unscheduled = why_unscheduled(graph, options.plan, options.depth, has_budget=options.max_error is not None)
+        if unscheduled is not None and options.heal is not None:
+            raise ParallelizeError(
+                f"There is nothing to heal: {unscheduled}.",
+                "Leave out the healing, or name a plan that schedules more.",
+            )
+        options = _settle(options, graph, prepared.random)
         metric = choose_metric(options.metric, prepared)
         if options.max_error is not None:
             Budget.parse(options.max_error).check(metric)
-        search, plan = _choose(program, data, metric, options, report)
-        refitted = search.chosen.refitted if search is not None and options.refit != "none" else None
-        healer = _healer(prepared, plan, metric, options, state_file, report)
-        variants = build_variants(
-            program, plan, data.fit, data.held_out, metric, refitted, lambda what: report(what, None), healer
-        )
+        search = None
+        if unscheduled is not None:
+            variants = fused_variants(program, options.plan or _serial(stacks, options.seed), data.held_out)
+        else:
+            search, plan = _choose(program, data, metric, options, report)
+            refitted = search.chosen.refitted if search is not None and options.refit != "none" else None
+            healer = _healer(prepared, plan, metric, options, state_file, report)
+            variants = build_variants(
+                program, plan, data.fit, data.held_out, metric, refitted, lambda what: report(what, None), healer
+            )
         scores = _score(variants, data.judge, metric, report)
         comparisons, latencies = _measure_onnx(variants, data.judge, directory, options, report)
         product = final(variants)
@@ -169,7 +195,7 @@ def convert(
             data.held_out,
             data.judge,
             comparisons[product.name].error,
-            json.loads(plan.to_json()),
+            json.loads(variants.plan.to_json()),
             report,
         )
         evidence = Evidence(
@@ -180,6 +206,7 @@ def convert(
             latencies=latencies,
             comparisons=comparisons,
             search=search,
+            unscheduled=unscheduled,
             split=data,
             random_inputs=prepared.random,
             metric=metric,
@@ -190,16 +217,23 @@ def convert(
         report("writing the report", None)
         _save_program(product.program, directory / "model.pt2")
         content = write_report(evidence, directory)
-        (directory / "plan.json").write_text(plan.to_json())
+        (directory / "plan.json").write_text(variants.plan.to_json())
     if options.heal is not None:
         state_file.unlink(missing_ok=True)
-    return Conversion(target, product.program, plan, content)
+    return Conversion(target, product.program, variants.plan, content)
 
 
 def final(variants: Variants) -> Variant:
-    """The network that a conversion is for: healed and refitted where each of them helps, else the rewrite as is."""
+    """The network that a conversion is for: healed and refitted where each of them helps, else the rewrite as is.
+
+    Where nothing is scheduled it is the network with its branches fused.
+    """
     names = {variant.name for variant in variants.items}
-    return variants[next(name for name in (HEALED, REWRITE, AS_IS) if name in names)]
+    return variants[next(name for name in (HEALED, REWRITE, AS_IS, FUSED) if name in names)]
+
+
+def _serial(stacks: Stacks, seed: int) -> Plan:
+    return Plan(tuple(serial(len(stack.terms)) for stack in stacks.stacks), seed)
 
 
 def _parsed(options: ConvertOptions) -> ConvertOptions:
@@ -211,7 +245,7 @@ def _parsed(options: ConvertOptions) -> ConvertOptions:
     return replace(options, max_error=budget, metric=metric)
 
 
-def _settle(options: ConvertOptions, stacks: Stacks, is_random: bool) -> ConvertOptions:
+def _settle(options: ConvertOptions, graph: StackGraph, is_random: bool) -> ConvertOptions:
     """Fill in what was left open: a budget, and no refit on noise."""
     given = [name for name in ("plan", "depth", "max_error") if getattr(options, name) is not None]
     if len(given) > 1:
@@ -223,7 +257,7 @@ def _settle(options: ConvertOptions, stacks: Stacks, is_random: bool) -> Convert
         if is_random:
             raise ParallelizeError("Healing needs data.", "Give calibration samples with --inputs.")
     if options.plan is not None:
-        check_fits(stacks.stacks, options.plan)
+        check_fits(graph.stacks, options.plan)
         wants_refit = any(part.refit != "none" for part in options.plan.stacks)
         if wants_refit and is_random:
             raise ParallelizeError(
@@ -232,8 +266,7 @@ def _settle(options: ConvertOptions, stacks: Stacks, is_random: bool) -> Convert
     if is_random:
         options = replace(options, refit="none")
     if not given and is_random:
-        blocks = sum(len(stack.blocks) for stack in stacks.stacks)
-        return replace(options, depth=max(len(stacks.stacks), blocks // 2))
+        return replace(options, depth=max(graph.least_blocks, graph.serial_blocks // 2))
     return options if given else replace(options, max_error=DEFAULT_BUDGET)
 
 

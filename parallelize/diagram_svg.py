@@ -1,8 +1,9 @@
 """Draw the graph of a schedule as SVG, without a layout program.
 
-Rows run from top to bottom and are the generations of the graph; a chain keeps its column; states are centred. Edges
-are horizontal and vertical lines with round corners, the residual passes a level in a lane on its right. Widths of
-text are estimated on the wide side, so that text is shortened rather than let out of its box.
+Rows run from top to bottom and are the generations of the graph. Stacks that run side by side have a column each, in
+which states are centred and a chain keeps its place; what joins them stands between. Edges are horizontal and vertical
+lines with round corners, the residual passes a level in a lane on its right. Widths of text are estimated on the wide
+side, so that text is shortened rather than let out of its box.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ _THIN = f'stroke="{_GREY}" stroke-width="1.1"'
 _NARROW, _WIDE = " .,:;'()[]|!fijlrt", "mwMWOQGDH@%&<>+="
 _FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
-_BOX, _PILL, _SUM = (172.0, 56.0), (132.0, 34.0), (28.0, 28.0)
+_BOX, _PILL, _NAME, _SUM = (172.0, 56.0), (132.0, 34.0), (172.0, 34.0), (28.0, 28.0)
 _COLUMN_GAP, _ROW_GAP, _CARD, _LANE = 40.0, 60.0, 5.0, 34.0
 _PADS = {"run": (11.0, 16.0), "frame": (18.0, 24.0)}  # around what is repeated: sides and bottom, top
 _MARGIN, _GUTTER, _LEAST_WIDTH = 40.0, 96.0, 640.0
+_LANE_NAMES, _LANE_GAP = 84.0, 20.0  # left of each of several stacks side by side, and between them
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ def to_svg(graph: nx.DiGraph) -> str:
     """The SVG text of a graph made by `schedule_graph`; equal bytes for equal graphs."""
     boxes = _layout(graph)
     lanes = _lanes(graph, boxes)
+    ways = _long_ways(graph, boxes, lanes)
     frames = [*_frames(graph, boxes, lanes, "frame"), *_frames(graph, boxes, lanes, "run")]
-    extent = _Box.around([*boxes.values(), *lanes.values(), *(box for box, _ in frames)])
+    extent = _Box.around([*boxes.values(), *lanes.values(), *ways.values(), *(box for box, _ in frames)])
+    names = _level_names(graph, boxes, frames)
     reach = max(extent.right, -extent.left + _GUTTER)  # the states' column stays in the middle of the picture
     width = max(_LEAST_WIDTH, 2 * (reach + _MARGIN))
     header = _header(graph, width)
@@ -82,10 +86,10 @@ def to_svg(graph: nx.DiGraph) -> str:
     height = top + extent.height + 44 + legend_height + _MARGIN
     body = [
         *(_frame(box, repeat) for box, repeat in frames),
-        *_edges(graph, boxes, lanes),
+        *_edges(graph, boxes, {**lanes, **ways}),
         *(_badge(box, repeat) for box, repeat in frames),
         *(_node(data, boxes[name]) for name, data in graph.nodes(data=True)),
-        *_level_names(graph, boxes, extent.left - _GUTTER + 8),
+        *names,
     ]
     size = f'width="{_n(width)}" height="{_n(height)}" viewBox="0 0 {_n(width)} {_n(height)}"'
     return "\n".join(
@@ -107,12 +111,15 @@ def to_svg(graph: nx.DiGraph) -> str:
 
 
 def depth_sentence(graph: nx.DiGraph) -> str:
-    """Such as "depth 6 of 24 terms (3 of 12 blocks)"; without blocks where a block is one term."""
+    """Such as "depth 6 of 24 terms (3 of 12 blocks)"; without blocks or layers where these are the same."""
     data = graph.graph
     sentence = f"depth {data['depth']} of {data['serial_depth']} terms"
-    if data["serial_blocks"] == data["serial_depth"]:
-        return sentence
-    return f"{sentence} ({data['depth_blocks']:.3g} of {data['serial_blocks']:.6g} blocks)"
+    counts = []
+    if data["serial_blocks"] != data["serial_depth"]:
+        counts.append(f"{data['depth_blocks']} of {data['serial_blocks']} blocks")
+    if data["serial_layers"] not in (data["serial_blocks"], data["serial_depth"]):
+        counts.append(f"{data['depth_layers']} of {data['serial_layers']} layers")
+    return f"{sentence} ({', '.join(counts)})" if counts else sentence
 
 
 def printable(text: str) -> str:
@@ -156,39 +163,99 @@ def _shorten_list(text: str, size: float, room: float) -> str:
 def _size(kind: str) -> tuple[float, float]:
     if kind in COLOURS:
         return _BOX
+    if kind in ("between", "join"):
+        return _NAME
     return _SUM if kind == "sum" else _PILL
 
 
 def _layout(graph: nx.DiGraph) -> dict[str, _Box]:
-    """Where each node is; the states are at x = 0, the first row is at y = 0."""
-    columns: dict[int, list[int]] = {}
-    for _, data in graph.nodes(data=True):
-        if data["kind"] in COLOURS and data["chain"] not in columns.setdefault(data["level"], []):
-            columns[data["level"]].append(data["chain"])
+    """Where each node is; the picture's middle is at x = 0, the first row is at y = 0."""
+    columns = _columns(graph)
+    middles = _middles(graph, columns)
+    rows = list(nx.topological_generations(graph))
+    x = {name: _place_in_lane(data, middles, columns) for name, data in graph.nodes(data=True) if data["lane"] >= 0}
+    for row in rows:
+        for name in row:
+            if name not in x:
+                ends = [x[other] for other in (graph.predecessors(name) or ()) if other in x]
+                ends = ends or list(middles.values()) or [0.0]
+                x[name] = (min(ends) + max(ends)) / 2
     boxes = {}
     y = 0.0
-    for row in nx.topological_generations(graph):
+    for row in rows:
         row_height = max(_size(graph.nodes[name]["kind"])[1] for name in row)
         for name in row:
-            data = graph.nodes[name]
-            x = 0.0
-            if data["kind"] in COLOURS:
-                chains = sorted(columns[data["level"]])
-                x = (chains.index(data["chain"]) - (len(chains) - 1) / 2) * (_BOX[0] + _COLUMN_GAP)
-            boxes[name] = _Box(x, y + row_height / 2, *_size(data["kind"]))
+            boxes[name] = _Box(x[name], y + row_height / 2, *_size(graph.nodes[name]["kind"]))
         y += row_height + _ROW_GAP
     return boxes
 
 
+Columns = dict[tuple[int, int], list[int]]  # stack and level -> the chains that are drawn
+
+
+def _columns(graph: nx.DiGraph) -> Columns:
+    columns: Columns = {}
+    for _, data in graph.nodes(data=True):
+        if data["kind"] in COLOURS:
+            chains = columns.setdefault((data["part"], data["level"]), [])
+            chains.extend([data["chain"]] if data["chain"] not in chains else [])
+    return {key: sorted(chains) for key, chains in columns.items()}
+
+
+def _middles(graph: nx.DiGraph, columns: Columns) -> dict[int, float]:
+    """For each lane the x on which its states are."""
+    widths: dict[int, tuple[float, float]] = {}
+    for _, data in graph.nodes(data=True):
+        if data["lane"] < 0:
+            continue
+        chains = len(columns.get((data["part"], data["level"]), [0]))
+        half = (chains - 1) / 2 * (_BOX[0] + _COLUMN_GAP) + _BOX[0] / 2
+        framed = 2 * _PADS["frame"][0] * (data.get("frame_repeat", 1) > 1 or data.get("run_repeat", 1) > 1)
+        left, right = half + framed, half + framed + _LANE * (data["kind"] == "sum")
+        known = widths.get(data["lane"], (0.0, 0.0))
+        widths[data["lane"]] = max(known[0], left), max(known[1], right)
+    if len(widths) < 2:
+        return dict.fromkeys(widths, 0.0)
+    middles, x = {}, 0.0
+    for lane, (left, right) in sorted(widths.items()):
+        middles[lane] = x + _LANE_NAMES + left
+        x = middles[lane] + right + _LANE_GAP
+    shift = (x - _LANE_GAP + _LANE_NAMES) / 2
+    return {lane: middle - shift for lane, middle in middles.items()}
+
+
+def _place_in_lane(data: dict[str, Any], middles: dict[int, float], columns: Columns) -> float:
+    middle = middles[data["lane"]]
+    if data["kind"] not in COLOURS:
+        return middle
+    chains = columns[data["part"], data["level"]]
+    return middle + (chains.index(data["chain"]) - (len(chains) - 1) / 2) * (_BOX[0] + _COLUMN_GAP)
+
+
 def _lanes(graph: nx.DiGraph, boxes: dict[str, _Box]) -> dict[str, _Box]:
     """For each sum, the vertical line on which the residual passes its level."""
+    right: dict[tuple[int, int], float] = {}
+    for name, data in graph.nodes(data=True):
+        key = data["part"], data["level"]
+        right[key] = max(right.get(key, boxes[name].right), boxes[name].right)
     lanes = {}
     for source, target, data in graph.edges(data=True):
         if data["kind"] == "skip":
-            level = [box for name, box in boxes.items() if graph.nodes[name]["level"] == graph.nodes[target]["level"]]
             start, end = boxes[source].y + 5, boxes[target].y - 5
-            lanes[target] = _Box(max(box.right for box in level) + _LANE, (start + end) / 2, 0, end - start)
+            x = right[graph.nodes[target]["part"], graph.nodes[target]["level"]] + _LANE
+            lanes[target] = _Box(x, (start + end) / 2, 0, end - start)
     return lanes
+
+
+def _long_ways(graph: nx.DiGraph, boxes: dict[str, _Box], lanes: dict[str, _Box]) -> dict[str, _Box]:
+    """For each edge past stacks, the vertical line on which it passes them, right of everything."""
+    ways: dict[str, _Box] = {}
+    right = max(box.right for box in (*boxes.values(), *lanes.values())) + 2 * _PADS["frame"][0]
+    for source, target, data in graph.edges(data=True):
+        if data["kind"] == "long":
+            start, end = boxes[source].y, boxes[target].y
+            ways[f"{source} {target}"] = _Box(right + _LANE * len(ways), (start + end) / 2, 0, end - start)
+    return ways
 
 
 def _frames(graph: nx.DiGraph, boxes: dict[str, _Box], lanes: dict[str, _Box], kind: str) -> list[tuple[_Box, int]]:
@@ -245,7 +312,9 @@ def _node(data: dict[str, Any], box: _Box) -> str:
         )
     if data["kind"] not in COLOURS:
         label = _shorten(data["label"], 13, box.width - 20, 600)
-        return f"<g>{_rect(box, 17, _PAPER, outline)}{_text(label, box.x, box.y + 4.6, 13, _INK, weight=600)}</g>"
+        tip = f"<title>{_escape(data['label'])}</title>"
+        name = _text(label, box.x, box.y + 4.6, 13, _INK, weight=600)
+        return f"<g>{tip}{_rect(box, 17, _PAPER, outline)}{name}</g>"
     return _term(data, box, outline)
 
 
@@ -278,19 +347,23 @@ def _edges(graph: nx.DiGraph, boxes: dict[str, _Box], lanes: dict[str, _Box]) ->
     """Residuals below, the critical path on top."""
     ranked = sorted(graph.edges(data=True), key=lambda edge: (edge[2]["kind"] != "skip", edge[2]["critical"]))
     for source, target, data in ranked:
-        start, end = boxes[source], boxes[target]
-        if data["kind"] == "skip":
+        start, end, kind = boxes[source], boxes[target], data["kind"]
+        dash = 'stroke-dasharray="5 4" ' if kind != "state" else ""
+        style = f'stroke="{_LINE}" stroke-width="{1.5 if kind == "state" else 1.2}" {dash}marker-end="url(#arrow)"'
+        if data["critical"]:
+            style = f'stroke="{_INK}" stroke-width="3" {dash}marker-end="url(#critical-arrow)"'
+        if kind == "long":
+            way = lanes[f"{source} {target}"].x
+            points = [(start.right, start.y), (way, start.y), (way, end.y), (end.right, end.y)]
+        elif kind == "skip":
             reach = (end.width**2 / 4 - 25) ** 0.5  # half the chord of the circle, 5 pixels off its centre
             begin = start.right if graph.nodes[source]["kind"] != "sum" else start.x + reach
             lane = lanes[target].x
             points = [(begin, start.y + 5), (lane, start.y + 5), (lane, end.y - 5), (end.x + reach, end.y - 5)]
-            style = f'stroke="{_LINE}" stroke-width="1.2" stroke-dasharray="5 4" marker-end="url(#arrow)"'
         else:
-            bus = end.top - _ROW_GAP / 2
+            begins = graph.nodes[target]["kind"] == "between" and kind == "state"  # from there on its column is free
+            bus = start.bottom + _ROW_GAP / 2 if begins else end.top - _ROW_GAP / 2
             points = [(start.x, start.bottom), (start.x, bus), (end.x, bus), (end.x, end.top)]
-            style = f'stroke="{_LINE}" stroke-width="1.5" marker-end="url(#arrow)"'
-            if data["critical"]:
-                style = f'stroke="{_INK}" stroke-width="3" marker-end="url(#critical-arrow)"'
         yield f'<path d="{_path(points)}" fill="none" {style}/>'
 
 
@@ -320,20 +393,27 @@ def _arrow(name: str, colour: str, size: float) -> str:
     )
 
 
-def _level_names(graph: nx.DiGraph, boxes: dict[str, _Box], x: float) -> Iterable[str]:
-    """The numbers of the levels on the left, one name for a frame of several."""
+def _level_names(graph: nx.DiGraph, boxes: dict[str, _Box], frames: Sequence[tuple[_Box, int]]) -> list[str]:
+    """The numbers of the levels on the left of each column, one name for a frame of several."""
     rows: dict[tuple[int, int], list[str]] = {}
+    left: dict[int, float] = {}
     for name, data in graph.nodes(data=True):
-        if data["kind"] in COLOURS:
-            repeated = data["frame_repeat"] > 1
-            rows.setdefault((data["frame"], 0 if repeated else data["level"]), []).append(name)
+        if data["kind"] not in COLOURS:
+            continue
+        repeated = data["frame_repeat"] > 1
+        rows.setdefault((data["frame"], 0 if repeated else data["level"]), []).append(name)
+        around = [box.left for box, _ in frames if box.left <= boxes[name].x <= box.right]
+        left[data["lane"]] = min([left.get(data["lane"], boxes[name].left), boxes[name].left, *around])
+    found = []
     for names in rows.values():
         levels = {graph.nodes[name]["level"] for name in names}
         first = min(levels)
         last = first + len(levels) * graph.nodes[names[0]]["frame_repeat"] - 1
         y = _Box.around([boxes[name] for name in names]).y
         label = f"level {first}" if first == last else f"levels {first}{_TO}{last}"
-        yield _text(label, x, y + 4, 11.5, _GREY, anchor="start")
+        lane = graph.nodes[names[0]]["lane"]
+        found.append(_text(label, left[lane] - 14, y + 4, 11.5, _GREY, anchor="end"))
+    return found
 
 
 def _header(graph: nx.DiGraph, width: float) -> list[str]:
@@ -361,6 +441,9 @@ def _legend(graph: nx.DiGraph, width: float) -> tuple[list[str], float]:
     if any(data["kind"] == "sum" for data in nodes):
         dashed = f'<path d="M0 0H22" stroke="{_LINE}" stroke-width="1.4" stroke-dasharray="5 4"/>'
         items.append(("residual", dashed))
+    elif any(data["kind"] in ("side", "long") for _, _, data in graph.edges(data=True)):
+        dashed = f'<path d="M0 0H22" stroke="{_LINE}" stroke-width="1.4" stroke-dasharray="5 4"/>'
+        items.append(("read as well", dashed))
     if any(data.get("repeat", 1) > 1 for data in nodes):
         items.append((f"{_TIMES} n in series", swatch.format(f'fill="{_PALE}" stroke="#c3cbd5" stroke-width="1.2"')))
     lines = [f'<path d="M{_n(_MARGIN)} -20H{_n(width - _MARGIN)}" stroke="#e3e7ec" stroke-width="1"/>']

@@ -1,6 +1,9 @@
 """What every command that rewrites begins with: the model is captured and cleaned, its data loaded and split.
 
-capture -> find stacks -> load data -> refuse NaN -> clean -> split
+capture -> load data -> refuse NaN -> clean -> find stacks -> split
+
+Stacks are found in the cleaned graph alone, as `inspect` finds them: clean-up brings to light residual adds that were
+written in other ways.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from parallelize.references import LoadOptions, load_program
 from parallelize.split import Split, split
 from passes.agreement import is_code
 from passes.errors import ParallelizeError
-from passes.infra import PassRecord, flat_outputs
+from passes.fuse_width import FuseWidth
+from passes.infra import PassRecord, clone, flat_outputs
 from passes.stacks import Stacks, find_stacks
 
 RANDOM_SAMPLES = 64
@@ -84,19 +88,20 @@ def prepare(source: Source, seed: int, report: Report) -> Prepared:
         report: told what is being done.
 
     Raises:
-        ParallelizeError: a model without stacks or one that is NaN on its data, data that does not fit it, or too
-            little of it.
+        ParallelizeError: a model without stacks or branches, or one that is NaN on its data, data that does not fit
+            it, or too little of it.
     """
     report("capturing the model", None)
     program = captured(source)
-    _require_stacks(find_stacks(program.module), program)
     samples, judge = _load_data(program, source, seed)
     refuse_not_finite(program, samples, "random sample" if source.inputs is None else "sample")
     if judge is not None:
         refuse_not_finite(program, judge, "judging sample")
     program, cleaning = clean(program, next(iter(samples.batches(4))))
+    stacks = find_stacks(program.module)
+    _require_branches(stacks, program)
     data = split(samples, judge, seed)
-    return Prepared(program, find_stacks(program.module), data, source.inputs is None, cleaning)
+    return Prepared(program, stacks, data, source.inputs is None, cleaning)
 
 
 def captured(source: Source) -> Program:
@@ -117,12 +122,13 @@ def captured(source: Source) -> Program:
     return load_program(os.fspath(model), LoadOptions(weights, source.input_specs, source.allow_pickle), samples)
 
 
-def _require_stacks(stacks: Stacks, program: Program) -> None:
-    if any(len(stack.blocks) > 1 for stack in stacks.stacks):
+def _require_branches(stacks: Stacks, program: Program) -> None:
+    """Refuse a network in which nothing could run side by side and nothing does."""
+    if stacks.stacks or FuseWidth(dry=True).apply(clone(program.module)).matches:
         return
     why = f" ({stacks.refused[0].node}: {stacks.refused[0].reason})" if stacks.refused else ""
     raise ParallelizeError(
-        f"{program.origin} has no residual stack of two blocks or more{why}.",
+        f"{program.origin} has no residual stack and no parallel branches{why}.",
         "Only chains x + f(x) can be parallelized; `parallelize inspect MODEL` lists what was found.",
     )
 

@@ -59,6 +59,7 @@ class Evidence:
     latencies: Mapping[str, Latency]
     comparisons: Mapping[str, Comparison]
     search: Search | None
+    unscheduled: str | None
     split: Split
     random_inputs: bool
     metric: Metric
@@ -81,7 +82,7 @@ def write_report(evidence: Evidence, directory: Path) -> dict[str, Any]:
 
 def as_dict(evidence: Evidence) -> dict[str, Any]:
     """The report as plain values."""
-    split = evidence.split
+    split, deletion = evidence.split, evidence.variants.deletion
     return {
         "schema": SCHEMA,
         "model": evidence.origin,
@@ -101,7 +102,8 @@ def as_dict(evidence: Evidence) -> dict[str, Any]:
         "intervals": {"method": "BCa bootstrap over samples", "confidence": CONFIDENCE, "resamples": RESAMPLES},
         "refit_allowed": evidence.options.refit,
         "plan": json.loads(evidence.variants.plan.to_json()),
-        "deletion_plan": json.loads(evidence.variants.deletion.to_json()),
+        "unscheduled": evidence.unscheduled,
+        "deletion_plan": None if deletion is None else json.loads(deletion.to_json()),
         "stacks": [
             {"name": stack.name, "terms": len(stack.terms), "blocks": len(stack.blocks), "kinds": stack.summary()}
             for stack in evidence.stacks.stacks
@@ -304,16 +306,31 @@ def _milliseconds(time: float) -> str:
 
 def notes(content: Mapping[str, Any]) -> list[str]:
     """Sentences that a reader of the table should not miss."""
-    found = list(content["warnings"])
+    found = [*content["warnings"], *_unscheduled_notes(content)]
     skipped = [skip for record in content["passes"] if record["name"] == "fuse-width" for skip in record["skipped"]]
     if skipped:
         found.append(f"{len(skipped)} branches stay side by side, not fused: {skipped[0]['reason']}.")
+    found.extend(_healing_notes(content["healing"]))
+    found.extend(_backend_notes(content["backend"]))
+    return found if content["unscheduled"] is not None else [*found, *_rewrite_notes(content)]
+
+
+def _unscheduled_notes(content: Mapping[str, Any]) -> list[str]:
+    """Why there is no schedule, and what width fusion did."""
+    if content["unscheduled"] is None:
+        return []
+    fused = [line for record in content["passes"] if record["name"] == "fuse-width" for line in record["matches"]]
+    done = f"fused {'; '.join(fused)}" if fused else "found no branches of equal structure"
+    return [f"Nothing was scheduled: {content['unscheduled']}. Width fusion {done}."]
+
+
+def _rewrite_notes(content: Mapping[str, Any]) -> list[str]:
+    """Where the refit or the rewrite as a whole does not pay."""
+    found = []
     networks = {network["name"]: network for network in content["networks"]}
     asked = any(stack["refit"] != "none" for stack in content["plan"]["stacks"])
     if asked and REWRITE not in networks:
         found.append("The refit did not help on held-out samples and was left out.")
-    found.extend(_healing_notes(content["healing"]))
-    found.extend(_backend_notes(content["backend"]))
     ours = networks.get(HEALED, networks.get(REWRITE, networks[AS_IS]))
     rivals = [networks[name] for name in (DELETED, DELETED_REFITTED) if name in networks]
     metric = content["metric"]["name"]

@@ -1,4 +1,7 @@
-"""The networks that a conversion compares: serial, the rewrite in its stages, and deletion to the same depth."""
+"""The networks that a conversion compares: serial, the rewrite in its stages, and deletion to the same depth.
+
+Where nothing is scheduled there are two: the network as it was captured, and with its branches fused.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,11 @@ from passes.fuse_width import FuseWidth
 from passes.infra import PassRecord, run_passes
 from passes.measures import critical_gemms, parameter_count
 from passes.plan import Plan
+from passes.stack_graph import stack_graph
 from passes.stacks import find_stacks
 
 SERIAL = "serial"
+FUSED = "fused"
 AS_IS = "rewrite, as is"
 UNFUSED = "rewrite, unfused"
 REWRITE = "rewrite, refitted"
@@ -37,7 +42,7 @@ class Variant:
     """One network of the comparison.
 
     Attributes:
-        depth: terms on the critical path of its stacks.
+        depth: terms on the longest path through its stacks.
         blocks: the same in blocks, rounded up.
         gemms: matrix products on the critical path of the whole graph.
     """
@@ -52,17 +57,34 @@ class Variant:
 
 @dataclass(frozen=True)
 class Variants:
-    """All networks of the comparison, what the passes did for the rewrite, what the refits chose and a healing did."""
+    """All networks of the comparison, what the passes did for the rewrite, what the refits chose and a healing did.
+
+    Attributes:
+        deletion: the plan of the deletion; None where nothing was scheduled, so that there is none.
+    """
 
     items: tuple[Variant, ...]
     plan: Plan
-    deletion: Plan
+    deletion: Plan | None
     records: tuple[PassRecord, ...]
-    levels: tuple[LevelRefit, ...]
+    levels: tuple[LevelRefit, ...] = ()
     healed: Healed | None = None
 
     def __getitem__(self, name: str) -> Variant:
         return next(variant for variant in self.items if variant.name == name)
+
+
+def fused_variants(program: Program, plan: Plan, held_out: Samples) -> Variants:
+    """The network as it was captured, and with its branches fused: what there is where nothing is scheduled.
+
+    Args:
+        program: the captured model.
+        plan: its serial plan.
+        held_out: samples on which the fusion must change nothing.
+    """
+    fused, records = run_passes(program.module, [FuseWidth()], next(iter(held_out.batches(4))))
+    items = (_variant(SERIAL, program, program.module, None), _variant(FUSED, program, fused, plan))
+    return Variants(items, plan, None, records)
 
 
 def build_variants(
@@ -118,14 +140,12 @@ def build_variants(
 
 
 def _variant(name: str, program: Program, module: fx.GraphModule, plan: Plan | None) -> Variant:
-    stacks = find_stacks(program.module).stacks
-    parts = [len(stack.terms) for stack in stacks] if plan is None else [part.depth for part in plan.stacks]
-    blocks = sum(stack.in_blocks(depth) for depth, stack in zip(parts, stacks, strict=True))
+    graph = stack_graph(find_stacks(program.module).stacks)
     return Variant(
         name,
         replace(program, module=module),
-        sum(parts),
-        blocks,
+        graph.serial_terms if plan is None else graph.terms(plan),
+        graph.serial_blocks if plan is None else graph.blocks(plan),
         parameter_count(module),
         critical_gemms(module),
     )

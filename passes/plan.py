@@ -130,9 +130,9 @@ class Plan:
     seed: int = 0
 
     @property
-    def depth(self) -> int:
-        """Terms on the critical path through all stacks."""
-        return sum(stack.depth for stack in self.stacks)
+    def is_serial(self) -> bool:
+        """Whether nothing is scheduled: every stack is as it was captured."""
+        return all(stack.is_serial for stack in self.stacks)
 
     def with_refit(self, refit: Refit) -> Plan:
         """The same schedules with another strength of refit."""

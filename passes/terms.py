@@ -89,13 +89,26 @@ class Stack:
 
     @cached_property
     def period(self) -> int:
-        """Terms of one block: the shortest period of the signatures, or else of the kinds, at most half the stack."""
+        """Terms of one block: the shortest period of the signatures, or else of the kinds, at most half the stack.
+
+        Without a period a stack whose terms are all of different kinds is one block, any other has blocks of one term.
+        """
         for labels in ([t.signature for t in self.terms], [t.kind for t in self.terms]):
             count = len(labels)
             for period in range(1, count // 2 + 1):
                 if count % period == 0 and all(labels[i] == labels[i - period] for i in range(period, count)):
                     return period
-        return 1
+        return len(self.terms) if len({term.kind for term in self.terms}) == len(self.terms) else 1
+
+    @cached_property
+    def layers(self) -> int:
+        """Layers in one block, more than one where layers of the same kinds take turns in how they are built.
+
+        Such are windowed and global attention: a block that repeats in every detail then holds several layers.
+        """
+        kinds = [term.kind for term in self.terms[: self.period]]
+        repeats = (p for p in range(1, self.period) if self.period % p == 0 and kinds == kinds[:p] * (self.period // p))
+        return self.period // next(repeats, self.period)
 
     @property
     def blocks(self) -> tuple[tuple[int, ...], ...]:

@@ -60,7 +60,7 @@ def most_influential(teacher: fx.GraphModule, stacks: Sequence[Stack], depths: D
     }
     kept = [list(range(len(stack.blocks))) for stack in stacks]
     for number, block in sorted(influence, key=lambda place: (influence[place], -place[0], -place[1])):
-        if sum(map(len, kept)) > depths.total and len(kept[number]) > depths.allowed[number].start:
+        if depths.is_too_deep(number, [len(blocks) for blocks in kept]):
             kept[number].remove(block)
     return tuple(map(tuple, kept))
 
@@ -85,13 +85,12 @@ def _distance(before: Tensor, after: Tensor) -> Tensor:
 def least_costly(stacks: Sequence[Stack], depths: Depths, trial: Trial) -> Kept:
     """What stays when the block whose removal costs least goes, again and again."""
     kept = [list(range(len(stack.blocks))) for stack in stacks]
-    while sum(map(len, kept)) > depths.total:
+    while too_deep := [n for n in range(len(stacks)) if depths.is_too_deep(n, [len(blocks) for blocks in kept])]:
         module, sites = rewrite(trial.teacher, deletion(stacks, tuple(map(tuple, kept))))
         costs = {
             (number, kept[number][place]): cost
-            for number, (stack, site) in enumerate(zip(stacks, sites, strict=True))
-            if len(kept[number]) > depths.allowed[number].start
-            for place, cost in enumerate(_removal_costs(module, site, stack.period, trial))
+            for number in too_deep
+            for place, cost in enumerate(_removal_costs(module, sites[number], stacks[number].period, trial))
         }
         number, block = min(costs, key=lambda place: costs[place])
         kept[number].remove(block)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from parallelize.baselines.depths import Depths, share
+from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import States, Trial, move, states_at
 from parallelize.inputs import Samples
 from parallelize.ridge import Moments, choose, solve
@@ -79,7 +79,7 @@ def best_maps(stacks: Sequence[Stack], depths: Depths, fit: Samples, trial: Tria
             }
             for stack, cost, allowed in zip(stacks, costs, depths.allowed, strict=True)
         ]
-        proposals.append(share(options, depths.total))
+        proposals.append(depths.share(options))
     found = [ranges for ranges in dict.fromkeys(proposals) if ranges is not None]
     if len(found) < 2:
         return found[0] if found else None

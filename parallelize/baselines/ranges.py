@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from parallelize.baselines.branch_mean import schedule_averaged
-from parallelize.baselines.depths import Depths, share
+from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import States, Trial, move, states_at
 from passes.apply_plan import schedule
 from passes.infra import clone
@@ -50,7 +50,7 @@ PAINTERS = RangeMethod("block", "whole", mean=True)
 def best_ranges(method: RangeMethod, stacks: Sequence[Stack], depths: Depths, trial: Trial) -> Plan | None:
     """The plan with the best range in each stack; None where no range makes the depth."""
     options = [_measured(method, stacks, number, allowed, trial) for number, allowed in enumerate(depths.allowed)]
-    groupings = share(options, depths.total)
+    groupings = depths.share(options)
     return None if groupings is None else _plan(stacks, groupings, method.form)
 
 

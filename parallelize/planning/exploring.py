@@ -170,9 +170,7 @@ def _deletion(plan: Plan, prepared: Prepared, planner: Planner) -> Candidate:
     """The best deletion to the depth of a plan, with the refit that the search allows."""
     data, module = prepared.data, prepared.program.module
     chosen = deletion_plan(module, plan.with_refit(planner.options.refit), data.fit, data.held_out, planner.metric)
-    parts = zip(prepared.stacks.stacks, chosen.stacks, strict=True)
-    depth = sum(stack.in_blocks(part.depth) for stack, part in parts)
-    return planner.candidate(chosen, depth)
+    return planner.candidate(chosen, planner.graph.blocks(chosen))
 
 
 def _timed(found: Networks, prepared: Prepared, options: PlanOptions, report: Report) -> Networks:

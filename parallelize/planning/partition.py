@@ -5,7 +5,7 @@ best[j][D] = min over i of best[i][D-1] + cost(i..j-1)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from parallelize.planning.forms import Span
 
@@ -32,16 +32,3 @@ def best_partitions(count: int, costs: Mapping[Span, float]) -> dict[int, tuple[
                     row[depth + 1] = (total, (*groups, (start, stop - 1)))
         best.append(row)
     return best[count]
-
-
-def share_depth(stacks: Sequence[Mapping[int, tuple[float, Groups]]]) -> dict[int, tuple[float, tuple[Groups, ...]]]:
-    """Share a depth among stacks: for every total depth the cheapest sum, and the groups of each stack."""
-    total: dict[int, tuple[float, tuple[Groups, ...]]] = {0: (0.0, ())}
-    for partitions in stacks:
-        row: dict[int, tuple[float, tuple[Groups, ...]]] = {}
-        for depth, (before, groups) in total.items():
-            for more, (cost, chosen) in partitions.items():
-                if depth + more not in row or before + cost < row[depth + more][0]:
-                    row[depth + more] = (before + cost, (*groups, chosen))
-        total = row
-    return total

@@ -1,7 +1,8 @@
 """The best schedule for a depth or for an error.
 
     1. the main form of every group of neighbouring blocks is measured alone (costs);
-    2. dynamic programming splits the blocks into D groups, for every D at once (partition);
+    2. dynamic programming splits the blocks of each stack into D groups, for every D at once (partition), and shares
+       every depth of the whole among the stacks (shared_depth);
     3. for a wanted depth, the other forms of the groups that come out are measured too, and 2 is repeated until nothing
        changes;
     4. what comes out is measured as a whole network, with the refit that was asked for and without;
@@ -28,10 +29,12 @@ from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm, Span, alike, main_form, other_forms
 from parallelize.planning.memory import open_memory
 from parallelize.planning.neighbours import neighbours
-from parallelize.planning.partition import Groups, best_partitions, share_depth
+from parallelize.planning.partition import Groups, best_partitions
 from parallelize.refit import Refitted, refit
+from parallelize.shared_depth import share_depth
 from passes.errors import CheckError, ParallelizeError
 from passes.plan import REFITS, Plan, Refit, StackPlan
+from passes.stack_graph import stack_graph
 from passes.stacks import find_stacks
 
 Progress = Callable[[str, int, int], None]  # what is measured, done, in all
@@ -137,6 +140,7 @@ class Planner:
                 "The model has no residual stack, so there is nothing to plan.",
                 "See `parallelize inspect MODEL` for the adds that were found.",
             )
+        self.graph = stack_graph(self.stacks)
         self.judge = Judge(teacher, held_out, metric)
         self.metric = self.judge.metric
         self.memory = open_memory(self.options.memory, self._identity())
@@ -148,8 +152,8 @@ class Planner:
 
     @property
     def blocks(self) -> int:
-        """Blocks of the serial network."""
-        return sum(len(stack.blocks) for stack in self.stacks)
+        """Blocks on the longest path through the network as it was captured."""
+        return self.graph.serial_blocks
 
     # choosing ---------------------------------------------------------------------------------------------------------
 
@@ -157,7 +161,7 @@ class Planner:
         """The best schedule of at most `depth` blocks.
 
         Raises:
-            ParallelizeError: fewer blocks than the model has stacks, or less than one.
+            ParallelizeError: fewer blocks than stacks that wait for each other, or less than one.
         """
         least = min(self.partitions())
         if depth < least:
@@ -297,7 +301,8 @@ class Planner:
         assert self._forms is not None
         costs = [{span: min(forms.values()) for span, forms in stack.items()} for stack in self._forms]
         pairs = zip(self.stacks, costs, strict=True)
-        return share_depth([best_partitions(len(stack.blocks), of_stack) for stack, of_stack in pairs])
+        options = [best_partitions(len(stack.blocks), of_stack) for stack, of_stack in pairs]
+        return share_depth(self.graph.order, options)
 
     def _measure_main_forms(self) -> list[Known]:
         """Measure all groups in their main form; those that the time is too short for are left out, all but the first.

@@ -159,6 +159,22 @@ class TwoStacks(nn.Module):
         return y
 
 
+class Towers(nn.Module):
+    """(batch, 6) -> (batch, 6): stacks side by side on one state, each of so many terms, whose ends are multiplied."""
+
+    def __init__(self, terms: Sequence[int]) -> None:
+        super().__init__()
+        self.embed = nn.Linear(6, 6)
+        self.towers = nn.ModuleList(Residual([mlp(6, 12) for _ in range(count)]) for count in terms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.embed(x))
+        y = torch.ones_like(x)
+        for tower in self.towers:
+            y = y * tower(x)
+        return y
+
+
 class Language(nn.Module):
     """Token ids and their mask, both (batch, tokens) -> logits (batch, tokens, 11) that depend on the tokens so far."""
 

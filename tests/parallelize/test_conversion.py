@@ -184,7 +184,7 @@ def test_a_budget_is_kept_on_held_out_samples(data: Path, tmp_path: Path) -> Non
     generous = convert(
         vision(), tmp_path / "a", inputs=data / "fit.npz", options=ConvertOptions(max_error=10.0, rounds=1)
     )
-    assert generous.plan.depth == 2
+    assert generous.plan.stacks[0].depth == 2
     assert all(step["held_out"]["kl"] <= 10.0 for step in generous.report["search"][-1:])
     with pytest.raises(CheckError, match="budget"):
         convert(vision(), tmp_path / "b", inputs=data / "fit.npz", options=ConvertOptions(max_error=0.0, rounds=1))

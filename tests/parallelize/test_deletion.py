@@ -54,7 +54,7 @@ def test_what_is_left_is_as_deep_as_the_plan_and_runs_whole_blocks_serially(
     chosen = deletion_plan(vision().module, plan, FIT, HELD_OUT, "kl")
     (part,) = chosen.stacks
     part.check()
-    assert chosen.depth == plan.depth == 2 * len(groups)
+    assert chosen.stacks[0].depth == plan.stacks[0].depth == 2 * len(groups)
     assert all(len(level.chains) == 1 and level.depth == 1 for level in part.levels)
     kept = _kept(chosen)
     assert kept == sorted(kept)
@@ -65,10 +65,10 @@ def test_what_is_left_is_as_deep_as_the_plan_and_runs_whole_blocks_serially(
 
 def test_a_depth_that_is_no_whole_number_of_blocks_is_rounded_up() -> None:
     plan = stack_plan(8, [[[0], [2]], [[1], [3]], [[4, 5]], [[6]], [[7]]], "none")
-    assert plan.depth == 6
+    assert plan.stacks[0].depth == 6
     plan = stack_plan(8, [[[0], [2], [4]], [[1], [3], [5]], [[6], [7]]], "none")
-    assert plan.depth == 3
-    assert deletion_plan(vision().module, plan, FIT, HELD_OUT, "kl").depth == 4
+    assert plan.stacks[0].depth == 3
+    assert deletion_plan(vision().module, plan, FIT, HELD_OUT, "kl").stacks[0].depth == 4
 
 
 @pytest.mark.parametrize("strength", ["none", "affine", "full"])

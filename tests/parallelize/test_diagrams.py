@@ -86,7 +86,11 @@ def test_the_longest_path_is_the_depth_of_the_plan(stacks: Sequence[Stack], name
     graph = schedule_graph(stacks, plan, collapse=collapse)
 
     assert nx.is_directed_acyclic_graph(graph)
-    assert nx.dag_longest_path_length(graph, weight="weight", default_weight=0) == plan.depth == graph.graph["depth"]
+    assert (
+        nx.dag_longest_path_length(graph, weight="weight", default_weight=0)
+        == plan.stacks[0].depth
+        == graph.graph["depth"]
+    )
 
 
 @pytest.mark.parametrize("collapse", [True, False])
@@ -165,9 +169,11 @@ def test_several_stacks_follow_each_other(two_stacks: Sequence[Stack]) -> None:
     plan = Plan((StackPlan(3, (Level(((0,), (2,))),)), StackPlan(2, (Level(((1,),)),))))
     graph = schedule_graph(two_stacks, plan)
 
-    assert nx.dag_longest_path_length(graph, weight="weight", default_weight=0) == plan.depth == 2
-    assert list(graph.successors("stack0.level1.sum")) == ["between1"]
-    assert list(graph.successors("between1")) == ["stack1.term1"]
+    assert nx.dag_longest_path_length(graph, weight="weight", default_weight=0) == 2
+    assert list(graph.successors("input")) == ["stack0.entry"]
+    assert list(graph.successors("stack0.level1.sum")) == ["stack1.entry"]
+    assert list(graph.successors("stack1.entry")) == ["stack1.term1"]
+    assert {lane for _, lane in graph.nodes(data="lane")} == {-1, 0}
     assert graph.graph["deleted"] == "first: 1; second: 0"
 
 

@@ -74,6 +74,7 @@ def test_every_network_reads_and_returns_what_the_captured_one_does(full: Varian
 
 def test_the_fused_networks_compute_what_the_unfused_ones_do(full: Variants) -> None:
     as_is, _ = rewrite(vision().module, pairs("full"))
+    assert full.deletion is not None
     deletion = refit(vision().module, full.deletion, FIT, HELD_OUT).module
     for unfused, fused in (
         (predict(as_is, JUDGE), AS_IS),
@@ -134,7 +135,8 @@ def test_the_record_says_what_was_applied_fused_and_refitted(full: Variants, pla
     assert len(full.records[1].matches) == 4
     assert full.records[1].error is not None
     assert full.plan == pairs("full", seed=5)
-    assert full.deletion.depth == 4
+    assert full.deletion is not None
+    assert full.deletion.stacks[0].depth == 4
     assert full.deletion.seed == 5
     assert [level.strength for level in full.levels] == ["full"] * 4
 

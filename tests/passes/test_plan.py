@@ -109,8 +109,9 @@ def test_depth_is_the_sum_of_the_longest_chains(levels: Levels, depth: int) -> N
     assert stack_plan(4, levels).depth == depth
 
 
-def test_the_depth_of_a_plan_is_that_of_its_stacks_one_after_another() -> None:
-    assert Plan((serial(3), grouped(4, PAIR))).depth == 5
+def test_a_plan_is_serial_where_every_stack_is() -> None:
+    assert Plan((serial(3), serial(4))).is_serial
+    assert not Plan((serial(3), grouped(4, PAIR))).is_serial
 
 
 def test_a_level_lists_its_terms_in_serial_order() -> None:

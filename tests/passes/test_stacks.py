@@ -91,8 +91,8 @@ def test_a_stack_that_repeats_nothing_has_blocks_of_one_term() -> None:
     assert stack.blocks == ((0,), (1,), (2,))
 
 
-def test_a_block_is_never_more_than_half_of_the_stack() -> None:
-    assert _only(_stacks(Residual([Attention("chunk"), Mlp()]))).blocks == ((0,), (1,))
+def test_a_stack_of_terms_that_are_all_of_different_kinds_is_one_block() -> None:
+    assert _only(_stacks(Residual([Attention("chunk"), Mlp()]))).blocks == ((0, 1),)
 
 
 def test_terms_that_differ_in_parameter_values_only_have_one_signature() -> None:

@@ -62,7 +62,7 @@ def test_every_network_is_as_deep_as_asked_for(
         if made.plan is None:
             assert sum(last - first + 1 for part in made.replaced for first, last in part) == 2
         else:
-            assert made.plan.depth == 4
+            assert made.plan.stacks[0].depth == 4
             assert made.replaced == ()
 
 

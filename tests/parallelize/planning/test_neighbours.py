@@ -66,7 +66,7 @@ def test_neighbours_are_valid_as_deep_and_have_the_plan_among_theirs(cuts: set[i
     stacks = [stack_of(mlps(6))]
     for near in neighbours(plan, stacks):
         near.stacks[0].check()
-        assert near.depth == plan.depth
+        assert near.stacks[0].depth == plan.stacks[0].depth
         assert plan in set(neighbours(near, stacks))
 
 

@@ -1,4 +1,4 @@
-"""The cheapest partition of blocks into groups, and of a depth among stacks, by brute force."""
+"""The cheapest partition of blocks into groups, by brute force."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallelize.planning.partition import Groups, best_partitions, share_depth
+from parallelize.planning.partition import Groups, best_partitions
 
 
 def _splits(count: int) -> Iterator[Groups]:
@@ -53,25 +53,3 @@ def test_a_group_that_costs_infinitely_much_is_taken_only_where_there_is_no_othe
     found = best_partitions(3, costs)
     assert found[2] == (3.0, ((0, 0), (1, 2)))
     assert found[1] == (float("inf"), ((0, 2),))
-
-
-@settings(deadline=None, max_examples=100)
-@given(problems=st.lists(_costs(most=4), min_size=1, max_size=3))
-def test_stacks_share_a_depth_so_that_the_sum_of_costs_is_smallest(
-    problems: list[tuple[int, dict[tuple[int, int], float]]],
-) -> None:
-    stacks = [best_partitions(count, costs) for count, costs in problems]
-    cheapest: dict[int, float] = {}
-    for chosen in itertools.product(*(stack.items() for stack in stacks)):
-        depth, total = sum(d for d, _ in chosen), sum(cost for _, (cost, _) in chosen)
-        cheapest[depth] = min(total, cheapest.get(depth, float("inf")))
-    found = share_depth(stacks)
-    assert found.keys() == cheapest.keys()
-    for depth, (cost, groups) in found.items():
-        assert cost == pytest.approx(cheapest[depth])
-        assert sum(len(part) for part in groups) == depth
-        assert sum(stack[len(part)][0] for stack, part in zip(stacks, groups, strict=True)) == pytest.approx(cost)
-
-
-def test_a_depth_is_shared_among_no_stack_in_one_way() -> None:
-    assert share_depth([]) == {0: (0.0, ())}
