@@ -97,10 +97,17 @@ def residual_adds(graph: fx.Graph, place: dict[fx.Node, int]) -> list[ResidualAd
     found = {node: add for node, operands in sums if (add := _residual_add(node, operands, place)) is not None}
     joined = join_adds(found, sums, place)
     taken = {node for add in joined for node in (add.node, *add.joins)}
-    spelled = _spelled_adds([node for node in graph.nodes if node not in taken], place)
+    others = _spelled_adds([node for node in graph.nodes if node not in taken], place)
+    spelled = [add for add in others if not _takes_in(add, joined)]
     inside = {node for add in spelled if add.spelled is not None for node in add.spelled.sums}
     whole = (add for add in (*joined, *spelled) if inside.isdisjoint((add.node, *add.joins)))
     return _without_parts(sorted(whole, key=lambda add: place[add.node]))
+
+
+def _takes_in(add: ResidualAdd, plain: Sequence[ResidualAdd]) -> bool:
+    """Whether a sum of sums holds a term on another state, as y + (x + f(x)) holds those at the ends of branches."""
+    sums = () if add.spelled is None else add.spelled.sums
+    return any(other.total in sums and other.skip is not add.skip and other.has_weights for other in plain)
 
 
 def _without_parts(adds: Sequence[ResidualAdd]) -> list[ResidualAdd]:
