@@ -21,6 +21,7 @@ from parallelize.cli_options import (
     Mode,
     Model,
     Weights,
+    WeightsKey,
 )
 from parallelize.cli_output import console, descriptor_alone, echo
 from parallelize.plan_file import read_plan
@@ -35,6 +36,7 @@ def inspect(
     model: Inspected,
     inputs: Inputs = None,
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     input_shapes: InputShapes = None,
     allow_pickle: AllowPickle = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -49,7 +51,7 @@ def inspect(
     from parallelize.cleaning import clean
     from parallelize.inspect import as_dict, print_tables
 
-    program, _ = clean(_load(model, inputs, weights, input_shapes, allow_pickle=allow_pickle))
+    program, _ = clean(_load(model, inputs, weights, weights_key, input_shapes, allow_pickle=allow_pickle))
     if json_output:
         _echo_json(as_dict(program))
         return
@@ -99,6 +101,7 @@ def draw(
     ] = None,
     inputs: Inputs = None,
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     input_shapes: InputShapes = None,
     allow_pickle: AllowPickle = False,
     expand: Annotated[bool, typer.Option("--expand", help="Draw every block, repeated ones too.")] = False,
@@ -111,7 +114,7 @@ def draw(
     from passes.plan import Plan, serial
     from passes.stacks import find_stacks
 
-    program, _ = clean(_load(model, inputs, weights, input_shapes, allow_pickle=allow_pickle))
+    program, _ = clean(_load(model, inputs, weights, weights_key, input_shapes, allow_pickle=allow_pickle))
     stacks = find_stacks(program.module).stacks
     chosen = Plan(tuple(serial(len(s.terms)) for s in stacks)) if plan is None else read_plan(plan)
     check_fits(stacks, chosen)
@@ -170,12 +173,25 @@ def train(
 
 
 def _load(
-    model: str, inputs: Path | None, weights: Path | None, shapes: list[str] | None, *, allow_pickle: bool
+    model: str,
+    inputs: Path | None,
+    weights: Path | None,
+    weights_key: str | None,
+    shapes: list[str] | None,
+    *,
+    allow_pickle: bool,
 ) -> Any:
     from parallelize.inputs import parse_inputs
     from parallelize.preparation import Source, captured
 
-    source = Source(model, inputs, weights=weights, input_specs=parse_inputs(shapes), allow_pickle=allow_pickle)
+    source = Source(
+        model,
+        inputs,
+        weights=weights,
+        weights_key=weights_key,
+        input_specs=parse_inputs(shapes),
+        allow_pickle=allow_pickle,
+    )
     return captured(source)
 
 

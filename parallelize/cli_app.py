@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn, ParamSpec
 import typer
 
 from parallelize import __version__
-from parallelize.cli_output import stdout_alone
+from parallelize.cli_output import notes_shown, stdout_alone
 
 P = ParamSpec("P")
 BUG = 4
@@ -50,7 +50,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         from passes.errors import ParallelizeError
 
         try:
-            with stdout_alone():
+            with stdout_alone(), notes_shown():
                 command(*args, **kwargs)
         except ParallelizeError as error:
             _fail(error, error.hint, error.exit_code)

@@ -20,6 +20,7 @@ from parallelize.cli_options import (
     RunnerThreads,
     Trust,
     Weights,
+    WeightsKey,
 )
 from parallelize.cli_output import console, echo, print_notes, print_table
 
@@ -46,6 +47,7 @@ def compare(
     ] = 1e-3,
     json_file: JsonFile = None,
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     input_shapes: InputShapes = None,
     allow_pickle: AllowPickle = False,
     trust: Trust = False,
@@ -68,7 +70,9 @@ def compare(
         seed=seed,
         by_level=by_level,
         threshold=threshold,
-        runner=_runner(weights, input_shapes, threads, device, allow_pickle=allow_pickle, trust=trust, tf32=False),
+        runner=_runner(
+            weights, weights_key, input_shapes, threads, device, allow_pickle=allow_pickle, trust=trust, tf32=False
+        ),
     )
     with reporting() as report:
         result = run(*artefacts, inputs=inputs, options=options, report=report)
@@ -108,6 +112,7 @@ def bench(
     ] = None,
     json_file: JsonFile = None,
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     input_shapes: InputShapes = None,
     allow_pickle: AllowPickle = False,
     trust: Trust = False,
@@ -132,7 +137,9 @@ def bench(
         seed=seed,
         rivals=rivals,
         model=model,
-        runner=_runner(weights, input_shapes, threads, device, allow_pickle=allow_pickle, trust=trust, tf32=True),
+        runner=_runner(
+            weights, weights_key, input_shapes, threads, device, allow_pickle=allow_pickle, trust=trust, tf32=True
+        ),
     )
     with reporting() as report:
         result = run(*artefacts, inputs=inputs, options=options, report=report)
@@ -146,6 +153,7 @@ def bench(
 
 def _runner(
     weights: Path | None,
+    weights_key: str | None,
     shapes: list[str] | None,
     threads: int,
     device: str | None,
@@ -163,6 +171,7 @@ def _runner(
         tf32=tf32,
         trust=trust,
         weights=weights,
+        weights_key=weights_key,
         input_specs=parse_inputs(shapes),
         allow_pickle=allow_pickle,
     )

@@ -72,7 +72,19 @@ Inspected = Annotated[
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="State dict (.pt or .safetensors) for a factory or timm:NAME.", metavar="FILE", show_default=False
+        help="State dict or training checkpoint (.pt, .safetensors, an index of shards or a directory of them) for a"
+        " factory or timm:NAME.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        "--weights-key",
+        help="Where in the checkpoint the weights are, such as ema.state_dict, where several would fit.",
+        metavar="KEY",
+        show_default=False,
     ),
 ]
 InputShapes = Annotated[

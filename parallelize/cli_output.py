@@ -7,6 +7,7 @@ is imported or called, a library, a process that they start. All of that goes to
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,20 @@ def stdout_alone() -> Iterator[None]:
             yield
     finally:
         _Said.stream = None
+
+
+@contextlib.contextmanager
+def notes_shown() -> Iterator[None]:
+    """Print what our modules log, such as what was taken off the names of weights, as notes on the error stream."""
+    logger, handler = logging.getLogger("parallelize"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("note:  %(message)s"))
+    spread, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = spread
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ from parallelize.cli_options import (
     TrainedName,
     UsualShapes,
     Weights,
+    WeightsKey,
 )
 from parallelize.cli_output import print_notes, print_table
 from parallelize.heal_options import DEFAULT_STEPS, RATE, RATE_WIDTH, HealOptions
@@ -79,6 +80,7 @@ def convert(
     compute_capability: ComputeCapabilities = None,
     force: Force = False,
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     input_shapes: InputShapes = None,
     allow_pickle: AllowPickle = False,
     seed: Seed = 0,
@@ -120,6 +122,7 @@ def convert(
         labels=labels,
         mask=mask,
         weights=weights,
+        weights_key=weights_key,
         allow_pickle=allow_pickle,
         force=force,
         options=options,
@@ -160,6 +163,7 @@ def plan(
     latency: Annotated[bool, typer.Option(help="Time the schedules on ONNX Runtime at batch 1.")] = True,
     force: Force = False,
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     input_shapes: InputShapes = None,
     allow_pickle: AllowPickle = False,
     seed: Seed = 0,
@@ -179,6 +183,7 @@ def plan(
         labels=labels,
         mask=mask,
         weights=weights,
+        weights_key=weights_key,
         input_specs=parse_inputs(input_shapes),
         allow_pickle=allow_pickle,
     )
@@ -262,6 +267,7 @@ def heal(
     ] = None,
     force: Force = False,
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     input_shapes: InputShapes = None,
     allow_pickle: AllowPickle = False,
     seed: Annotated[int, typer.Option(help="Seeds the order of the samples and the adapters.")] = 0,
@@ -302,6 +308,7 @@ def heal(
         labels=labels,
         mask=mask,
         weights=weights,
+        weights_key=weights_key,
         allow_pickle=allow_pickle,
         force=force,
         options=options,

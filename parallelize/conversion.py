@@ -124,6 +124,7 @@ def convert(
     mask: str | None = None,
     example: tuple[Any, ...] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    weights_key: str | None = None,
     input_specs: tuple[InputSpec, ...] = (),
     allow_pickle: bool = False,
     force: bool = False,
@@ -141,6 +142,7 @@ def convert(
         mask: name of the input that is 0 at padding.
         example: example inputs of a module.
         weights: state dict for a factory.
+        weights_key: the key under which `weights` holds them, where several would fit.
         input_specs: shapes of the inputs of a factory.
         allow_pickle: load a pickled module.
         force: replace an existing directory.
@@ -156,7 +158,7 @@ def convert(
     target = Path(output)
     state_file = target.resolve().with_name(f"{target.resolve().name}.resume")
     refuse_foreign(target, "report.json", "a conversion")
-    source = Source(model, inputs, test_inputs, labels, mask, example, weights, input_specs, allow_pickle)
+    source = Source(model, inputs, test_inputs, labels, mask, example, weights, input_specs, allow_pickle, weights_key)
     with output_directory(target, force=force) as directory:
         prepared = prepare(source, options.seed if options.plan is None else options.plan.seed, report)
         program, data, stacks = prepared.program, prepared.data, prepared.stacks

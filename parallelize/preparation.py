@@ -50,6 +50,7 @@ class Source:
         weights: state dict for a `module:factory` reference.
         input_specs: shapes of the inputs of a `module:factory` reference.
         allow_pickle: load a pickled module, which runs code from the file.
+        weights_key: the key under which `weights` holds them, where several would fit.
     """
 
     model: Model
@@ -61,6 +62,7 @@ class Source:
     weights: str | os.PathLike[str] | None = None
     input_specs: tuple[InputSpec, ...] = ()
     allow_pickle: bool = False
+    weights_key: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +121,8 @@ def captured(source: Source) -> Program:
         return capture(model, source.example, origin=type(model).__name__)
     samples = None if source.inputs is None else read_arrays(Path(source.inputs))
     weights = None if source.weights is None else Path(source.weights)
-    return load_program(os.fspath(model), LoadOptions(weights, source.input_specs, source.allow_pickle), samples)
+    options = LoadOptions(weights, source.input_specs, source.allow_pickle, source.weights_key)
+    return load_program(os.fspath(model), options, samples)
 
 
 def _require_branches(stacks: Stacks, program: Program) -> None:

@@ -43,6 +43,11 @@ def load_program(reference: str, options: LoadOptions, samples: Mapping[str, Arr
     hint = f"MODEL is one of {', '.join(kind.spelling for kind in KINDS)}."
     if Path(reference).is_dir():
         raise ParallelizeError(f"{reference} is a directory, not a model.", hint)
+    if Path(reference).suffix == ".safetensors" or reference.endswith(".index.json"):
+        raise ParallelizeError(
+            f"{reference} is a state dict: weights without a model.",
+            f"Name the model too: package.module:factory --weights {reference}.",
+        )
     if Path(reference).exists():
         raise ParallelizeError(f"{reference} is not a model that can be read.", hint)
     raise ParallelizeError(f"{reference} is neither a file nor a factory.", hint)
@@ -57,6 +62,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("a directory with config.json", hugging_face.is_saved_model, hugging_face.load),
     Kind("timm:NAME", timm_model.names_model, timm_model.load),
     Kind("FILE.pt2", _has_suffix(".pt2"), archive.load),
-    Kind("FILE.pt", _has_suffix(".pt", ".pth"), torch_file.load),
+    Kind("FILE.pt", _has_suffix(".pt", ".pth", ".ckpt", ".bin"), torch_file.load),
     Kind("package.module:factory or FILE.py:factory", names_code, factory.load),
 )

@@ -24,8 +24,7 @@ def load(reference: str, options: LoadOptions, samples: Mapping[str, Array]) -> 
             raise ParallelizeError(
                 f"{reference} gives a {type(module).__name__}, not a model.", "It must return a torch.nn.Module."
             )
-        if options.weights is not None:
-            load_weights(module, options.weights, reference)
+        load_weights(module, options, reference)
         examples = getattr(module, "example_inputs", None)
         examples = getattr(source, "example_inputs", None) if examples is None else examples
         return capture_known(module.eval(), examples, reference, options, samples)

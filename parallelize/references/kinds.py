@@ -19,11 +19,13 @@ class LoadOptions:
         weights: state dict for a factory.
         inputs: shapes of the inputs of a factory.
         allow_pickle: unpickle objects, which runs code from the file.
+        weights_key: the key under which a checkpoint holds the weights, where several would fit.
     """
 
     weights: Path | None = None
     inputs: tuple[InputSpec, ...] = ()
     allow_pickle: bool = False
+    weights_key: str | None = None
 
 
 Loader = Callable[[str, LoadOptions, Mapping[str, Array]], Program]

@@ -39,8 +39,7 @@ def load(reference: str, options: LoadOptions, samples: Mapping[str, Array]) -> 
     if not timm.is_model(name):
         raise ParallelizeError(f"timm has no model {name!r}.", _nearest(name, timm.list_models()))
     module = _created(timm, name)
-    if options.weights is not None:
-        load_weights(module, options.weights, reference)
+    load_weights(module, options, reference)
     return capture_known(module.eval(), _example(module), reference, options, samples)
 
 

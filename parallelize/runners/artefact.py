@@ -50,6 +50,7 @@ class RunnerOptions:
         trust: load engines that no sidecar vouches for.
         inputs: .npz that tells the shapes of a factory's inputs.
         weights: state dict for a factory or timm:NAME.
+        weights_key: the key under which `weights` holds them, where several would fit.
         input_specs: shapes of the inputs of a factory.
         allow_pickle: load a pickled module.
 
@@ -65,6 +66,7 @@ class RunnerOptions:
     weights: Path | None = None
     input_specs: tuple[InputSpec, ...] = ()
     allow_pickle: bool = False
+    weights_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.device is not None and _LATER_GPU.fullmatch(self.device):
@@ -107,7 +109,12 @@ class Artefact:
         plain = isinstance(self.source, Program) or self.source.endswith(".pt2")
         weights, specs = (None, ()) if plain else (options.weights, options.input_specs)
         return Source(
-            self.source, options.inputs, weights=weights, input_specs=specs, allow_pickle=options.allow_pickle
+            self.source,
+            options.inputs,
+            weights=weights,
+            weights_key=options.weights_key,
+            input_specs=specs,
+            allow_pickle=options.allow_pickle,
         )
 
 

@@ -37,7 +37,7 @@ def test_a_pickled_module_is_refused_and_not_run_without_permission(home: Path) 
     torch.save(Harmful(), "old.pth", _use_new_zipfile_serialization=False)
     for file in ("new.pt", "old.pth"):
         message, hint = refusal(file)
-        assert message == f"{file} is a pickled module, or holds other pickled objects."
+        assert message == f"{file} is a pickled module, or holds other pickled objects: posix.mkdir."
         assert "run code" in hint
         assert "--allow-pickle" in hint
     assert not Path("trace").exists()
@@ -79,3 +79,32 @@ def test_a_damaged_checkpoint_is_refused_in_its_own_words(home: Path) -> None:
     assert refusal("small.pt")[0].startswith("small.pt has the format 'paraformer-checkpoint/9'")
     torch.save(value | {"state_dict": {}}, "small.pt")
     assert "do not fit its own config" in refusal("small.pt")[0]
+
+
+def test_a_module_in_a_training_checkpoint_is_found_or_chosen_by_key(home: Path) -> None:
+    first, second = nn.Linear(4, 2).eval(), nn.Linear(4, 2).eval()
+    torch.save({"model": first, "epoch": 3}, "m.pt")
+    x = torch.ones(1, 4)
+    assert torch.equal(load("m.pt", "batchx4", allow_pickle=True).module(x), first(x))
+    torch.save({"model": first, "ema": {"module": second}}, "m.pt")
+    message, hint = refusal("m.pt", "batchx4", allow_pickle=True)
+    assert message == "m.pt holds several modules: it has 'model', 'ema.module'."
+    assert "--weights-key" in hint
+    chosen = load("m.pt", "batchx4", allow_pickle=True, weights_key="ema.module")
+    assert torch.equal(chosen.module(x), second(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_torchscript_file_is_refused_without_a_warning(home: Path, recwarn: pytest.WarningsRecorder) -> None:
+    torch.jit.save(torch.jit.trace(nn.Linear(4, 2), torch.ones(1, 4)), "script.pt")
+    recwarn.clear()
+    assert refusal("script.pt")[0] == "script.pt is a TorchScript archive."
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("file", ["w.pth", "w.ckpt", "w.bin", "w.safetensors", "model.safetensors.index.json"])
+def test_weights_alone_ask_for_their_model(home: Path, file: str) -> None:
+    torch.save({"state_dict": layers().state_dict(), "epoch": 1}, file)
+    message, hint = refusal(file)
+    assert message == f"{file} is a state dict: weights without a model."
+    assert f"--weights {file}" in hint
