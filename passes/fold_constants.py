@@ -2,10 +2,11 @@
 
     1 + gain,  g * v / |v|  (weight norm),  table[index]  (relative position bias)    ->   a stored parameter
 
-Cases: every operator whose inputs are parameters, buffers or numbers. Views of a parameter stay views of its memory.
-What depends on no parameter becomes a buffer, so that nothing trains it.
-Refused, each with its reason: random values, what is no single tensor, and results of more than `limit` values, which
-would make a file large for what is quickly computed.
+Cases: every operator whose inputs are parameters, buffers or numbers; of several results (`chunk` of a packed
+in-projection, `unbind`, `var_mean`) each that is read is stored. Views of a parameter stay views of its memory. What
+depends on no parameter becomes a buffer, so that nothing trains it.
+Refused, each with its reason: random values, what is no tensor, and results of more than `limit` values that are no
+views, which would make a file large for what is quickly computed.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from passes.dataflow import tensor_value
+from passes.dataflow import carries_tensors, tensor_value, tensors_of
 from passes.infra import Pass, PassResult, Skip
-from passes.operators import is_random, writes_in_place
+from passes.operators import GETITEM, is_random, writes_in_place
 from passes.parameters import is_learned, read_parameter, store_parameter
 
 
@@ -48,33 +49,49 @@ class FoldConstants(Pass):
                 with torch.no_grad():
                     constants[node] = node.target(*args, **kwargs)
                 learned.update([node] if learned.intersection(node.all_input_nodes) else [])
-        matches = [node.name for node in constants if node.op != "get_attr" and _is_last(node, constants)]
-        for node in [node for node in constants if node.op != "get_attr" and _is_last(node, constants)]:
+        last = [node for node in constants if node.op != "get_attr" and _is_last(node, constants)]
+        for node in last:
             stored = store_parameter(module, "constant", constants[node], node, learned=node in learned)
             stored.meta.update({key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta})
             node.replace_all_uses_with(stored)
-        return PassResult(tuple(matches), tuple(skipped))
+        return PassResult(tuple(node.name for node in last), tuple(skipped))
 
     def _why_not(self, node: fx.Node) -> str | None:
-        value = tensor_value(node)
         if is_random(node):
             return f"{node.name} ({node.target}) draws random values"
-        if value is None:
-            return f"{node.name} ({node.target}) gives no single tensor"
-        if value.numel() > self.limit:
-            return f"{node.name} has {value.numel()} values, more than {self.limit}"
+        if tensor_value(node) is None and not _gives_pieces(node):
+            return f"{node.name} ({node.target}) gives no tensor"
+        size = sum(value.numel() for value in tensors_of(node))
+        if size > self.limit and not _is_view(node):
+            return f"{node.name} has {size} values, more than {self.limit}"
         return None
 
 
 def _is_constant(node: fx.Node, constants: dict[fx.Node, Any]) -> bool:
+    if node.target == GETITEM:
+        return node.args[0] in constants
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return False
     if writes_in_place(node):
         return False
-    value = node.meta.get("val")
-    if isinstance(value, Tensor) and not all(isinstance(size, int) for size in value.shape):
+    if not all(isinstance(size, int) for value in tensors_of(node) for size in value.shape):
         return False
     return bool(node.all_input_nodes) and all(source in constants for source in node.all_input_nodes)
+
+
+def _gives_pieces(node: fx.Node) -> bool:
+    """Whether a node gives several tensors, and is read only where one of them is taken."""
+    return carries_tensors(node) and all(user.target == GETITEM for user in node.users)
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether what a node gives lies in the memory of what it reads, and no value twice."""
+    if node.target == GETITEM:
+        return True
+    assert isinstance(node.target, torch._ops.OpOverload)
+    before = sum(value.numel() for source in node.all_input_nodes for value in tensors_of(source))
+    after = sum(value.numel() for value in tensors_of(node))
+    return after <= before and all(result.alias_info is not None for result in node.target._schema.returns)
 
 
 def _is_last(node: fx.Node, constants: dict[fx.Node, Any]) -> bool:

@@ -161,7 +161,7 @@ def flat_outputs(module: fx.GraphModule, inputs: Sequence[Any]) -> list[Tensor]:
     """Run the graph on flat inputs; the tensors of its output in order."""
     with torch.no_grad():
         outputs = fx.Interpreter(module).run(*inputs, enable_io_processing=False)
-    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return [leaf.detach() for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
 def refuse_writes(module: fx.GraphModule) -> None:
