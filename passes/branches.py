@@ -88,6 +88,8 @@ def find_branches(
     tree: Collection[fx.Node],
     place: Mapping[fx.Node, float],
     states: Collection[fx.Node] = (),
+    *,
+    light: bool = False,
 ) -> list[list[Branch]]:
     """Groups of branches with equal structure; a group of one is a branch that is alone.
 
@@ -96,16 +98,17 @@ def find_branches(
         tree: the nodes in which it meets.
         place: each node's place in the order of execution.
         states: values in which no branch lies.
+        light: whether branches count that only look up, move or combine values.
     """
     readers = _readers(members, tree, place, states)
     candidates = [member for member in dict.fromkeys(members) if member in readers]
-    groups, alone = _grouped(_branches(candidates, readers, _shared(readers, len(candidates))))
+    groups, alone = _grouped(_branches(candidates, readers, _shared(readers, len(candidates)), light=light))
     if any(len(branch.outputs) > 1 for branch in alone):
         # Terms that share no more than a norm, as attention and MLP in GPT-J, may still fuse one by one.
         outputs = set(chain.from_iterable(branch.outputs for branch in alone))
         rest = [member for member in candidates if member in outputs]
         chained = [needs & outputs for node, needs in readers.items() if node in outputs]
-        more, alone = _grouped(_branches(rest, readers, chained))
+        more, alone = _grouped(_branches(rest, readers, chained, light=light))
         groups += more
     return [*groups, *([branch] for branch in alone)]
 
@@ -151,6 +154,8 @@ def _branches(
     candidates: Sequence[fx.Node],
     readers: Mapping[fx.Node, frozenset[fx.Node]],
     shared: Iterable[frozenset[fx.Node]],
+    *,
+    light: bool,
 ) -> list[Branch]:
     """Join members that share values, and give each branch its nodes."""
     leader = {member: member for member in candidates}
@@ -168,8 +173,8 @@ def _branches(
     bundles: dict[fx.Node, list[fx.Node]] = {}
     for member in candidates:
         bundles.setdefault(find(member), []).append(member)
-    found = (_branch(tuple(outputs), readers) for outputs in bundles.values())
-    return [branch for branch in found if branch is not None]
+    found = [_branch(tuple(outputs), readers) for outputs in bundles.values()]
+    return [branch for branch in found if light or any(_works(node) for node in branch.inner)]
 
 
 def _works(node: fx.Node) -> bool:
@@ -178,17 +183,16 @@ def _works(node: fx.Node) -> bool:
     return not idle
 
 
-def _branch(outputs: tuple[fx.Node, ...], readers: Mapping[fx.Node, frozenset[fx.Node]]) -> Branch | None:
-    """What some members need and no other does, or None where nothing in that is worth running once."""
+def _branch(outputs: tuple[fx.Node, ...], readers: Mapping[fx.Node, frozenset[fx.Node]]) -> Branch:
+    """What some members need and no other does; of a value in pieces that others read too, the pieces."""
     own = frozenset(outputs)
 
     def is_inner(node: fx.Node) -> bool:
-        return node in readers and readers[node] <= own
+        is_known = node in readers and readers[node] <= own
+        return is_known and (node.target != ops.GETITEM or is_inner(node.all_input_nodes[0]))
 
     nodes = tuple(dict.fromkeys(node for output in outputs for node in canonical_walk(output, is_inner)))
     inner = frozenset(node for node in nodes if is_inner(node))
-    if not any(_works(node) for node in inner):
-        return None
     place = {node: number for number, node in enumerate(nodes)}
     ends = [f"output {place[output]}" for output in outputs]
     return Branch(outputs, nodes, inner, (*structure(nodes, inner, None), *ends))

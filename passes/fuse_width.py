@@ -12,7 +12,9 @@ Cases:
     4. branches of different structure (attention beside MLP, an affine term beside either): each group as above, then
        one out-projection over the concatenated features of all groups;
     5. branches of equal structure that are concatenated or stacked instead of summed;
-    6. operators without a wide form: they run branch by branch, the products around them are fused.
+    6. operators without a wide form: they run branch by branch, the products around them are fused;
+    7. values from outside that differ between the branches, such as the conditioning of adaLN: they are stacked, and
+       where nothing else reads them, computed side by side too (passes/sides.py).
 
 Refused, each with its reason: random values, branches of which nothing would become fewer. A group that is refused
 stays as it is; the rest of the sum is fused.
@@ -39,6 +41,7 @@ from passes.layout import CannotLiftError
 from passes.lift import Lifter
 from passes.parameters import add_parameter
 from passes.shapes import complete_shapes
+from passes.sides import fuse_sides
 from passes.sums import Sum, expand, find_roots
 
 aten = ops.aten
@@ -58,7 +61,7 @@ class FuseWidth(Pass):
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""
-        done = PassResult()
+        done, sides = PassResult(), list[fx.Node]()
         place: dict[fx.Node, float] = dict(positions(module.graph))
         roots = set(find_roots(module))
         pending = [node for node in reversed(module.graph.nodes) if node in roots or is_gather(node)]
@@ -67,15 +70,17 @@ class FuseWidth(Pass):
             if not root.users:
                 continue
             if root in roots:
-                done += _fuse_sum(module, expand(module, root, place), place, dry=self.dry)
+                found, stacks = _fuse_sum(module, expand(module, root, place), place, dry=self.dry)
             else:
-                done += fuse_gather(module, root, place, dry=self.dry)
+                found, stacks = fuse_gather(module, root, place, dry=self.dry), []
+            done, sides = done + found, sides + stacks
             new = _placed(root, place)
-            if any(node.target in GATHERS for node in new):  # features of groups that share an out-projection
+            gathers = [node for node in reversed(new) if node.target in GATHERS and node not in sides]
+            if gathers:  # features of groups that share an out-projection
                 complete_shapes(module, new)
-                pending.extend(node for node in reversed(new) if node.target in GATHERS)
+                pending.extend(gathers)
             _erase_unused(root)
-        return done
+        return done + PassResult(fuse_sides(module, sides, place))
 
 
 def _erase_unused(root: fx.Node) -> None:
@@ -101,12 +106,14 @@ def _placed(root: fx.Node, place: dict[fx.Node, float]) -> list[fx.Node]:
     return new[::-1]
 
 
-def _fuse_sum(module: fx.GraphModule, found: Sum, place: Mapping[fx.Node, float], *, dry: bool) -> PassResult:
-    """Replace the fusible branches of one sum; what was fused, and reasons for the rest."""
+def _fuse_sum(
+    module: fx.GraphModule, found: Sum, place: Mapping[fx.Node, float], *, dry: bool
+) -> tuple[PassResult, list[fx.Node]]:
+    """Replace the fusible branches of one sum; what was fused, reasons for the rest, stacks of what they read."""
     root, terms = found.root, found.terms
     groups = find_branches(list(terms), found.tree, place, found.states)
     if not _are_side_by_side(found, groups):
-        return PassResult()
+        return PassResult(), []
     shared: dict[Any, fx.Node] = {}
     lifted: list[_Lifted] = []
     skipped = _tapped(found)
@@ -125,7 +132,7 @@ def _fuse_sum(module: fx.GraphModule, found: Sum, place: Mapping[fx.Node, float]
     present, changed = (*outputs_of(groups), *tapped), outputs_of(group for group, *_ in lifted)
     result = PassResult((line,) if line else (), tuple(skipped), present, changed)
     if dry or not lifted:
-        return result
+        return result, []
     parts = [part for _, _, each in lifted for part in each]
     for _, lifter, _ in lifted:
         lifter.commit()
@@ -133,7 +140,7 @@ def _fuse_sum(module: fx.GraphModule, found: Sum, place: Mapping[fx.Node, float]
     with module.graph.inserting_before(root):
         total = _added(module, [*rest, *((node, 1.0) for node in _combined(module, root, parts))])
     _replace(root, total)
-    return result
+    return result, [side for _, lifter, _ in lifted for side in lifter.sides]
 
 
 def _are_side_by_side(found: Sum, groups: Sequence[Sequence[Branch]]) -> bool:

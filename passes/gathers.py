@@ -75,7 +75,7 @@ def _read_wide(lifter: Lifter, root: fx.Node, outputs: Sequence[fx.Node], value:
         dim = (cast("int", root.args[1]) if len(root.args) > 1 else 0) % rank - rank
         members[first : first + len(outputs)] = [moved(lifter, value, dim, 1).node]
     else:
-        pieces = dict(zip(outputs, _pieces(lifter, outputs[0], value), strict=True))
+        pieces = dict(zip(outputs, each_branch(lifter, outputs[0], value), strict=True))
         members = [pieces.get(member, member) for member in members]
     if len(members) == 1:
         members[0].meta.update(root.meta)
@@ -84,7 +84,7 @@ def _read_wide(lifter: Lifter, root: fx.Node, outputs: Sequence[fx.Node], value:
     root.update_arg(0, members)
 
 
-def _pieces(lifter: Lifter, output: fx.Node, value: Lifted) -> Sequence[fx.Node]:
+def each_branch(lifter: Lifter, output: fx.Node, value: Lifted) -> Sequence[fx.Node]:
     """Each branch's value again."""
     if isinstance(value, Apart):
         return value.nodes

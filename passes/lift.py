@@ -77,6 +77,7 @@ class Lifter:
         self.outers: dict[fx.Node, int] = {}
         self.moves = 0
         self.apart: dict[fx.Node, CannotLiftError] = {}
+        self.sides: list[fx.Node] = []  # stacks of values from outside, some of which may be gone again
 
     # the search for a layout ------------------------------------------------------------------------------------
 
@@ -214,8 +215,9 @@ class Lifter:
         """A value from outside; values that differ between the branches are stacked."""
         if len(set(column)) == 1:
             return Shared(column[0])
-        shape = lift_shapes.shape_of(column[0])
-        return unstacked(self, self.emit_once(aten.stack.default, (list(column), 0)), shape)
+        side = self.emit_once(aten.stack.default, (list(column), 0))
+        self.sides.append(side)
+        return unstacked(self, side, lift_shapes.shape_of(column[0]))
 
     def _computed(self, node: fx.Node, env: Mapping[fx.Node, Lifted]) -> Stored | None:
         """What an operator makes of parameters alone, such as 1 + gain, for each branch."""
