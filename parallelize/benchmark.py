@@ -150,12 +150,13 @@ def bench(
             named = [*named, *rivals(named[0], options.model, loading, folder, report)]
         runners, skipped = _opened(named, loading, stack, report)
         shared = share({label: runner.inputs for label, runner in runners.items()})
-        size = shared.batch_size(options.batch, 1)
-        batch = next(shared.samples(path, size, options.seed).batches(size))
-        if len(batch[0]) < size:
+        samples = shared.samples(path, options.batch or 1, options.seed)
+        size = shared.batch_size(samples, options.batch, 1)
+        if len(samples) < size and samples.fixed is None:
             raise ParallelizeError(
-                f"{path} holds {len(batch[0])} samples, a batch has {size}.", "Use a smaller --batch."
+                f"{path} holds {len(samples)} samples, a batch has {size}.", "Use a smaller --batch."
             )
+        batch = samples.batch(size)
         on_gpu = any(runner.device.type == "cuda" for runner in runners.values())
         stream = new_stream() if on_gpu else None
         with torch.cuda.stream(stream) if stream is not None else nullcontext():

@@ -14,6 +14,7 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
 
 from parallelize.flatten import flatten
-from parallelize.program import OTHER_SIZE, Labels, Program, plain
+from parallelize.program import OTHER_SIZE, Labels, Original, Program, plain
 from parallelize.state_views import keep_state_shape
 from passes.errors import ParallelizeError, PassError
 
@@ -85,7 +86,7 @@ def capture(
         raise _capture_error(module, call_args, call_kwargs, error, named) from error
     program = _program(exported, named, dims)
     _refuse_specialised(program, exported, dims)
-    return program
+    return replace(program, original=_original(module, leaves, structure, program))
 
 
 def from_exported(ep: ExportedProgram, origin: str) -> Program:
@@ -132,6 +133,21 @@ def export(program: Program) -> ExportedProgram:
                 "Please report this with the model and the plan.",
             )
     return exported
+
+
+def _original(
+    module: nn.Module, leaves: Sequence[Any], structure: pytree.TreeSpec, program: Program
+) -> Original | None:
+    """The module to check the program against, where the program's inputs are its tensors in their order."""
+    named, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(leaves), structure))
+    tensors = [(str(getattr(path[-1], "key", "")), leaf) for path, leaf in named if isinstance(leaf, Tensor)]
+    if len(tensors) != len(program.inputs):
+        return None
+    names = {spec.name for spec in program.inputs}
+    for (name, tensor), spec in zip(tensors, program.inputs, strict=True):
+        if tensor.dtype != spec.dtype or tensor.ndim != len(spec.shape) or (name in names and name != spec.name):
+            return None
+    return Original(module, tuple(leaves), structure)
 
 
 # ---------------------------------------------------------------------------------------------------- what goes in

@@ -23,7 +23,7 @@ from parallelize.cli_options import (
     Weights,
     WeightsKey,
 )
-from parallelize.cli_output import console, descriptor_alone, echo
+from parallelize.cli_output import console, descriptor_alone, echo, print_notes
 from parallelize.plan_file import read_plan
 
 # The commands of other files are registered first.
@@ -47,15 +47,16 @@ def inspect(
         _require_no_capture(Path(model), {"--inputs": inputs, "--weights": weights, "--input": input_shapes})
         _inspect_file(Path(model), suffix, json_output=json_output)
         return
-
     from parallelize.cleaning import clean
     from parallelize.inspect import as_dict, print_tables
 
-    program, _ = clean(_load(model, inputs, weights, weights_key, input_shapes, allow_pickle=allow_pickle))
+    raw, notes = _load(model, inputs, weights, weights_key, input_shapes, allow_pickle=allow_pickle)
+    program, _ = clean(raw)
     if json_output:
-        _echo_json(as_dict(program))
+        _echo_json({**as_dict(program), "notes": notes})
         return
     print_tables(program, console())
+    print_notes(notes, console())
 
 
 def _require_no_capture(path: Path, options: Mapping[str, object]) -> None:
@@ -114,11 +115,13 @@ def draw(
     from passes.plan import Plan, serial
     from passes.stacks import find_stacks
 
-    program, _ = clean(_load(model, inputs, weights, weights_key, input_shapes, allow_pickle=allow_pickle))
+    raw, notes = _load(model, inputs, weights, weights_key, input_shapes, allow_pickle=allow_pickle)
+    program, _ = clean(raw)
     stacks = find_stacks(program.module).stacks
     chosen = Plan(tuple(serial(len(s.terms)) for s in stacks)) if plan is None else read_plan(plan)
     check_fits(stacks, chosen)
     write(schedule_graph(stacks, chosen, Path(model).name, collapse=not expand), output)
+    print_notes(notes, console())
     echo(f"Written to {output}")
 
 
@@ -182,7 +185,7 @@ def _load(
     allow_pickle: bool,
 ) -> Any:
     from parallelize.inputs import parse_inputs
-    from parallelize.preparation import Source, captured
+    from parallelize.preparation import Source, looked_at
 
     source = Source(
         model,
@@ -192,7 +195,7 @@ def _load(
         input_specs=parse_inputs(shapes),
         allow_pickle=allow_pickle,
     )
-    return captured(source)
+    return looked_at(source)
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:

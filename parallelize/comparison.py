@@ -15,12 +15,13 @@ from pathlib import Path
 from torch import Tensor
 
 from parallelize.by_level import THRESHOLD, LevelErrors, Staged, level_errors, stage
+from parallelize.inputs import Samples
 from parallelize.output_errors import OutputComparison, OutputErrors, Tolerance
 from parallelize.preparation import RANDOM_SAMPLES
 from parallelize.program import Program
 from parallelize.progress import Report
 from parallelize.runners import Runner, RunnerOptions, opened, parse_artefact
-from parallelize.shared_inputs import SharedInputs, share, whole_batches
+from parallelize.shared_inputs import SharedInputs, share
 from parallelize.torch_settings import torch_settings
 from passes.errors import CheckError, ParallelizeError
 
@@ -161,14 +162,14 @@ def compare(
             label: stack.enter_context(opened(artefact, loading)) for label, artefact in zip(labels, named, strict=True)
         }
         shared = share({label: runner.inputs for label, runner in runners.items()})
-        batches = _batches(shared, path, options)
+        samples = shared.samples(path, max(RANDOM_SAMPLES, options.batch or BATCH), options.seed)
+        size = shared.batch_size(samples, options.batch, BATCH)
         report("comparing", None)
-        found = _outputs(runners, shared, batches, options)
-        levels = _levels(labels, staged, shared, batches, options)
+        found = _outputs(runners, shared, samples, size, options)
+        levels = _levels(labels, staged, shared, samples, size, options)
     first, *others = labels
     networks = tuple(NetworkErrors(label, runners[label].name, found[label], levels.get(label)) for label in others)
-    count = sum(len(batch[0]) for batch in batches)
-    return CompareResult((first, runners[first].name), networks, count, path is None, options)
+    return CompareResult((first, runners[first].name), networks, len(samples), path is None, options)
 
 
 def distinct(labels: Sequence[str]) -> list[str]:
@@ -179,28 +180,21 @@ def distinct(labels: Sequence[str]) -> list[str]:
     ]
 
 
-def _batches(shared: SharedInputs, path: Path | None, options: CompareOptions) -> list[tuple[Tensor, ...]]:
-    """Views of the samples; the rest that makes no whole batch of a fixed size is left out."""
-    size = shared.batch_size(options.batch, BATCH)
-    samples = shared.samples(path, max(RANDOM_SAMPLES, size), options.seed)
-    return list(whole_batches(samples, size, fixed=shared.is_fixed))
-
-
 def _outputs(
-    runners: dict[str, Runner], shared: SharedInputs, batches: Sequence[Sequence[Tensor]], options: CompareOptions
+    runners: dict[str, Runner], shared: SharedInputs, samples: Samples, size: int, options: CompareOptions
 ) -> dict[str, tuple[OutputErrors, ...]]:
     first, *others = runners
     names = [spec.name for spec in runners[first].outputs]
     comparisons = {
         label: [OutputComparison(name, options.tolerance, options.quantile) for name in names] for label in others
     }
-    for batch in batches:
+    for batch, count in zip(samples.batches(size), samples.counts(size), strict=True):
         expected = runners[first](shared.fed(first, batch))
         for label in others:
             actual = runners[label](shared.fed(label, batch))
             _require_alike(first, expected, label, actual)
             for comparison, r, y in zip(comparisons[label], expected, actual, strict=True):
-                comparison.add(r, y)
+                comparison.add(*(samples.cut(value, count) for value in (r, y)))
     return {label: tuple(each.result() for each in found) for label, found in comparisons.items()}
 
 
@@ -218,14 +212,15 @@ def _levels(
     labels: Sequence[str],
     staged: Sequence[Staged],
     shared: SharedInputs,
-    batches: Sequence[Sequence[Tensor]],
+    samples: Samples,
+    size: int,
     options: CompareOptions,
 ) -> dict[str, LevelErrors]:
     if not staged:
         return {}
 
     def fed(label: str) -> Iterator[tuple[Sequence[Tensor], Sequence[Tensor]]]:
-        return ((shared.fed(labels[0], batch), shared.fed(label, batch)) for batch in batches)
+        return ((shared.fed(labels[0], batch), shared.fed(label, batch)) for batch in samples.batches(size))
 
     return {
         label: level_errors(staged[0], ours, fed(label), options.threshold)

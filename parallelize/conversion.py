@@ -60,6 +60,7 @@ from passes.stack_graph import StackGraph, stack_graph
 from passes.stacks import Stacks
 
 DEFAULT_BUDGET = Budget(0.02)
+CHECKED = 32  # samples that an ONNX file is compared with its graph on
 ONNX_TOLERANCE = 1e-3  # of the largest output, float32 sums in another order
 
 
@@ -215,6 +216,7 @@ def convert(
             options=options,
             records=(*prepared.cleaning, *variants.records),
             built=built,
+            notes=prepared.notes,
         )
         report("writing the report", None)
         _save_program(product.program, directory / "model.pt2")
@@ -334,7 +336,7 @@ def _measure_onnx(
     Raises:
         CheckError: an ONNX file does not compute what its graph computes.
     """
-    batch, single = next(iter(judge.batches(32))), next(iter(judge.batches(1)))
+    batch, single = judge.batch(CHECKED), judge.batch(1)
     product = final(variants).name
     teacher = variants[SERIAL].program.module
     scratch = directory / "scratch"
@@ -347,7 +349,7 @@ def _measure_onnx(
         session = OnnxRuntime(path, options.threads)
         outputs = flat_outputs(variant.program.module, batch)
         moved = change(outputs, session(batch), real_outputs(teacher, judge, batch, outputs))
-        comparisons[variant.name] = Comparison(moved.largest, ONNX_TOLERANCE, len(batch[0]))
+        comparisons[variant.name] = Comparison(moved.largest, ONNX_TOLERANCE, judge.fixed or min(CHECKED, len(judge)))
         if not moved.within(ONNX_TOLERANCE):
             raise CheckError(
                 f"The ONNX of '{variant.name}' differs from its graph by {moved}.",

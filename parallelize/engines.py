@@ -286,7 +286,7 @@ def _errors(record: PrecisionRecord, onnx_error: float | None) -> dict[str, floa
 
 
 def _check_onnx(program: Program, path: Path, judge: Samples, tolerance: float) -> tuple[float | None, str | None]:
-    batch = next(iter(judge.batches(32)))
+    batch = judge.batch(32)
     try:
         outputs = OnnxRuntime(path, 1)(batch)
     except Exception as error:  # ONNX Runtime raises its own classes without a common base
@@ -305,7 +305,7 @@ def _check_onnx(program: Program, path: Path, judge: Samples, tolerance: float) 
 
 def _shapes(program: Program, judge: Samples) -> ShapeOptions:
     """Batches of 1 to 32; other free dimensions as long as they are in the data."""
-    known = next(iter(judge.batches(1)))
+    known = judge.batch(1)
     pairs = list(zip(program.inputs, known, strict=True))
     least, usual, largest = (
         {spec.name: _with_batch(tuple(value.shape), spec, batch) for spec, value in pairs} for batch in BATCH
@@ -315,6 +315,8 @@ def _shapes(program: Program, judge: Samples) -> ShapeOptions:
 
 def _with_batch(shape: Shape, spec: TensorSpec, batch: int) -> Shape:
     """The shape of one sample with the first axis as long as a batch makes it."""
+    if not spec.shape:
+        return shape
     first = spec.shape[0]
     words = re.findall(r"[A-Za-z_]\w*", first) if isinstance(first, str) else []
     return (spec.sizes(dict.fromkeys(words, batch))[0] if words else shape[0], *shape[1:])
@@ -326,7 +328,8 @@ def _run(
     """Compare and time the engines where a GPU runs them."""
     assert result.sidecar is not None
     profiles = result.sidecar.profiles
-    batch, single = (next(iter(judge.batches(most))) for most in (min(32, profiles[0].largest[0]), 1))
+    sampled = [(p, rows) for p, name in zip(profiles, judge.stored, strict=True) if (rows := judge.feed(name).rows)]
+    batch, single = judge.batch(min([32, *(p.largest[0] // rows for p, rows in sampled if p.largest)])), judge.batch(1)
     for value, profile in [*zip(batch, profiles, strict=True), *zip(single, profiles, strict=True)]:
         if not profile.holds(value.shape):
             shape = "x".join(map(str, value.shape))

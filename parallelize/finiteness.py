@@ -10,18 +10,19 @@ Infinity in an output is not refused: logits of forbidden classes are -inf. Neit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from parallelize.blame import blaming
 from parallelize.inputs import Samples
 from parallelize.padding import layouts, mask_position, output_nodes, real_parts
 from parallelize.program import Program
 from parallelize.states import batch_size
-from passes.dataflow import carries_tensors
+from passes.dataflow import carries_tensors, described
 from passes.errors import ParallelizeError
 from passes.infra import flat_outputs
 from passes.parameters import is_learned, read_parameter
@@ -43,11 +44,13 @@ def refuse_not_finite(program: Program, samples: Samples, what: str = "sample", 
     """
     refuse_nan_parameters(program)
     place, found = mask_position(samples), layouts(program.module, samples)
-    start = 0
-    for batch in samples.batches(batch_size(program.module, most)):
-        outputs = flat_outputs(program.module, batch)
-        refuse_nan_outputs(program, batch, outputs, real_parts(found, outputs, batch, place), start, what)
-        start += len(batch[0])
+    start, most = 0, batch_size(program.module, most)
+    for batch, count in zip(samples.batches(most), samples.counts(most), strict=True):
+        size = samples.fixed or count
+        with blaming(program, samples, start, size, what):
+            outputs = flat_outputs(program.module, batch)
+        refuse_nan_outputs(program, batch, outputs, real_parts(found, outputs, batch, place), start, size, what)
+        start += count
 
 
 def refuse_nan_parameters(program: Program) -> None:
@@ -72,6 +75,7 @@ def refuse_nan_outputs(
     outputs: Sequence[Tensor],
     real: Sequence[Tensor | None],
     start: int = 0,
+    size: int = 1,
     what: str = "sample",
 ) -> None:
     """Case 2 of the module's docstring, for one batch that has run.
@@ -82,6 +86,7 @@ def refuse_nan_outputs(
         outputs: what the program's graph made of it.
         real: for each output where it is real, as `parallelize.padding.real_parts` gives it.
         start: how many samples came before the batch.
+        size: how many samples it has.
         what: what a sample is called in the sentence.
 
     Raises:
@@ -92,7 +97,7 @@ def refuse_nan_outputs(
         if bad.any():
             name = program.outputs[place].name if place < len(program.outputs) else str(place)
             rows = bad.reshape(len(bad), -1).any(1) if bad.ndim else bad.reshape(1)
-            number = int(rows.int().argmax()) * len(inputs[0]) // max(len(rows), 1)
+            number = int(rows.int().argmax()) * size // max(len(rows), 1)
             begins = _beginning(program.module, output_nodes(program.module)[place], inputs)
             raise ParallelizeError(
                 f"The output {name!r} of {program.origin} is NaN in {what} {start + number}: {begins}.",
@@ -141,13 +146,6 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
                 found.add(source)
                 pending.append(source)
     return found
-
-
-def described(node: fx.Node) -> str:
-    """A node with its operator and the user's module that it belongs to, where that is known."""
-    stack: Iterable[Any] = (node.meta.get("nn_module_stack") or {}).values()
-    paths = [str(path) for path, _ in stack if path]
-    return f"{node.name} ({node.target}{f' in {paths[-1]}' if paths else ''})"
 
 
 def _share(bad: Tensor) -> str:

@@ -223,8 +223,8 @@ class Healing:
         begin, before = time.monotonic(), self.seconds
         said = f"healing: {self._told()}"
         losses = []
-        for inputs in self._batches():
-            loss = self._advance(inputs)
+        for samples in self._steps_samples():
+            loss = self._advance(samples)
             if not math.isfinite(loss):
                 self.seconds = before + time.monotonic() - begin
                 return "diverged"
@@ -257,8 +257,8 @@ class Healing:
         loss = f", loss {self.history[-1].loss:.4f}" if self.history else ""
         return f"step {self.step}{of}{loss}, held-out error {self.best_error:.4f} at best, {self.before:.4f} at first"
 
-    def _batches(self) -> Iterator[tuple[Tensor, ...]]:
-        """The inputs of the steps up to the next evaluation."""
+    def _steps_samples(self) -> Iterator[Samples]:
+        """The samples of the steps up to the next evaluation."""
         per_epoch, size = self.options.steps_per_epoch(len(self.fit)), self.options.batch_size
         last = self.step + self.options.evaluate_every - self.step % self.options.evaluate_every
         for step in range(self.step, last if self.total is None else min(last, self.total)):
@@ -266,31 +266,44 @@ class Healing:
             if place == 0 or step == self.step:
                 generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + epoch)
                 order = torch.randperm(len(self.fit), generator=generator)
-            chosen = self.fit.take(order[place * size : (place + 1) * size])
-            yield tuple(array.to(self.pair.device) for array in chosen.arrays.values())
+            yield self.fit.take(order[place * size : (place + 1) * size])
 
-    def _advance(self, inputs: tuple[Tensor, ...]) -> float:
-        """One step; returns the loss, or infinity where loss or gradient is not finite and nothing was changed."""
+    def _batches(self, samples: Samples) -> Iterator[tuple[tuple[Tensor, ...], int]]:
+        """Batches as the program takes them, on the device, each with how many of its samples count."""
+        size = self.options.batch_size
+        for arrays, count in zip(samples.batches(size), samples.counts(size), strict=True):
+            yield tuple(array.to(self.pair.device) for array in arrays), count
+
+    def _advance(self, samples: Samples) -> float:
+        """One step; returns the loss, or infinity where loss or gradient is not finite and nothing was changed.
+
+        Where the program takes fewer samples at a time than a step has, their gradients add up.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.pace.rate(self.share)
-        taught = self.pair.taught(inputs)
-        loss = self.pair.distance.loss(inputs, self.pair.answered(inputs), taught, self.options.hidden_weight)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        total = 0.0
+        for inputs, count in self._batches(samples):
+            taught = self.pair.taught(inputs)
+            loss = self.pair.distance.loss(inputs, self.pair.answered(inputs), taught, self.options.hidden_weight)
+            share = loss * (count / len(samples)) if count < len(samples) else loss
+            share.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            total += share.item()
         norm = nn.utils.clip_grad_norm_(self.leaves, self.options.clip)
         if not bool(norm.isfinite()):
             return math.inf
         self.optimizer.step()
         self.step += 1
-        return loss.item()
+        return total
 
     @torch.no_grad()
     def _error(self) -> float:
         """The error of the outputs on the held-out samples."""
         total: Quotient | None = None
-        for arrays in self.held_out.batches(self.options.batch_size):
-            inputs = tuple(array.to(self.pair.device) for array in arrays)
-            part = self.pair.distance.output_error(inputs, self.pair.answered(inputs), self.pair.taught(inputs))
+        for inputs, count in self._batches(self.held_out):
+            values = (self.pair.answered(inputs), self.pair.taught(inputs), inputs)
+            ours, theirs, read = ([self.held_out.cut(v, count) for v in each] for each in values)
+            part = self.pair.distance.output_error(read, ours, theirs)
             total = part if total is None else total + part
         assert total is not None
         error = self.pair.distance.error(total)

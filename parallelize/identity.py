@@ -23,8 +23,10 @@ def run_identity(teacher: fx.GraphModule, parts: Iterable[Samples], options: str
         _add(digest, name, tensor)
     for samples in parts:
         digest.update(f"mask {samples.mask}".encode())
-        for name, tensor in samples.arrays.items():
-            _add(digest, name, tensor)
+        for name, tensor in samples.stored.items():
+            _add(digest, f"{name} {samples.feed(name)}", tensor)
+        if samples.index is not None:
+            _add(digest, "index", samples.index)
         if samples.labels is not None:
             _add(digest, "labels", samples.labels)
     return digest.hexdigest()

@@ -101,7 +101,7 @@ def mask_input(module: fx.GraphModule, samples: Samples) -> fx.Node | None:
 
 def mask_position(samples: Samples) -> int | None:
     """Its place among the inputs."""
-    return None if samples.mask is None else list(samples.arrays).index(samples.mask)
+    return None if samples.mask is None else list(samples.stored).index(samples.mask)
 
 
 def real_parts(

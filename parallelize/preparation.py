@@ -1,6 +1,6 @@
 """What every command that rewrites begins with: the model is captured and cleaned, its data loaded and split.
 
-capture -> load data -> refuse NaN -> clean -> find stacks -> split
+capture -> load data -> accept -> refuse NaN -> clean -> find stacks -> split
 
 Stacks are found in the cleaned graph alone, as `inspect` finds them: clean-up brings to light residual adds that were
 written in other ways.
@@ -9,16 +9,17 @@ written in other ways.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from parallelize.acceptance import accept, accepted_at_random, random_data
 from parallelize.capturing import capture
 from parallelize.cleaning import clean
 from parallelize.finiteness import refuse_not_finite
-from parallelize.inputs import InputSpec, Samples, load_samples, random_samples, read_arrays
+from parallelize.inputs import InputSpec, Samples, load_samples, read_headers
 from parallelize.metrics import Metric, find_metric
 from parallelize.metrics.columns import logit_axes
 from parallelize.program import Program
@@ -32,6 +33,7 @@ from passes.infra import PassRecord, clone, flat_outputs
 from passes.stacks import Stacks, find_stacks
 
 RANDOM_SAMPLES = 64
+PROBE = 4  # samples that exact passes are checked on
 
 Model = str | os.PathLike[str] | nn.Module | Program
 
@@ -72,6 +74,7 @@ class Prepared:
     Attributes:
         random: whether the data is random numbers.
         cleaning: what the clean-up passes did.
+        notes: what a reader of any number should know of model and data.
     """
 
     program: Program
@@ -79,6 +82,7 @@ class Prepared:
     data: Split
     random: bool
     cleaning: tuple[PassRecord, ...]
+    notes: tuple[str, ...] = ()
 
 
 def prepare(source: Source, seed: int, report: Report) -> Prepared:
@@ -90,20 +94,41 @@ def prepare(source: Source, seed: int, report: Report) -> Prepared:
         report: told what is being done.
 
     Raises:
-        ParallelizeError: a model without stacks or branches, or one that is NaN on its data, data that does not fit
-            it, or too little of it.
+        ParallelizeError: a model without stacks or branches, one that is random, mixes samples or is NaN on its data,
+            data that does not fit it, or too little of it.
     """
     report("capturing the model", None)
     program = captured(source)
     samples, judge = _load_data(program, source, seed)
-    refuse_not_finite(program, samples, "random sample" if source.inputs is None else "sample")
+    report("running the model on a few samples", None)
+    what = "random sample" if source.inputs is None else "sample"
+    notes = accept(program, samples, what=what).notes
+    program = replace(program, original=None)
+    refuse_not_finite(program, samples, what)
     if judge is not None:
         refuse_not_finite(program, judge, "judging sample")
-    program, cleaning = clean(program, next(iter(samples.batches(4))))
+    program, cleaning = clean(program, samples.batch(PROBE))
     stacks = find_stacks(program.module)
     _require_branches(stacks, program)
     data = split(samples, judge, seed)
-    return Prepared(program, stacks, data, source.inputs is None, cleaning)
+    return Prepared(program, stacks, data, source.inputs is None, cleaning, notes)
+
+
+def looked_at(source: Source) -> tuple[Program, tuple[str, ...]]:
+    """The captured model for a command that looks at it, not yet cleaned, and what is to be told of it.
+
+    Without data it need not run on random inputs, which may mean nothing to it.
+
+    Raises:
+        ParallelizeError: it cannot be captured, does not run on its data, or is random.
+    """
+    program = captured(source)
+    if source.inputs is not None:
+        samples = load_samples(Path(source.inputs), program.inputs)
+        notes = accept(program, samples, strict=False).notes
+    else:
+        notes = accepted_at_random(program)
+    return replace(program, original=None), notes
 
 
 def captured(source: Source) -> Program:
@@ -119,7 +144,7 @@ def captured(source: Source) -> Program:
         if source.example is None:
             raise ParallelizeError("A module needs example inputs to be captured.", "Pass example=(tensor, ...).")
         return capture(model, source.example, origin=type(model).__name__)
-    samples = None if source.inputs is None else read_arrays(Path(source.inputs))
+    samples = None if source.inputs is None else read_headers(Path(source.inputs))
     weights = None if source.weights is None else Path(source.weights)
     options = LoadOptions(weights, source.input_specs, source.allow_pickle, source.weights_key)
     return load_program(os.fspath(model), options, samples)
@@ -143,7 +168,7 @@ def _load_data(program: Program, source: Source, seed: int) -> tuple[Samples, Sa
             raise ParallelizeError(
                 "--test-inputs, --labels and --mask need --inputs.", "Give calibration data with --inputs."
             )
-        return random_samples(program.inputs, RANDOM_SAMPLES, seed), None
+        return random_data(program, RANDOM_SAMPLES, seed), None
     if source.test_inputs is None:
         return load_samples(Path(source.inputs), program.inputs, source.labels, source.mask), None
     judge = load_samples(Path(source.test_inputs), program.inputs, source.labels, source.mask)
@@ -157,7 +182,7 @@ def choose_metric(wanted: Metric | str | None, prepared: Prepared) -> Metric:
     logits (samples, classes) only. Outputs that are all integers or bools differ or do not.
     """
     if wanted is None:
-        outputs = flat_outputs(prepared.program.module, next(iter(prepared.data.judge.batches(4))))
+        outputs = flat_outputs(prepared.program.module, prepared.data.judge.batch(PROBE))
         codes = all(is_code(output) for output in outputs)
         wanted = "kl" if logit_axes(outputs) == 2 else "differing" if codes else "relative-l2"
     return find_metric(wanted)

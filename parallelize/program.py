@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import sympy
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from passes.errors import PassError
@@ -41,6 +43,33 @@ class TensorSpec:
         return tuple(size if isinstance(size, int) else _evaluate(size, known, other) for size in self.shape)
 
 
+@dataclass(frozen=True, eq=False)
+class Original:
+    """The user's module, to be called with the inputs of the program that was captured from it.
+
+    Attributes:
+        module: what was captured.
+        leaves: of its example arguments; tensors stand for where inputs go.
+        structure: of the arguments.
+    """
+
+    module: nn.Module
+    leaves: tuple[Any, ...]
+    structure: pytree.TreeSpec
+
+    def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        """The tensors that the module returns, None where it does not run on these inputs."""
+        given = iter([value.clone() for value in inputs])
+        leaves = [next(given, leaf) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.structure)
+        try:
+            with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+                result = self.module(*args, **kwargs)
+        except Exception:  # noqa: BLE001  (the user's code may raise anything)
+            return None
+        return tuple(leaf for leaf in pytree.tree_leaves(plain(result)) if isinstance(leaf, Tensor))
+
+
 @dataclass(frozen=True)
 class Program:
     """A captured model.
@@ -51,12 +80,14 @@ class Program:
         inputs: what the placeholders take, in their order.
         outputs: the tensors that the graph returns, flattened.
         origin: what the user called the model.
+        original: the user's module where it is at hand and nothing has checked the graph against it yet.
     """
 
     module: fx.GraphModule
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     origin: str
+    original: Original | None = field(default=None, compare=False, repr=False)
 
     def shape(self, value: Tensor) -> tuple[int | str, ...]:
         """The shape of a node's value, free dimensions by the names that the inputs give them."""

@@ -66,6 +66,7 @@ class Evidence:
     options: ConvertOptions
     records: tuple[PassRecord, ...]
     built: Built
+    notes: tuple[str, ...] = ()
 
 
 def write_report(evidence: Evidence, directory: Path) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def as_dict(evidence: Evidence) -> dict[str, Any]:
         "schema": SCHEMA,
         "model": evidence.origin,
         "measured_on": machine(evidence.options.threads),
-        "warnings": [RANDOM_WARNING] if evidence.random_inputs else [],
+        "warnings": [*([RANDOM_WARNING] if evidence.random_inputs else []), *evidence.notes],
         "data": {
             "random": evidence.random_inputs,
             "fit": len(split.fit),

@@ -134,14 +134,15 @@ def measure(teacher: fx.GraphModule, samples: Samples, count: int = SAMPLES, bat
 def _measure(teacher: fx.GraphModule, stack: Stack, samples: Samples, batch_size: int) -> StackSensitivity:
     walk = _Walk(teacher, stack)
     changes = _Changes(len(stack.terms))
-    for inputs in samples.batches(batch_size):
+    for inputs, count in zip(samples.batches(batch_size), samples.counts(batch_size), strict=True):
         states, values = walk.states(inputs)
         for reader in range(len(stack.terms)):
             before = states[reader]
-            plain = _added(before, states[reader + 1])
+            plain = samples.cut(_added(before, states[reader + 1]), count)
             for writer in range(reader):
                 without = before - (states[writer + 1] - states[writer])
-                changes.add(reader, writer, plain, _added(without, walk.run(reader, values, without)))
+                added = _added(without, walk.run(reader, values, without))
+                changes.add(reader, writer, plain, samples.cut(added, count))
             changes.count(reader, plain)
     return StackSensitivity(
         stack.name,

@@ -6,7 +6,7 @@ the same names, and by their places where they do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,23 +33,19 @@ class SharedInputs:
         """A batch in the order of one network's inputs."""
         return [batch[place] for place in self.places[label]]
 
-    @property
-    def is_fixed(self) -> bool:
-        """Whether a network takes one number of samples only."""
-        return bool(self.specs and self.specs[0].shape) and isinstance(self.specs[0].shape[0], int)
-
-    def batch_size(self, wanted: int | None, usual: int) -> int:
+    def batch_size(self, samples: Samples, wanted: int | None, usual: int) -> int:
         """Samples at a time.
 
         Raises:
             ParallelizeError: another number was asked for than the networks are fixed to.
         """
-        size = self.specs[0].shape[0] if self.specs and self.specs[0].shape else usual
-        if isinstance(size, str):
+        if samples.fixed is None:
             return wanted or usual
-        if wanted not in (None, size):
-            raise ParallelizeError(f"The batch is fixed to {size}, not {wanted}.", f"Use --batch {size}.")
-        return size
+        if wanted not in (None, samples.fixed):
+            raise ParallelizeError(
+                f"The batch is fixed to {samples.fixed}, not {wanted}.", f"Use --batch {samples.fixed}."
+            )
+        return samples.fixed
 
     def samples(self, path: Path | None, count: int, seed: int) -> Samples:
         """Real samples from a file, or else `count` random ones."""
@@ -98,14 +94,3 @@ def _is_float(spec: TensorSpec) -> bool:
 
 def _spelled(spec: TensorSpec) -> str:
     return f"{'x'.join(map(str, spec.shape)) or 'a single number'}@{str(spec.dtype).removeprefix('torch.')}"
-
-
-def whole_batches(samples: Samples, size: int, *, fixed: bool) -> Iterator[tuple[Tensor, ...]]:
-    """Batches of `size` samples; the rest at the end is left out where the size is fixed.
-
-    Raises:
-        ParallelizeError: there are fewer samples than a fixed batch needs.
-    """
-    if fixed and len(samples) < size:
-        raise ParallelizeError(f"{len(samples)} samples are no batch of {size}.", "Give more with --inputs.")
-    return samples.head(len(samples) - len(samples) % size if fixed else len(samples)).batches(size)

@@ -34,28 +34,39 @@ class Batch:
     """One batch on its way.
 
     Attributes:
-        inputs: of the model.
+        samples: of which this is a part; inputs are read when they are needed, and not held.
+        start: the first sample.
+        size: samples that go in at a time.
+        count: how many of them count; the rest fills the batch up.
         teacher: the teacher's state before the first term that has not run.
         state: the rewritten network's state.
         real: (samples, tokens), or (tokens, samples) where the states are so, false at padding; None where every
             position counts.
     """
 
-    inputs: Inputs
+    samples: Samples
+    start: int
+    size: int
+    count: int
     teacher: Tensor
     state: Tensor
     real: Tensor | None = None
+
+    @property
+    def inputs(self) -> Inputs:
+        """Of the model."""
+        return self.samples.at(self.start, self.size)
 
     def rows(self, value: Tensor, axis: int = -1) -> Tensor:
         """Every position of every sample as a row (rows, channels), padding left out."""
         channels_last = value.movedim(axis, -1)
         flat, places = channels_last.flatten(0, -2), channels_last.shape[:-1]
         if self.real is None:
-            return flat
+            return self.samples.cut(flat, self.count)
         if places == (self.real.numel(),):
             return flat[self.real.flatten()]
         if places[:2] != self.real.shape:
-            return flat
+            return self.samples.cut(flat, self.count)
         return flat[self.real.reshape(*self.real.shape, *[1] * (len(places) - 2)).expand(places).flatten()]
 
 
@@ -117,10 +128,14 @@ def start_batches(teacher: fx.GraphModule, state: fx.Node, samples: Samples, bat
     embed = extract(teacher, placeholders(teacher), [state])
     (found,) = layouts(teacher, samples, [state])
     turned = found is not None and found.samples > found.tokens
-    batches = []
-    for inputs, real in zip(samples.batches(batch_size), samples.real(batch_size), strict=True):
+    batches, start, size = [], 0, samples.size(batch_size)
+    counts, masks = samples.counts(batch_size), samples.real(batch_size)
+    for inputs, count, mask in zip(samples.batches(batch_size), counts, masks, strict=True):
         (value,) = run_segment(embed, inputs)
-        batches.append(Batch(inputs, value, value, real.T if turned and real is not None else real))
+        real = mask if mask is None or samples.fixed is None else mask & (torch.arange(size) < count)[:, None]
+        real = real.T if turned and real is not None else real
+        batches.append(Batch(samples, start, samples.fixed or count, count, value, value, real))
+        start += count
     return batches
 
 

@@ -110,7 +110,7 @@ def build_variants(
         heal: heals the rewrite; the healed row is there where that helped.
     """
     teacher = program.module
-    probe = next(iter(held_out.batches(4)))
+    probe = held_out.batch(4)
     as_is, records = run_passes(teacher, [ApplyPlan(plan), FuseWidth()], probe)
     variants = [_variant(SERIAL, program, teacher, None), _variant(AS_IS, program, as_is, plan)]
     levels: tuple[LevelRefit, ...] = ()

@@ -8,7 +8,7 @@ shape (`passes.operators.METADATA_ARGUMENTS`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx
@@ -136,3 +136,10 @@ def canonical_walk(output: fx.Node, enter: Callable[[fx.Node], bool]) -> list[fx
         pending.append((node, True))
         pending.extend((source, False) for source in reversed(node.all_input_nodes))
     return order
+
+
+def described(node: fx.Node) -> str:
+    """A node with its operator and the user's module that it belongs to, where that is known."""
+    stack: Iterable[Any] = (node.meta.get("nn_module_stack") or {}).values()
+    paths = [str(path) for path, _ in stack if path]
+    return f"{node.name} ({node.target}{f' in {paths[-1]}' if paths else ''})"

@@ -70,8 +70,8 @@ def block_influence(teacher: fx.GraphModule, stack: Stack, samples: Samples) -> 
     ends = [stack.terms[block[-1]].result for block in stack.blocks]
     segment = extract(teacher, placeholders(teacher), [stack.entry, *ends])
     totals, count = [0.0] * len(ends), 0
-    for inputs in samples.batches(100):
-        states = run_segment(segment, inputs)
+    for inputs, number in zip(samples.batches(100), samples.counts(100), strict=True):
+        states = [samples.cut(state, number) for state in run_segment(segment, inputs)]
         count += len(states[0])
         for block, (before, after) in enumerate(itertools.pairwise(states)):
             totals[block] += float(_distance(before, after)) * len(before)

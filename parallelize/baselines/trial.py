@@ -7,8 +7,8 @@ segment behind it with the states before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from torch import Tensor, fx
 
@@ -22,28 +22,34 @@ CHOICE_SAMPLES = 256  # held-out samples that choose between ways to do a method
 
 @dataclass(frozen=True)
 class States:
-    """The values of one tensor of a network on all samples, batch by batch, beside the inputs that they come from."""
+    """The values of one tensor of a network on all samples, in batches of at most `size`."""
 
-    inputs: tuple[tuple[Tensor, ...], ...]
+    samples: Samples
+    size: int
     values: tuple[Tensor, ...]
+
+    @property
+    def inputs(self) -> Iterator[tuple[Tensor, ...]]:
+        """The inputs that the values come from."""
+        return self.samples.batches(self.size)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> States:
         """The same samples with other values."""
-        return States(self.inputs, tuple(function(value) for value in self.values))
+        return replace(self, values=tuple(function(value) for value in self.values))
 
 
 def states_at(module: fx.GraphModule, node: fx.Node, samples: Samples) -> States:
     """Run a network up to a node."""
     segment = extract(module, placeholders(module), [node])
-    inputs = tuple(samples.batches(batch_size(module)))
-    return States(inputs, tuple(run_segment(segment, batch)[0] for batch in inputs))
+    size = batch_size(module)
+    return States(samples, size, tuple(run_segment(segment, batch)[0] for batch in samples.batches(size)))
 
 
 def move(module: fx.GraphModule, start: fx.Node, end: fx.Node, states: States) -> States:
     """Run a network from one node, where it has these states, to another."""
     segment = extract(module, [*placeholders(module), start], [end])
     pairs = zip(states.inputs, states.values, strict=True)
-    return States(states.inputs, tuple(run_segment(segment, (*batch, value))[0] for batch, value in pairs))
+    return replace(states, values=tuple(run_segment(segment, (*batch, value))[0] for batch, value in pairs))
 
 
 class Trial:
@@ -60,4 +66,4 @@ class Trial:
     def error_from(self, module: fx.GraphModule, node: fx.Node, states: States) -> float:
         """The error of a network that has these states at a node, whatever they come from."""
         outputs = outputs_from(module, node, zip(states.inputs, states.values, strict=True))
-        return self._judge.score_outputs(outputs).error(self._judge.metric)
+        return self._judge.score_outputs(outputs, states.samples.counts(states.size)).error(self._judge.metric)

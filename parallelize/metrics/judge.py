@@ -8,8 +8,9 @@ own needs the whole set, so with one the outputs of the network that is being sc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from parallelize.metrics.columns import Columns, Reference, joined, logit_axes
 from parallelize.metrics.next_tokens import next_tokens
 from parallelize.metrics.own import find_metric, own_scores
 from parallelize.metrics.scores import Scores
-from parallelize.padding import layouts, mask_position, output_nodes, real_parts
+from parallelize.padding import layouts, output_nodes
 from passes.errors import ParallelizeError
 from passes.infra import flat_outputs
 
@@ -54,11 +55,11 @@ class Judge:
                 samples.
         """
         self.samples, self.metric = samples, find_metric(metric)
-        probe = next(iter(samples.batches(_PROBE)))
+        count = samples.fixed or min(_PROBE, len(samples))
         self._axes = sample_axes(teacher)
-        raw = flat_outputs(teacher, probe)
-        first = self._samples_first(raw, len(probe[0]))
-        self._rows = raw[0].shape[self._axes[0] if self._axes else 0] // len(probe[0])
+        raw = flat_outputs(teacher, samples.batch(count))
+        first = self._samples_first(raw, count)
+        self._rows = raw[0].shape[self._axes[0] if self._axes else 0] // count if raw[0].ndim else 0
         self._batch_size = max(1, min(batch_size, _AT_ONCE // max(1, sum(output[0].numel() for output in first))))
         outputs = self._all_outputs(teacher, first)
         tokens = None
@@ -76,28 +77,40 @@ class Judge:
 
     def score(self, module: fx.GraphModule) -> Scores:
         """Run a network on all samples and score it."""
-        return self.score_outputs(flat_outputs(module, inputs) for inputs in self.samples.batches(self._batch_size))
+        return self._scores(self._outputs(module))
 
-    def score_outputs(self, batches: Iterable[Sequence[Tensor]]) -> Scores:
+    def score_outputs(self, batches: Iterable[Sequence[Tensor]], counts: Iterable[int] | None = None) -> Scores:
         """Score outputs that were made elsewhere.
 
         Args:
             batches: the network's output tensors in the order of the samples, in batches of any size; they may end
                 after the first samples.
+            counts: how many samples of each batch count; None is all.
         """
+        return self._scores(self._counted(batches, repeat(len(self.samples)) if counts is None else counts))
+
+    def _counted(self, batches: Iterable[Sequence[Tensor]], counts: Iterable[int]) -> Iterator[list[Tensor]]:
+        """Samples first, without what fills a batch up."""
         axis = self._axes[0] if self._axes else 0
-        return self._scores(self._samples_first(batch, batch[0].shape[axis] // self._rows) for batch in batches)
+        for batch, count in zip(batches, counts, strict=False):
+            size = batch[0].shape[axis] // self._rows if self._rows else 1
+            yield [output[:count] for output in self._samples_first(batch, size)]
 
     def _samples_first(self, outputs: Sequence[Tensor], count: int) -> list[Tensor]:
         return samples_first(outputs, count, self._axes)
+
+    def _outputs(self, module: fx.GraphModule) -> Iterator[list[Tensor]]:
+        """A network's outputs, batch by batch."""
+        batches = (flat_outputs(module, inputs) for inputs in self.samples.batches(self._batch_size))
+        return self._counted(batches, self.samples.counts(self._batch_size))
 
     def _all_outputs(self, teacher: fx.GraphModule, first: Sequence[Tensor]) -> list[Tensor]:
         """The teacher's outputs on all samples, shaped as those of the first ones."""
         outputs = [output.new_empty(len(self.samples), *output.shape[1:]) for output in first]
         start = 0
-        for inputs in self.samples.batches(self._batch_size):
-            count = len(inputs[0])
-            for place, part in zip(outputs, self._samples_first(flat_outputs(teacher, inputs), count), strict=True):
+        for batch in self._outputs(teacher):
+            count = len(batch[0])
+            for place, part in zip(outputs, batch, strict=True):
                 if part.shape[1:] != place.shape[1:]:
                     raise _no_samples(part, count)
                 place[start : start + count] = part
@@ -106,10 +119,11 @@ class Judge:
 
     def _real(self, teacher: fx.GraphModule) -> list[Tensor | None]:
         """Where each of the teacher's outputs on all samples is real, samples first."""
-        place, count = mask_position(self.samples), len(self.samples)
-        inputs = next(self.samples.batches(count))
-        shapes = [_shaped(node) for node in output_nodes(teacher)]
-        parts = real_parts(layouts(teacher, self.samples), shapes, inputs, place)
+        mask, count = self.samples.every_real(), len(self.samples)
+        shapes, found = [_shaped(node) for node in output_nodes(teacher)], layouts(teacher, self.samples)
+        if mask is None:
+            return [None] * len(shapes)
+        parts = [None if at is None else at.real(mask, value.ndim) for at, value in zip(found, shapes, strict=True)]
         axes = self._axes if len(self._axes) == len(parts) else [0] * len(parts)
         return [
             None if part is None else samples_first([part], count, [axis])[0]
@@ -151,7 +165,9 @@ class Judge:
 
 def predict(module: fx.GraphModule, samples: Samples, batch_size: int = BATCH_SIZE) -> list[Tensor]:
     """The model's output tensors over all samples, batch by batch, concatenated on the first axis."""
-    batches = [flat_outputs(module, inputs) for inputs in samples.batches(batch_size)]
+    batches = []
+    for inputs, count in zip(samples.batches(batch_size), samples.counts(batch_size), strict=True):
+        batches.append([samples.cut(output, count) for output in flat_outputs(module, inputs)])
     return [torch.cat(parts) for parts in zip(*batches, strict=True)]
 
 
@@ -173,6 +189,8 @@ def samples_first(outputs: Sequence[Tensor], count: int, axes: Sequence[int] = (
     """
     places = axes if len(axes) == len(outputs) else [0] * len(outputs)
     moved = [o.movedim(place, 0) if place < o.ndim else o for o, place in zip(outputs, places, strict=True)]
+    if count == 1:  # a single number is one sample's
+        moved = [output if output.ndim else output[None] for output in moved]
     for output in moved:
         if output.ndim == 0 or len(output) == 0 or len(output) % count:
             raise _no_samples(output, count)

@@ -32,7 +32,7 @@ def next_tokens(samples: Samples, vocabulary: int) -> Tensor:
             f"The tokens {name!r} go from {low} to {high}, the model has logits for {vocabulary}.",
             "Perplexity is for models that predict the next token; use another --metric.",
         )
-    real = next(samples.real(len(samples)))
+    real = samples.every_real()
     if real is not None and not (real[:, :-1] & real[:, 1:]).any():
         raise ParallelizeError(
             f"No two neighbouring tokens of {name!r} are real: nothing can be predicted.",
@@ -45,7 +45,11 @@ def _token_input(samples: Samples) -> str:
     integers = [
         name
         for name, array in samples.arrays.items()
-        if array.ndim == 2 and name != samples.mask and not array.is_floating_point() and array.element_size() > 1
+        if array.ndim == 2
+        and samples.feed(name).rows == 1
+        and name != samples.mask
+        and not array.is_floating_point()
+        and array.element_size() > 1
     ]
     if _TOKENS in integers:
         return _TOKENS

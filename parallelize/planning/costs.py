@@ -83,7 +83,7 @@ class GroupCosts:
         for level in range(len(before), len(before) + len(form.levels)):
             walk.refit_level(level)
         outputs = outputs_from(module, walk.entry, ((batch.inputs, batch.state) for batch in parts[1]))
-        return self.judge.score_outputs(outputs).error(self.judge.metric)
+        return self.judge.score_outputs(outputs, [batch.count for batch in parts[1]]).error(self.judge.metric)
 
     def _start(self, number: int, block: int) -> tuple[list[Batch], list[Batch]]:
         """The samples before a block; those of the last call are kept."""

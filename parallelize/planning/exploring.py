@@ -177,7 +177,7 @@ def _timed(found: Networks, prepared: Prepared, options: PlanOptions, report: Re
     """The networks with their latency, timed in turn, where that was asked for."""
     if not options.latency:
         return found
-    single = next(iter(prepared.data.held_out.batches(1)))
+    single = prepared.data.held_out.batch(1)
     with tempfile.TemporaryDirectory() as folder:
         sessions = {}
         for number, (_, module) in enumerate(found):

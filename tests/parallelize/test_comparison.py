@@ -98,10 +98,10 @@ def test_another_shape_of_an_input_is_one_sentence() -> None:
         compare(a, b)
 
 
-def test_a_fixed_batch_holds_for_all(tmp_path: Path) -> None:
+def test_a_fixed_batch_holds_for_all_and_the_last_one_is_filled_up() -> None:
     program = affine(1.0)
     fixed = replace(program, inputs=tuple(replace(spec, shape=(3, *spec.shape[1:])) for spec in program.inputs))
-    assert compare(program, fixed).samples == 63
+    assert compare(program, fixed).samples == 64
     with pytest.raises(ParallelizeError, match="fixed to 3, not 2"):
         compare(program, fixed, options=CompareOptions(batch=2))
 

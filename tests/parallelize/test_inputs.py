@@ -161,7 +161,10 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, array: np.ndarray, s
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({"ids": np.zeros((2, 3)), "mask": np.ones((2, 3), bool)}, "is float64, the model reads int64."),
+        (
+            {"ids": np.full((2, 3), 0.5), "mask": np.ones((2, 3), bool)},
+            "is float64 with fractions, the model reads int64.",
+        ),
         ({"ids": np.zeros((2, 3), int), "mask": np.ones((1, 3), bool)}, "'ids' has 2, 'mask' has 1."),
         (
             {"ids": np.zeros((2, 3), int), "mask": np.ones((2, 4), bool)},

@@ -23,8 +23,8 @@ REAL = torch.tensor([[True, True, False], [True, False, False]])
 
 
 def _batch(real: Tensor | None) -> Batch:
-    nothing = torch.zeros(0)
-    return Batch((), nothing, nothing, real)
+    nothing, two = torch.zeros(0), Samples({"x": torch.zeros(2, 1)})
+    return Batch(two, 0, 2, 2, nothing, nothing, real)
 
 
 # -------------------------------------------------------------------------------------------------------------- rows
@@ -122,7 +122,7 @@ def _walk(model: Residual, ran: Sequence[int] = ()) -> tuple[Teacher, list[Batch
         for term in model.terms:
             states.append(states[-1] + term(states[-1]))
     start = states[len(ran)]
-    return Teacher(program.module, stack, ran), [Batch((x,), start, start)], states
+    return Teacher(program.module, stack, ran), [Batch(SAMPLES, 0, len(SAMPLES), len(SAMPLES), start, start)], states
 
 
 def _advance(teacher: Teacher, terms: Sequence[int], owner: Term | None, batches: Sequence[Batch]) -> list[Tensor]:
