@@ -18,6 +18,7 @@ from itertools import groupby
 from torch import fx
 
 from passes import operators as ops
+from passes.coupled_states import CoupledStates
 from passes.dataflow import descendants, positions, same_shape, tensor_inputs, tensor_value, value_users
 from passes.joined_paths import joined_paths
 from passes.residual_adds import ResidualAdd, float_adds, residual_adds
@@ -48,8 +49,10 @@ def find_chains(module: fx.GraphModule) -> Chains:
     adds = residual_adds(module.graph, place)
     linked = _linked(adds)
     refused: list[Refusal] = []
-    chains = _without_nested(_chains(linked), refused)
-    parts = [part for chain in chains for part in _legal_parts(chain, refused)]
+    all_chains = _chains(linked)
+    coupled = CoupledStates(all_chains)
+    chains = _without_nested(all_chains, refused)
+    parts = [part for chain in chains for part in _legal_parts(chain, coupled, refused)]
     inside = {node for chain in chains for add in chain for node in (*add.region, *add.joins)}
     states = {state for chain in chains for add in chain for state in (add.skip, add.result)}
     nodes = {add.node for add in linked}
@@ -191,12 +194,12 @@ def _runs(chain: Sequence[ResidualAdd], cut: set[fx.Node]) -> list[list[Residual
     return [list(run) for is_cut, run in groupby(chain, lambda add: add.node in cut) if not is_cut]
 
 
-def _legal_parts(chain: list[ResidualAdd], refused: list[Refusal]) -> list[list[ResidualAdd]]:
+def _legal_parts(chain: list[ResidualAdd], coupled: CoupledStates, refused: list[Refusal]) -> list[list[ResidualAdd]]:
     """Split a chain at terms that cannot be moved, and say why."""
     state = descendants([chain[0].skip])
     parts: list[list[ResidualAdd]] = [[]]
     for add in chain:
-        reason = _why_not(add, state)
+        reason = _why_not(add, chain, state, coupled)
         if reason is None:
             parts[-1].append(add)
             continue
@@ -205,17 +208,20 @@ def _legal_parts(chain: list[ResidualAdd], refused: list[Refusal]) -> list[list[
     return [part for part in parts if part]
 
 
-def _why_not(add: ResidualAdd, state: set[fx.Node]) -> str | None:
+def _why_not(add: ResidualAdd, chain: Sequence[ResidualAdd], state: set[fx.Node], coupled: CoupledStates) -> str | None:
     inner = set(add.region)
     sums = (add.node, *add.joins)
+    states = {part for term in chain for part in (term.skip, term.total, *term.post)}
     for node in add.region:
         outside = [user for user in value_users(node) if user not in inner and user not in sums]
         if outside or (node not in add.outputs and not node.users.keys().isdisjoint(sums)):
-            reader = outside[0].name if outside else add.node.name
-            return f"{node.name} inside the term is also read by {reader} outside it"
+            reader = outside[0] if outside else add.node
+            tie = coupled.through_reader(add, chain, reader)
+            return tie or f"{node.name} inside the term is also read by {reader.name} outside it"
         for source in tensor_inputs(node):
             if source is not add.skip and source not in inner and source in state:
-                return f"{node.name} also reads {source.name}, an earlier state of the stack"
+                tie = None if source in states else coupled.through_source(add, chain, source)
+                return tie or f"{node.name} also reads {source.name}, an earlier state of the stack"
     for node in (add.total, *add.post[:-1]):
         outside = [user for user in value_users(node) if add.post and user not in add.post]
         if outside:

@@ -2,12 +2,12 @@
 
 In the form sum_j alpha_j sigma(W_j x + b_j) these are the alpha_j. A refit changes them and leaves the inner weights.
 
-    contribution = gain * out(features)         gain: LayerScale, a stored factor for each channel
+    contribution = gain * out(features)         gain: LayerScale, a stored factor for each channel; a sign, a number
 
 Found on the way back from what a level adds up:
     1. a linear with stored weights, also behind a permutation to a channels-first state or a view of its rows;
     2. a convolution with stored weights that keeps the positions: its change is a 1x1 convolution, the centre tap;
-    3. both operands of an add (an attention and an MLP that are one term).
+    3. both operands of an add (an attention and an MLP that are one term); a multiple of the state has none.
 
 The last term of a chain acts linearly on the sum, so a change goes into its weights. Other terms of a chain change what
 the next one reads, and a term with a norm of its own is not linear in its features: theirs get a branch **apart**, a
@@ -17,6 +17,7 @@ linear from the features to the sum.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import cast
 
@@ -33,6 +34,8 @@ from passes.operators import aten
 from passes.parameters import add_parameter, has_stored_weights, read_parameter, replace_parameter
 
 _KEEP_ROWS = ops.VIEWS | ops.COPIES | ops.DROPOUTS
+_QUOTIENTS = frozenset({aten.div.Tensor, aten.div.Scalar})
+_GAINS = _QUOTIENTS | {aten.mul.Tensor, aten.mul.Scalar, aten.neg.default}
 _POINTWISE_CONVOLUTIONS = {3: aten.conv1d.default, 4: aten.conv2d.default, 5: aten.conv3d.default}
 
 
@@ -42,7 +45,7 @@ class OutProjection:
 
     Attributes:
         node: a linear or a convolution with stored weights.
-        gains: the multiplications by stored factors between it and the sum.
+        gains: the multiplications by stored factors and numbers, and the signs, between it and the sum.
         apart: whether a change must not touch the weights.
     """
 
@@ -90,18 +93,21 @@ def level_features(site: LevelSite) -> LevelFeatures:
     outs: list[OutProjection] = []
     skipped: list[Skip] = []
     axis = 1 if any(convolves(term, site.entry) for term in site.terms) else -1
+    states = {site.entry, *(term.result for term in site.terms)}
     ends = {chain[-1] for chain in site.level.chains}
     numbers = [number for chain in site.level.chains for number in chain]
     for number, term, contribution in zip(numbers, site.terms, site.contributions, strict=True):
         apart = number not in ends or (bool(term.norms) and contribution.target == aten.sub.Tensor)
         summands = (term.output, *term.joined) if apart or contribution is term.output else (contribution,)
-        for found in (part for summand in summands for part in _find(summand, axis, apart=apart)):
+        for found in (part for summand in summands for part in _find(summand, axis, states, apart=apart)):
             (outs if isinstance(found, OutProjection) else skipped).append(found)  # type: ignore[arg-type]
     norms = [user for user in site.entry.users if user.target in ops.ROW_NORMS]
     return LevelFeatures(tuple(outs), norms[0] if norms and axis == -1 else site.entry, axis, tuple(skipped))
 
 
-def _find(contribution: fx.Node, axis: int, *, apart: bool) -> Iterator[OutProjection | Skip]:
+def _find(
+    contribution: fx.Node, axis: int, states: AbstractSet[fx.Node], *, apart: bool
+) -> Iterator[OutProjection | Skip]:
     """The outer coefficients behind a contribution, or why there are none."""
     node, gains, permuted = contribution, [], False
     while True:
@@ -111,19 +117,29 @@ def _find(contribution: fx.Node, axis: int, *, apart: bool) -> Iterator[OutProje
         following = _behind(node, -1 if permuted else axis)
         if following is None:
             break
-        if node.target == aten.mul.Tensor:
+        if node.target in _GAINS:
             gains.append(node)
         permuted = permuted or _moves_channels_first(node)
         node = following
     if node.target == ops.ADD and not gains and not permuted and not node.kwargs:
         for operand in node.all_input_nodes:
+            if _is_multiple(operand, axis, states):
+                continue
             reason = _why_no_summand(operand, node)
-            yield from _find(operand, axis, apart=apart) if reason is None else [Skip(contribution.name, reason)]
+            found = _find(operand, axis, states, apart=apart) if reason is None else [Skip(contribution.name, reason)]
+            yield from found
         return
     reason = _why_no_projection(node, axis, permuted=permuted)
     if reason is None and apart and not _has_positions_of(node, contribution, axis):
         reason = f"the features of {node.name} do not lie as the state does"
     yield OutProjection(node, tuple(gains), apart) if reason is None else Skip(contribution.name, reason)
+
+
+def _is_multiple(node: fx.Node | None, axis: int, states: AbstractSet[fx.Node]) -> bool:
+    """Whether a value is a state times stored factors and numbers, as in f - 0.1 x."""
+    while node is not None and node not in states and node.target in _GAINS:
+        node = _behind(node, axis)
+    return node in states
 
 
 def _why_no_summand(operand: fx.Node, total: fx.Node) -> str | None:
@@ -137,9 +153,11 @@ def _why_no_summand(operand: fx.Node, total: fx.Node) -> str | None:
 
 def _behind(node: fx.Node, axis: int) -> fx.Node | None:
     """The node that this one takes on unchanged but for a stored gain or the order of its axes, or None."""
-    if node.target == aten.mul.Tensor:
-        return _without_gain(node, axis)
     source = node.args[0] if node.args else None
+    if node.target == aten.neg.default:
+        return cast("fx.Node", source)
+    if node.target in _GAINS:
+        return _without_gain(node, axis)
     if not isinstance(source, fx.Node):
         return None
     if node.target in _KEEP_ROWS and str(node.meta["val"].shape[-1]) == str(source.meta["val"].shape[-1]):
@@ -148,7 +166,11 @@ def _behind(node: fx.Node, axis: int) -> fx.Node | None:
 
 
 def _without_gain(node: fx.Node, axis: int) -> fx.Node | None:
-    """What a product multiplies by a stored factor, one or one for each channel on `axis`; None for another product."""
+    """What a product multiplies by a number or a stored factor, one or one for each channel on `axis`; else None."""
+    if isinstance(node.args[0], fx.Node) and isinstance(node.args[1], (int, float)):
+        return node.args[0]
+    if node.target != aten.mul.Tensor:
+        return None
     stored = [arg for arg in node.args if isinstance(arg, fx.Node) and arg.op == "get_attr"]
     others = [arg for arg in node.args if isinstance(arg, fx.Node) and arg not in stored]
     if len(stored) != 1 or len(others) != 1 or not same_shape(others[0].meta["val"], node.meta["val"]):
@@ -245,9 +267,15 @@ def _fold_gains(module: fx.GraphModule, out: OutProjection) -> Tensor:
     """Take the gains out of the graph; returns their product, one factor or one for each channel."""
     product = torch.ones(1, dtype=torch.float64)
     for gain in out.gains:
-        factor = next(arg for arg in gain.args if isinstance(arg, fx.Node) and arg.op == "get_attr")
-        product = product * read_parameter(module, factor).double().flatten()
-        gain.replace_all_uses_with(next(arg for arg in gain.args if arg is not factor))  # type: ignore[arg-type]
+        stored = [arg for arg in gain.args if isinstance(arg, fx.Node) and arg.op == "get_attr"]
+        if stored:
+            product = product * read_parameter(module, stored[0]).double().flatten()
+        elif gain.target == aten.neg.default:
+            product = -product
+        else:
+            number = float(cast("float", gain.args[1]))
+            product = product / number if gain.target in _QUOTIENTS else product * number
+        gain.replace_all_uses_with(next(arg for arg in gain.args if arg not in stored))  # type: ignore[arg-type]
     return product
 
 

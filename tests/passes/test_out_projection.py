@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
+from parallelize.capturing import capture
+from parallelize.cleaning import clean
 from passes.apply_plan import LevelSite, rewrite
 from passes.infra import Skip, finish
 from passes.operators import LAYER_NORM, LINEAR, aten
@@ -127,6 +129,36 @@ def test_a_gain_is_folded_and_the_change_is_of_what_the_term_adds(shape: tuple[i
     assert relative_error(finished(x), expected) < 1e-12
     assert wrong_metadata(finished, x) == []
     assert finished.graph.find_nodes(op="call_function", target=aten.mul.Tensor) == []
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [
+        pytest.param(lambda x, f: x + -f, id="sign"),
+        pytest.param(lambda x, f: x + 0.5 * f, id="number"),
+        pytest.param(lambda x, f: x + -(f / 4), id="quotient"),
+        pytest.param(lambda x, f: 0.9 * x + f, id="multiple of the state"),
+        pytest.param(lambda x, f: torch.lerp(x, f, 0.3), id="interpolation"),
+    ],
+)
+def test_an_out_projection_is_found_behind_signs_and_numbers(combine: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for name in "ab":
+            x = combine(x, getattr(self, name)(x))
+        return x
+
+    model = randomised(Function(forward, a=Mlp(), b=Mlp()))
+    program, _ = clean(capture(model, (tokens(),)), [tokens()])
+    module, levels = _levels(program.module, 2, [[[0], [1]]])
+    assert level_features(levels[0]).skipped == ()
+    changes = _change_all(module, levels[0])
+    x = tokens(7)
+    with torch.no_grad():
+        terms = [model.a, model.b]
+        hidden = [F.gelu(mlp.up(mlp.norm(x))) for mlp in terms]
+        added = [combine(x, mlp(x)) - x for mlp in terms]
+        expected = x + sum(added) + sum(h @ change.T for h, change in zip(hidden, changes, strict=True))
+    assert relative_error(finish(module)(x), expected) < 1e-12
 
 
 @pytest.mark.parametrize("shape", [(TOKENS, 1), (TOKENS, WIDTH)])

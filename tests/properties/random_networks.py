@@ -27,6 +27,7 @@ from tests.properties.random_convolutions import (
     convolution_specs,
 )
 from tests.properties.random_layers import EPSILONS, NormSpec, norm_specs
+from tests.properties.random_spellings import Spelling, spelled, spelling_of
 from tests.properties.random_token_terms import (
     TOKENS,
     AttentionSpec,
@@ -53,13 +54,14 @@ EPS_POST = 1e-5
 
 @dataclass(frozen=True)
 class TermSpec:
-    """scale * after(core(before(x))), added to the state from the left or from the right."""
+    """scale * after(core(before(x))), added to the state from the left or from the right, or in another spelling."""
 
     core: Core
     before: NormSpec = NO_NORM
     after: NormSpec = NO_NORM
     scale: Scale = "none"
     flipped: bool = False
+    spelling: Spelling = "add"
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ class Stage(nn.Module):
 
         def step(term: RandomTerm, post: nn.Module, x: Tensor) -> Tensor:
             added = term(x, sides)
-            y: Tensor = post(added + x if term.spec.flipped else x + added)
+            is_flipped = term.spec.flipped and term.spec.spelling == "add"
+            y: Tensor = post(added + x if is_flipped else spelled(term.spec.spelling, x, added))
             return y
 
         pairs = zip(self.terms, self.posts, strict=True)
@@ -313,13 +316,24 @@ def networks(draw: st.DrawFn) -> NetworkSpec:
         mask, condition = "none", False
     most = draw(st.sampled_from(((2,), (2,), (3,), (4,), (2, 2))))
     stages = [draw(_stages(state, count, masks=mask != "none", conditions=condition)) for count in most]
+    width, stem, head = draw(st.sampled_from((4, 6))), draw(st.booleans()), draw(st.booleans())
+    seed = draw(st.integers(0, 2**16))
     return NetworkSpec(
         state=state,
-        width=draw(st.sampled_from((4, 6))),
-        stages=tuple(stages),
+        width=width,
+        stages=tuple(_respelled(stage, seed) for stage in stages),
         mask=mask,
         condition=condition,
-        stem=draw(st.booleans()),
-        head=draw(st.booleans()),
-        seed=draw(st.integers(0, 2**16)),
+        stem=stem,
+        head=head,
+        seed=seed,
     )
+
+
+def _respelled(stage: StageSpec, seed: int) -> StageSpec:
+    """The stage with its sums in other spellings, the same in each block."""
+    blocks = tuple(
+        tuple(replace(term, spelling=spelling_of((seed, place, stage))) for place, term in enumerate(block))
+        for block in stage.blocks
+    )
+    return replace(stage, blocks=blocks)

@@ -23,6 +23,7 @@ from parallelize.backends.onnxruntime import OnnxRuntime
 from parallelize.capturing import capture
 from parallelize.onnx_export import write_onnx
 from parallelize.program import Program, TensorSpec
+from passes.accounting import unaccounted
 from passes.apply_plan import ApplyPlan, schedule
 from passes.fuse_width import FuseWidth
 from passes.infra import Pass, PassRecord, clone, eliminate_dead_code, run_passes
@@ -34,6 +35,7 @@ from tests.passes.schedules import form_plans
 from tests.properties.random_convolutions import ChannelNorm, ConvolutionKind
 from tests.properties.random_layers import ACTIVATIONS, LinearStyle, NormKind
 from tests.properties.random_networks import Mask, NetworkSpec, Post, RandomNetwork, Scale, Tie, networks
+from tests.properties.random_spellings import Spelling
 from tests.properties.random_token_terms import Layout, MlpKind, PositionBias, Repeat
 
 EXACT = 1e-10
@@ -133,6 +135,7 @@ def _check_stacks(graph: fx.GraphModule, spec: NetworkSpec) -> None:
     found = find_stacks(graph)
     expected = [len(stage.terms) for stage in spec.stages]
     assert [len(stack.terms) for stack in found.stacks] == expected, found.refused
+    assert unaccounted(graph, found) == ()
 
 
 def _check_serial(graph: fx.GraphModule, spec: NetworkSpec) -> None:
@@ -214,6 +217,7 @@ KINDS = {
     "post": Post,
     "tie": Tie,
     "norm": ChannelNorm,
+    "spelling": Spelling,
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from parallelize.program import Program
+from passes.accounting import unaccounted
 from passes.errors import EnvironmentLackError
 from passes.stacks import find_stacks
 from tests.parallelize.references.cases import Harmful, load, refusal
@@ -96,7 +97,9 @@ def test_a_saved_model_is_captured_without_telling_its_inputs_and_gives_its_own_
     model = _saved(name)
     program = load("saved")
     assert {spec.name: spec.shape for spec in program.inputs} == CASES[name][1]
-    assert [len(stack.terms) for stack in find_stacks(program.module).stacks] == CASES[name][2]
+    found = find_stacks(program.module)
+    assert [len(stack.terms) for stack in found.stacks] == CASES[name][2]
+    assert unaccounted(program.module, found) == ()
     for batch in (1, 3):
         inputs = _example(program, batch)
         with torch.no_grad():
