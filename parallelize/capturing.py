@@ -9,14 +9,12 @@ a dictionary when the model named its outputs, and a tuple otherwise.
 
 from __future__ import annotations
 
-import logging
 import re
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,15 +22,13 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
 
+from parallelize.capture_examples import Dynamic, dynamic_dims, free_sizes, multiple, resize
 from parallelize.flatten import flatten
-from parallelize.program import OTHER_SIZE, Labels, Original, Program, plain
+from parallelize.program import OTHER_SIZE, Labels, Program, original_of, plain
+from parallelize.quiet import quiet_logs
 from parallelize.state_views import keep_state_shape
 from passes.errors import ParallelizeError, PassError
 
-Dynamic = Literal["batch"] | Sequence[Mapping[int, str]] | None
-
-# Sizes for the first axis of an example: 0 and 1 are special to the exporter, and a prime is seldom a width.
-_BATCH_SIZES = (3, 5, 7, 11, 13, 17, 19, 23)
 _TORCH = Path(torch.__file__).parent
 _FIXED_HINT = "Pass --input with a fixed size in place of the word."
 _HINTS = {  # words in what the exporter says -> what to do about it
@@ -75,8 +71,8 @@ def capture(
     examples = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not examples:
         raise ParallelizeError(f"{named} got no tensor to read.", "Give an example input with at least one tensor.")
-    dims = _dynamic_dims(examples, dynamic, named)
-    resized = iter(_resize(examples, dims))
+    dims = dynamic_dims(examples, dynamic, named)
+    resized = iter(resize(examples, dims))
     call_args, call_kwargs = pytree.tree_unflatten(
         [next(resized) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
     )
@@ -86,7 +82,7 @@ def capture(
         raise _capture_error(module, call_args, call_kwargs, error, named) from error
     program = _program(exported, named, dims)
     _refuse_specialised(program, exported, dims)
-    return replace(program, original=_original(module, leaves, structure, program))
+    return replace(program, original=original_of(module, leaves, structure, program.inputs))
 
 
 def from_exported(ep: ExportedProgram, origin: str) -> Program:
@@ -135,21 +131,6 @@ def export(program: Program) -> ExportedProgram:
     return exported
 
 
-def _original(
-    module: nn.Module, leaves: Sequence[Any], structure: pytree.TreeSpec, program: Program
-) -> Original | None:
-    """The module to check the program against, where the program's inputs are its tensors in their order."""
-    named, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(leaves), structure))
-    tensors = [(str(getattr(path[-1], "key", "")), leaf) for path, leaf in named if isinstance(leaf, Tensor)]
-    if len(tensors) != len(program.inputs):
-        return None
-    names = {spec.name for spec in program.inputs}
-    for (name, tensor), spec in zip(tensors, program.inputs, strict=True):
-        if tensor.dtype != spec.dtype or tensor.ndim != len(spec.shape) or (name in names and name != spec.name):
-            return None
-    return Original(module, tuple(leaves), structure)
-
-
 # ---------------------------------------------------------------------------------------------------- what goes in
 
 
@@ -164,60 +145,6 @@ def _refuse_training(module: nn.Module, origin: str) -> None:
     )
 
 
-def _dynamic_dims(examples: Sequence[Tensor], dynamic: Dynamic, origin: str) -> list[dict[int, str]]:
-    """One mapping {dimension: name} for each example tensor."""
-    if dynamic is None:
-        return [{} for _ in examples]
-    if isinstance(dynamic, str):
-        length = next((len(tensor) for tensor in examples if tensor.ndim), None)
-        return [{0: "batch"} if tensor.ndim and len(tensor) == length else {} for tensor in examples]
-    if len(dynamic) != len(examples):
-        raise ParallelizeError(
-            f"{origin} reads {len(examples)} tensors, but free dimensions are given for {len(dynamic)}.",
-            "Give one mapping of dimensions to names for each tensor; {} for a tensor of fixed shape.",
-        )
-    return [dict(names) for names in dynamic]
-
-
-def _resize(examples: Sequence[Tensor], dims: Sequence[Mapping[int, str]]) -> list[Tensor]:
-    """The examples with free dimensions as long as the exporter needs: at least 2, and one name is one size.
-
-    A first axis gets a size that no other dimension has, or the model might take the one for the other.
-    """
-    taken = {size for tensor, names in zip(examples, dims, strict=True) for size in _without(tensor.shape, names)}
-    sizes: dict[str, int] = {}
-    for names in dims:
-        if 0 in names and names[0] not in sizes:
-            sizes[names[0]] = next(size for size in _free_sizes() if size not in taken)
-            taken.add(sizes[names[0]])
-    for tensor, names in zip(examples, dims, strict=True):
-        for axis, name in names.items():
-            sizes.setdefault(name, tensor.shape[axis] if tensor.shape[axis] > 1 else OTHER_SIZE)
-    return [_resized(tensor, names, sizes) for tensor, names in zip(examples, dims, strict=True)]
-
-
-def _free_sizes() -> Iterator[int]:
-    yield from _BATCH_SIZES
-    yield from range(_BATCH_SIZES[-1] + 1, 10**6)
-
-
-def _without(shape: Sequence[int], names: Mapping[int, str]) -> list[int]:
-    """Every size but a free first axis."""
-    return list(shape[1:] if 0 in names else shape)
-
-
-def _resized(tensor: Tensor, names: Mapping[int, str], sizes: Mapping[str, int]) -> Tensor:
-    """Repeat or cut along the free dimensions, so that token numbers stay token numbers."""
-    shape = tuple(sizes[names[axis]] if axis in names else size for axis, size in enumerate(tensor.shape))
-    if tensor.numel() == 0:
-        return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
-    result = tensor.detach().clone()  # an object of its own, even when the caller passes one tensor twice
-    for axis in names:
-        index = torch.arange(shape[axis], device=tensor.device) % tensor.shape[axis]
-        result = result.index_select(axis, index)
-    return result
-
-
 def _torch_export(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dims: Sequence[Mapping[int, str]]
 ) -> ExportedProgram:
@@ -227,8 +154,10 @@ def _torch_export(
     fixed shows in the result. Only a first axis that several inputs share is named, so that it is one symbol even in a
     model that never brings these inputs together.
     """
-    firsts = [names[0] for names in dims if 0 in names]
-    shared = {name: Dim(name) for name in firsts if firsts.count(name) > 1}
+    firsts = [multiple(names[0]) for names in dims if 0 in names]
+    words = [word for _, word in firsts]
+    bases = {word: Dim(word) for word in words if words.count(word) > 1 or any(n > 1 for n, w in firsts if w == word)}
+    shared = {f"{n}*{word}" if n > 1 else word: n * bases[word] for n, word in firsts if word in bases}
     if not shared:
         return _export_with(module, args, kwargs, dims, {})
     try:
@@ -258,17 +187,6 @@ def _export_with(
         hook.remove()
 
 
-@contextmanager
-def quiet_logs() -> Iterator[None]:
-    """Hold back log records: the exporter and the loader log whole tracebacks before they raise them."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
 # ------------------------------------------------------------------------------------------------ what can go wrong
 
 
@@ -288,7 +206,8 @@ def _capture_error(
         cause = f"{type(own).__name__}: {first_sentence(own)}{_place(own)}"
         return ParallelizeError(
             f"{origin} does not run on an input of {shapes}: {cause}.",
-            "Give the shape and dtype that the model reads, for example --input batchx3x224x224@float32.",
+            "Give the shape and dtype that the model reads, for example --input batchx3x224x224@float32; several"
+            " rows for each sample are spelled 4*batchx128.",
         )
     hint = next((hint for words, hint in _HINTS.items() if words in str(error)), _HINTS[""])
     return ParallelizeError(f"torch.export cannot capture {origin}: {first_sentence(error)}{_place(error)}.", hint)
@@ -321,7 +240,7 @@ def _refuse_specialised(program: Program, ep: ExportedProgram, dims: Sequence[Ma
                     f"{program.origin} fixes dimension {axis} ({name!r}) of its input {spec.name!r} to {size}.",
                     _FIXED_HINT,
                 )
-            if axis == 0 and smallest[spec.name] > 2:  # the exporter itself assumes 2 and more
+            if axis == 0 and smallest[spec.name] > 2 * multiple(name)[0]:  # the exporter itself assumes 2 and more
                 raise ParallelizeError(
                     f"{program.origin} takes another path when dimension 0 ({name!r}) of its input {spec.name!r}"
                     f" is below {smallest[spec.name]}.",
@@ -376,7 +295,7 @@ def _program(ep: ExportedProgram, origin: str, dims: Sequence[Mapping[int, str]]
 def _example_sizes(program: Program) -> dict[str, int]:
     """A size for each free dimension: the one it was captured with, where the graph still knows it."""
     sizes: dict[str, int] = {}
-    batch = next(size for size in _free_sizes() if all(size not in spec.shape for spec in program.inputs))
+    batch = next(size for size in free_sizes() if all(size not in spec.shape for spec in program.inputs))
     for spec, node in zip(program.inputs, program.module.graph.find_nodes(op="placeholder"), strict=True):
         for axis, (word, size) in enumerate(zip(spec.shape, node.meta["val"].shape, strict=True)):
             if isinstance(word, str) and word.isidentifier():

@@ -112,6 +112,21 @@ class Program:
         return tensors
 
 
+def original_of(
+    module: nn.Module, leaves: Sequence[Any], structure: pytree.TreeSpec, inputs: Sequence[TensorSpec]
+) -> Original | None:
+    """The module to check the program against, where the program's inputs are its tensors in their order."""
+    named, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(leaves), structure))
+    tensors = [(str(getattr(path[-1], "key", "")), leaf) for path, leaf in named if isinstance(leaf, Tensor)]
+    if len(tensors) != len(inputs):
+        return None
+    names = {spec.name for spec in inputs}
+    for (name, tensor), spec in zip(tensors, inputs, strict=True):
+        if tensor.dtype != spec.dtype or tensor.ndim != len(spec.shape) or (name in names and name != spec.name):
+            return None
+    return Original(module, tuple(leaves), structure)
+
+
 class Labels:
     """Names for the symbols that stand for free dimensions; one symbol has one name everywhere."""
 

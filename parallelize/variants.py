@@ -82,7 +82,7 @@ def fused_variants(program: Program, plan: Plan, held_out: Samples) -> Variants:
         plan: its serial plan.
         held_out: samples on which the fusion must change nothing.
     """
-    fused, records = run_passes(program.module, [FuseWidth()], next(iter(held_out.batches(4))))
+    fused, records = run_passes(program.module, [FuseWidth()], held_out.batch(4))
     items = (_variant(SERIAL, program, program.module, None), _variant(FUSED, program, fused, plan))
     return Variants(items, plan, None, records)
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from passes import operators as ops
 from passes.agreement import change
 
 Inputs = Sequence[Tensor]
@@ -114,12 +113,18 @@ def first_apart(
     values = [Recorded.run_on(module, inputs) for inputs in (left, right)]
     nodes: list[fx.Node] = list(module.graph.nodes)
     for node in nodes:
-        if node.op != "call_function" or node.target in ops.VIEWS:
+        if node.op != "call_function" or _is_view(node):
             continue
         pairs = zip(*(_tensors(value[node]) for value in values), strict=False)
         if any(_is_apart(a, b, parts, sizes, most) for a, b in pairs):
             return node
     return None
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether an operator only arranges what it reads, so that an axis of samples may be anywhere behind it."""
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and any(out.alias_info for out in target._schema.returns)
 
 
 def first_of_other_rank(module: fx.GraphModule, left: Inputs, right: Inputs) -> fx.Node | None:

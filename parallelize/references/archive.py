@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from parallelize.capturing import from_exported, quiet_logs
+from parallelize.capturing import from_exported
 from parallelize.inputs import Array, readable
 from parallelize.program import Program
+from parallelize.quiet import quiet_logs
 from parallelize.references.kinds import LoadOptions, refuse_extras
 from parallelize.references.torch_file import PICKLE_HINT
 from parallelize.references.user_code import described

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from parallelize.capturing import quiet_logs
 from parallelize.inputs import Array
 from parallelize.program import Program
+from parallelize.quiet import quiet_logs
 from parallelize.references.hugging_face_inputs import input_specs
 from parallelize.references.kinds import LoadOptions, refuse_extras
 from parallelize.references.shapes import capture_specs
@@ -48,7 +48,7 @@ def load(reference: str, options: LoadOptions, samples: Mapping[str, Array]) -> 
     directory = Path(reference)
     written = _read_config(directory)
     transformers = _import_transformers(reference)
-    with quiet_logs(), _without_progress(transformers):
+    with quiet_logs("torch", "transformers"), _without_progress(transformers):
         config = _config(transformers, directory, written)
         module = _load_weights(transformers, directory, config)
         specs = options.inputs or input_specs(module, config, directory, samples)

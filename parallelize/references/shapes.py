@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from parallelize.capturing import capture
 from parallelize.inputs import UNNAMED, Array, InputSpec
 from parallelize.program import Program, TensorSpec
+from parallelize.references.data_specs import specs_of_arrays
 from parallelize.references.kinds import LoadOptions
 from parallelize.references.user_code import called
 from passes.errors import ParallelizeError
@@ -40,23 +40,12 @@ def capture_known(
 def _specs_of(module: nn.Module, samples: Mapping[str, Array]) -> tuple[InputSpec, ...]:
     """The inputs that the data has arrays for; none if it has none for an input that the model cannot do without."""
     if set(samples) == {UNNAMED}:
-        return (_spec_of(None, samples[UNNAMED]),)
+        return specs_of_arrays(module, {None: samples[UNNAMED]})
     parameters = forward_parameters(module)
     needed = [name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
     if any(name not in samples for name in needed):
         return ()
-    return tuple(_spec_of(name, samples[name]) for name in parameters if name in samples)
-
-
-def _spec_of(name: str | None, array: Array) -> InputSpec:
-    """The input that an array of samples is for: bytes are pixels and doubles are careless, both mean float32."""
-    if array.ndim == 0 or array.dtype.kind not in "fiub":
-        raise ParallelizeError(
-            f"The array {name or 'of the data'!r} is no array of samples.", "Save numbers, first axis samples."
-        )
-    plain = array[:0].astype(np.float32) if array.dtype in (np.uint8, np.float64) else array[:0]
-    dtype = torch.from_numpy(plain.astype(plain.dtype.newbyteorder("="))).dtype
-    return InputSpec(name, ("batch", *array.shape[1:]), dtype)
+    return specs_of_arrays(module, {name: samples[name] for name in parameters if name in samples})
 
 
 def forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
