@@ -200,6 +200,7 @@ def convert(
             comparisons[product.name].error,
             json.loads(variants.plan.to_json()),
             report,
+            (data.fit, data.held_out, data.judge),
         )
         evidence = Evidence(
             origin=program.origin,

@@ -194,6 +194,7 @@ def write_product(
     onnx_error: float,
     plan: Mapping[str, Any],
     report: Report,
+    every: Sequence[Samples] = (),
 ) -> Built:
     """Write model.onnx anew where another precision than fp32 was asked for, and the engine where one was.
 
@@ -208,13 +209,14 @@ def write_product(
         onnx_error: of model.onnx in fp32 against the graph of `product`.
         plan: for the sidecar.
         report: told what is being done.
+        every: all samples there are, none of which may leave the range of the precision; without it those above.
 
     Raises:
-        CheckError: the ONNX file or the engine does not compute what the graph computes.
+        CheckError: the ONNX file or the engine does not compute what the graph computes, or half precision cannot.
         ParallelizeError: as `build`.
     """
     name, why = backend
-    made, record = _cast(product, options.precision, samples, report)
+    made, record = _cast(product, options.precision, samples, every or (samples, judge), report)
     result = Built(name, why, record, onnx_error)
     if made is not product:
         error, skipped = _write_cast(made, directory, judge, TOLERANCE[options.precision])
@@ -237,7 +239,9 @@ def write_product(
     return result
 
 
-def _cast(program: Program, precision: Precision, samples: Samples, report: Report) -> tuple[Program, PrecisionRecord]:
+def _cast(
+    program: Program, precision: Precision, samples: Samples, every: Sequence[Samples], report: Report
+) -> tuple[Program, PrecisionRecord]:
     """Cast for fp16 and bf16; the program itself for the others.
 
     Raises:
@@ -246,7 +250,7 @@ def _cast(program: Program, precision: Precision, samples: Samples, report: Repo
     if precision not in HALF:
         return cast(program, "fp32")
     report(f"casting to {precision}", None)
-    made, record = cast(program, HALF[precision], samples.head(SAMPLES))
+    made, record = cast(program, HALF[precision], samples.head(SAMPLES), every=every)
     if record.errors and not isfinite(min(error for _, error in record.errors)):
         raise CheckError(
             f"The outputs of {program.origin} are infinite or no numbers in {precision}, whatever stays in fp32.",

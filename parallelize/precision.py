@@ -6,7 +6,8 @@ many layers for a transformer with them in fp32 as without. Whoever wants them i
 
 What is measured is the residual sum. In fp32 it costs twice the memory traffic of the state, and it pays where the
 state grows large: fp16 ends at 65,504, and in bf16 a term below 1/512 of the state is lost when it is added. The
-cheapest candidate whose error is at most 1.1 times the least one is taken.
+cheapest candidate whose error is at most 1.1 times the least one is taken, of those that are in the range on all
+samples (`parallelize.half_range`). Where none is, what leaves it stays in fp32, too.
 
 Without samples nothing is known of the state. Then fp16 keeps the sum in fp32, because an overflow ruins the outputs,
 and bf16 does not, because it has the range of fp32, and a sum rounds no more of it away than each product does.
@@ -18,11 +19,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from parallelize.half_range import ROUNDS, cast_in_range
 from parallelize.inputs import Samples
 from parallelize.metrics import Judge, Metric
 from parallelize.program import Program
 from passes.cast_precision import HALF_DTYPES, CastPrecision, Precision
-from passes.errors import ParallelizeError
+from passes.errors import CheckError, ParallelizeError
 from passes.infra import PassRecord, run_passes
 
 TOLERANCE = 1.1  # times the least error
@@ -56,6 +58,8 @@ class PrecisionRecord:
             where nothing was measured.
         metric: what the errors are.
         cast: what the pass did.
+        wide: names of nodes that stay in fp32 because a sample leaves the range there.
+        why: what left it, in words.
     """
 
     dtype: Precision
@@ -63,12 +67,16 @@ class PrecisionRecord:
     errors: tuple[tuple[KeptInFp32, float], ...] = ()
     metric: str = ""
     cast: PassRecord | None = None
+    wide: tuple[str, ...] = ()
+    why: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """The record for a report: plain values, null for an error that is no number."""
         return {
             "dtype": self.dtype,
             "kept_in_fp32": None if self.kept is None else asdict(self.kept),
+            "kept_for_range": list(self.wide),
+            "out_of_range": self.why or None,
             "metric": self.metric or None,
             "errors": [
                 {"kept_in_fp32": asdict(kept), "error": error if math.isfinite(error) else None}
@@ -83,6 +91,7 @@ def cast(
     samples: Samples | None = None,
     candidates: Sequence[KeptInFp32] = CANDIDATES,
     metric: Metric | str = "relative-l2",
+    every: Sequence[Samples] = (),
 ) -> tuple[Program, PrecisionRecord]:
     """Cast a program; inputs and outputs keep their dtypes.
 
@@ -92,8 +101,10 @@ def cast(
         samples: inputs on which candidates are compared with the program; a few dozen tell them apart.
         candidates: what may stay in fp32, the cheapest first.
         metric: how outputs are compared.
+        every: all samples there are, none of which may leave the range; without it those of `samples`.
 
     Raises:
+        CheckError: a value leaves the range, whatever stays in fp32.
         ParallelizeError: an unknown dtype, no candidates, or a metric that cannot be measured on these samples.
     """
     if dtype == "fp32":
@@ -106,11 +117,29 @@ def cast(
         made, record = _cast(program, dtype, DEFAULTS[dtype] if candidates is CANDIDATES else candidates[0])
         return made, record
     judge = Judge(program.module, samples, metric)
-    made_with = [_cast(program, dtype, kept) for kept in candidates]
-    errors = [_error(judge, made) for made, _ in made_with]
-    place = _cheapest(errors)
-    made, record = made_with[place]
+    found = _in_range(program, dtype, candidates, every or (samples,))
+    errors = [math.inf if kept not in found else _error(judge, found[kept][0]) for kept in candidates]
+    made, record = found[candidates[_cheapest(errors)]]
     return made, replace(record, errors=tuple(zip(candidates, errors, strict=True)), metric=judge.metric.name)
+
+
+def _in_range(
+    program: Program, dtype: Precision, candidates: Sequence[KeptInFp32], every: Sequence[Samples]
+) -> dict[KeptInFp32, tuple[Program, PrecisionRecord]]:
+    """The candidates that are in the range on every sample; where none is, the last with what it takes beside."""
+    found = {}
+    for rounds in (1, ROUNDS):
+        for kept in candidates if rounds == 1 else candidates[-1:]:
+            try:
+                made = cast_in_range(program, CastPrecision(dtype, **asdict(kept)), every, rounds)
+            except CheckError:
+                if rounds > 1:
+                    raise
+                continue
+            found[kept] = made.program, PrecisionRecord(dtype, kept, cast=made.record, wide=made.wide, why=made.why)
+        if found:
+            break
+    return found
 
 
 def _cast(program: Program, dtype: Precision, kept: KeptInFp32) -> tuple[Program, PrecisionRecord]:

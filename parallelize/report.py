@@ -361,6 +361,11 @@ def _backend_notes(backend: Mapping[str, Any]) -> list[str]:
         costs = [e["error"] for e in precision["errors"] if e["kept_in_fp32"] == precision["kept_in_fp32"]]
         cost = f"; {precision['metric']} against fp32: {costs[0]:.1e}" if costs else ""
         found.append(f"model.onnx is {precision['dtype']}; in fp32 stay {', '.join(kept) or 'no parts'}{cost}.")
+    if precision["out_of_range"] is not None:
+        found.append(
+            f"{precision['out_of_range'][0].upper()}{precision['out_of_range'][1:]}: {len(precision['kept_for_range'])}"
+            " values stay in fp32 for it, and all samples are in the range now."
+        )
     if backend["onnx_not_run"] is not None:
         found.append(f"model.onnx was not compared with its graph: {backend['onnx_not_run']}.")
     if engine is None:

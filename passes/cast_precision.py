@@ -56,12 +56,14 @@ class CastPrecision(Pass):
         norms: norms keep their precision.
         softmax: softmaxes keep their precision; those inside an attention operator are left to the backend.
         state: residual sums keep their precision.
+        wide: names of nodes that keep their precision because values leave the range of `dtype`.
     """
 
     dtype: Precision = "fp16"
     norms: bool = True
     softmax: bool = True
     state: bool = True
+    wide: tuple[str, ...] = ()
     name: ClassVar[str] = "cast-precision"
     exact: ClassVar[bool] = False
 
@@ -76,7 +78,7 @@ class CastPrecision(Pass):
             reason = f"{product.name} computes in half precision already, so what is wider in its graph is meant to be"
             return PassResult((), (Skip(product.name, reason),))
         half = HALF_DTYPES[self.dtype]
-        islands = find_islands(module, half, norms=self.norms, softmax=self.softmax, state=self.state)
+        islands = find_islands(module, half, norms=self.norms, softmax=self.softmax, state=self.state, wide=self.wide)
         skipped = [
             Skip(node.name, f"{node.name} {islands.reasons[node]}")
             for node in module.graph.nodes

@@ -8,14 +8,15 @@
     3. operators without a form in half precision: transforms, decompositions, complex numbers, bodies of control flow;
     4. what half precision would change by more than the last digits (`passes.sensitive`): a division that a number
        below its range guards, and what becomes an integer;
-    5. views and pointwise operators between such values, which would be cast there and back.
+    5. views and pointwise operators between such values, which would be cast there and back;
+    6. what somebody has seen leave the range, with all that reads it (`passes.half_arithmetic`).
 
 Each node that stays has its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,15 @@ class Islands:
     masks: frozenset[fx.Node]
 
 
-def find_islands(module: fx.GraphModule, half: torch.dtype, *, norms: bool, softmax: bool, state: bool) -> Islands:
+def find_islands(
+    module: fx.GraphModule,
+    half: torch.dtype,
+    *,
+    norms: bool,
+    softmax: bool,
+    state: bool,
+    wide: Collection[str] = (),
+) -> Islands:
     """Find what stays in the graph's own precision.
 
     Args:
@@ -62,6 +71,7 @@ def find_islands(module: fx.GraphModule, half: torch.dtype, *, norms: bool, soft
         norms: norms stay, also those that are spelled out.
         softmax: softmaxes stay, also those that are spelled out; not those inside an attention operator.
         state: residual sums stay, with the norm or activation between two of them.
+        wide: names of nodes that stay because values leave the range.
     """
     graph = module.graph
     asked = _asked_for(module)
@@ -78,6 +88,8 @@ def find_islands(module: fx.GraphModule, half: torch.dtype, *, norms: bool, soft
         reasons |= dict.fromkeys((*_of(graph, _SOFTMAXES), *written_out_softmaxes(graph)), "belongs to a softmax")
     if state:
         reasons |= dict.fromkeys(sums, "sums up the state")
+    out = [node for node in graph.nodes if node.name in wide and node.op == "call_function"]
+    reasons |= dict.fromkeys(out, f"holds or reads what is beyond the range of {str(half).removeprefix('torch.')}")
     reasons = {node: reason for node, reason in reasons.items() if is_wide(node) or node in guards}
     refused = frozenset(node for node in graph.nodes if _is_wide_only(node))
     reasons |= {node: f"({node.target}) has no form in half precision" for node in refused}
