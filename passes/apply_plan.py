@@ -7,6 +7,8 @@ on its level is simply serial. What a term computes is not touched, only what it
 the graph as it was, to the bit. A post-norm term counts as N(x + f(x)) - x, or its level shares one norm:
 
     y = N(x + sum_chains (chain(x) - x))       where the last term of each chain goes without its norm
+
+What reads a state in the middle of a stack reads what is nearest to it afterwards (passes/tapped_states.py).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from passes.infra import clone as clone_module
 from passes.operators import ADD, aten
 from passes.plan import Level, Plan, StackPlan
 from passes.stacks import Stack, Term, find_stacks
+from passes.tapped_states import outside_readers, state_after
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ def schedule(module: fx.GraphModule, plan: Plan) -> tuple[StackSite, ...]:
     sites: list[StackSite] = []
     exits: dict[fx.Node, fx.Node] = {}
     for stack, part in zip(stacks, plan.stacks, strict=True):
-        site, exits[stack.exit] = _schedule_stack(module, _entered(stack, exits), part)
+        site, states = _schedule_stack(module, _entered(stack, exits), part)
+        exits.update(states)
         sites.append(site)
     restore_order(module)
     return tuple(sites)
@@ -152,19 +156,25 @@ def check_fits(stacks: Sequence[Stack], plan: Plan) -> None:
                 )
 
 
-def _schedule_stack(module: fx.GraphModule, stack: Stack, plan: StackPlan) -> tuple[StackSite, fx.Node]:
-    """The levels of one stack, and the state after them."""
+def _schedule_stack(module: fx.GraphModule, stack: Stack, plan: StackPlan) -> tuple[StackSite, dict[fx.Node, fx.Node]]:
+    """The levels of one stack, and for the states that are read outside of it those that stand for them now."""
     users_of_exit = list(stack.exit.users)
+    taps = outside_readers(stack)
     state = stack.entry
     sites = []
     for level in plan.levels:
         site = _place_level(module, stack, level, state)
         sites.append(site)
         state = site.result
-    if state is not stack.exit:
-        for user in users_of_exit:
-            user.replace_input_with(stack.exit, state)
-    return StackSite(stack.name, tuple(sites)), state
+    states = {stack.exit: state}
+    readers = {stack.exit: users_of_exit}
+    for number, users in taps.items():
+        serial = stack.terms[number].result
+        states[serial], readers[serial] = state_after(module, stack, sites, number), users
+    for serial, now in states.items():
+        for user in readers[serial] if now is not serial else ():
+            user.replace_input_with(serial, now)
+    return StackSite(stack.name, tuple(sites)), states
 
 
 def _place_level(module: fx.GraphModule, stack: Stack, level: Level, entry: fx.Node) -> LevelSite:

@@ -14,6 +14,7 @@ import heapq
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from types import MappingProxyType
 
 import torch
 from torch import fx
@@ -88,6 +89,7 @@ def find_branches(
     tree: Collection[fx.Node],
     place: Mapping[fx.Node, float],
     states: Collection[fx.Node] = (),
+    tapped: Mapping[fx.Node, Collection[fx.Node]] = MappingProxyType({}),
     *,
     light: bool = False,
 ) -> list[list[Branch]]:
@@ -98,9 +100,10 @@ def find_branches(
         tree: the nodes in which it meets.
         place: each node's place in the order of execution.
         states: values in which no branch lies.
+        tapped: members that something outside reads too, with what does.
         light: whether branches count that only look up, move or combine values.
     """
-    readers = _readers(members, tree, place, states)
+    readers = _readers(members, tree, place, states, tapped)
     candidates = [member for member in dict.fromkeys(members) if member in readers]
     groups, alone = _grouped(_branches(candidates, readers, _shared(readers, len(candidates)), light=light))
     if any(len(branch.outputs) > 1 for branch in alone):
@@ -118,8 +121,12 @@ def _readers(
     tree: Collection[fx.Node],
     place: Mapping[fx.Node, float],
     states: Collection[fx.Node],
+    tapped: Mapping[fx.Node, Collection[fx.Node]],
 ) -> dict[fx.Node, frozenset[fx.Node]]:
-    """For each node that nothing outside needs the members that need it; without states and what all of them need."""
+    """For each node that nothing outside needs, but for taps, the members that need it.
+
+    States and what all members need are left out.
+    """
     readers: dict[fx.Node, frozenset[fx.Node]] = {}
     wanted = set(members)
     heap = [(-place[member], member) for member in wanted]
@@ -132,7 +139,8 @@ def _readers(
         seen.add(node)
         if node in states or node.op != "call_function" or not carries_tensors(node):
             continue
-        if any(user not in tree and user not in readers for user in node.users):
+        taps = tapped.get(node, ())
+        if any(user not in tree and user not in readers and user not in taps for user in node.users):
             continue
         needs = frozenset(chain.from_iterable(readers[user] for user in node.users if user in readers))
         needs = needs | {node} if node in wanted else needs

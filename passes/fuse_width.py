@@ -30,6 +30,7 @@ import torch
 from torch import fx
 
 from passes import operators as ops
+from passes.apply_plan import restore_order
 from passes.branches import Branch, find_branches
 from passes.contraction import Contraction, Part, Summed, float64_sum, replay
 from passes.dataflow import positions
@@ -61,26 +62,45 @@ class FuseWidth(Pass):
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""
-        done, sides = PassResult(), list[fx.Node]()
+        done = PassResult()
+        sides: list[fx.Node] = []
         place: dict[fx.Node, float] = dict(positions(module.graph))
-        roots = set(find_roots(module))
-        pending = [node for node in reversed(module.graph.nodes) if node in roots or is_gather(node)]
+        roots = find_roots(module)
+        pending = [node for node in reversed(module.graph.nodes) if roots.get(node) is node or is_gather(node)]
         while pending:
             root = pending.pop()
             if not root.users:
                 continue
-            if root in roots:
-                found, stacks = _fuse_sum(module, expand(module, root, place), place, dry=self.dry)
+            found = expand(module, root, place) if root in roots else None
+            if found is None:
+                result = fuse_gather(module, root, place, dry=self.dry)
+            elif any(_holds(expand(module, other, place), found) for other in _read_by(found, roots)):
+                continue
             else:
-                found, stacks = fuse_gather(module, root, place, dry=self.dry), []
-            done, sides = done + found, sides + stacks
+                result, stacks = _fuse_sum(module, found, place, dry=self.dry)
+                sides += stacks
+            done += result
             new = _placed(root, place)
             gathers = [node for node in reversed(new) if node.target in GATHERS and node not in sides]
             if gathers:  # features of groups that share an out-projection
                 complete_shapes(module, new)
                 pending.extend(gathers)
             _erase_unused(root)
+            if found is not None and found.tapped and result.changed:  # what read these values may stand before them
+                restore_order(module)
+                place = dict(positions(module.graph))
         return done + PassResult(fuse_sides(module, sides, place))
+
+
+def _read_by(found: Sum, roots: Mapping[fx.Node, fx.Node]) -> set[fx.Node]:
+    """Other sums that add values of this one."""
+    readers = {roots.get(reader) for taps in found.tapped.values() for reader in taps}
+    return {root for root in readers if root is not None and root is not found.root and root.users}
+
+
+def _holds(larger: Sum, found: Sum) -> bool:
+    """Whether one sum has all branches of another and more."""
+    return found.terms.keys() - found.states < larger.terms.keys() - larger.states
 
 
 def _erase_unused(root: fx.Node) -> None:
@@ -111,14 +131,14 @@ def _fuse_sum(
 ) -> tuple[PassResult, list[fx.Node]]:
     """Replace the fusible branches of one sum; what was fused, reasons for the rest, stacks of what they read."""
     root, terms = found.root, found.terms
-    groups = find_branches(list(terms), found.tree, place, found.states)
+    groups = find_branches(list(terms), found.tree, place, found.states, found.tapped)
     if not _are_side_by_side(found, groups):
         return PassResult(), []
     shared: dict[Any, fx.Node] = {}
     lifted: list[_Lifted] = []
-    skipped = _tapped(found)
+    skipped: list[Skip] = []
     for group in groups:
-        lifter = Lifter(module, aligned(group, terms), root, shared)
+        lifter = Lifter(module, aligned(group, terms, found.tapped), root, shared)
         try:
             lifted.append((group, lifter, lifter.lift()))
         except CannotLiftError as error:
@@ -128,8 +148,7 @@ def _fuse_sum(
         lifter.abandon()
     skipped.extend(_alone(root, groups, [group for group, *_ in abandoned]))
     line = f"{root.name}: {', '.join(described(group, lifter) for group, lifter, _ in lifted)}" if lifted else ""
-    tapped = (node.name for node in found.tapped)
-    present, changed = (*outputs_of(groups), *tapped), outputs_of(group for group, *_ in lifted)
+    present, changed = outputs_of(groups), outputs_of(group for group, *_ in lifted)
     result = PassResult((line,) if line else (), tuple(skipped), present, changed)
     if dry or not lifted:
         return result, []
@@ -140,21 +159,17 @@ def _fuse_sum(
     with module.graph.inserting_before(root):
         total = _added(module, [*rest, *((node, 1.0) for node in _combined(module, root, parts))])
     _replace(root, total)
+    for node, again in [tap for _, lifter, _ in lifted for tap in lifter.taps.items()]:
+        for reader in found.tapped.get(node, ()):
+            reader.replace_input_with(node, again)
     return result, [side for _, lifter, _ in lifted for side in lifter.sides]
 
 
 def _are_side_by_side(found: Sum, groups: Sequence[Sequence[Branch]]) -> bool:
     """Whether the sum has branches: several, and equal ones among them or on one state, not two paths that meet."""
-    count = sum(map(len, groups)) + len(found.tapped)
-    ends = sum(len(branch.outputs) for group in groups for branch in group) + len(found.tapped)
-    return count > 1 and (len(found.terms) > ends or any(len(group) > 1 for group in groups))
-
-
-def _tapped(found: Sum) -> list[Skip]:
-    return [
-        Skip(node.name, f"{node.name} is also read by {reader.name}, outside of the sum {found.root.name}")
-        for node, reader in found.tapped.items()
-    ]
+    ends = sum(len(branch.outputs) for group in groups for branch in group)
+    adds_to_state = len(found.terms) > ends
+    return sum(map(len, groups)) > 1 and (adds_to_state or any(len(group) > 1 for group in groups))
 
 
 _Lifted = tuple[list[Branch], Lifter, tuple[Part, ...]]

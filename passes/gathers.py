@@ -18,10 +18,11 @@ from passes.branches import Branch, find_branches
 from passes.dataflow import tensor_value
 from passes.groups import aligned, described, outputs_of, refused
 from passes.infra import PassResult, Skip
-from passes.layout import Apart, CannotLiftError, Lifted, Shared, Wide
+from passes.layout import Apart, CannotLiftError, Lifted, Wide
 from passes.lift import Lifter
+from passes.lift_apart import each_branch
 from passes.lift_shapes import shape_of
-from passes.relayout import cut, materialised, moved
+from passes.relayout import materialised, moved
 from passes.sums import stack_of
 
 aten = ops.aten
@@ -82,12 +83,3 @@ def _read_wide(lifter: Lifter, root: fx.Node, outputs: Sequence[fx.Node], value:
         root.replace_all_uses_with(members[0])
         return
     root.update_arg(0, members)
-
-
-def each_branch(lifter: Lifter, output: fx.Node, value: Lifted) -> Sequence[fx.Node]:
-    """Each branch's value again."""
-    if isinstance(value, Apart):
-        return value.nodes
-    if isinstance(value, Shared):
-        return [value.node] * lifter.count
-    return cut(lifter, value) if isinstance(value, Wide) else [lifter.node(value, output)] * lifter.count

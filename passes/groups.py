@@ -14,14 +14,21 @@ from passes.lift import Branches, Lifter
 Group = Sequence[Branch]
 
 
-def aligned(group: Group, factors: Mapping[fx.Node, float] | None = None) -> Branches:
-    """The branches as the lifter wants them; `factors` are what a sum multiplies their outputs with."""
+def aligned(group: Group, factors: Mapping[fx.Node, float] | None = None, tapped: Iterable[fx.Node] = ()) -> Branches:
+    """The branches as the lifter wants them.
+
+    Args:
+        group: equal branches.
+        factors: what a sum multiplies their outputs with.
+        tapped: outputs that something beside the sum reads.
+    """
     each = tuple(tuple((factors or {}).get(output, 1.0) for output in branch.outputs) for branch in group)
     return Branches(
         tuple(branch.nodes for branch in group),
         tuple(branch.outputs for branch in group),
         frozenset().union(*(branch.inner for branch in group)),
         each if any(factor != 1 for row in each for factor in row) else (),
+        frozenset(tapped),
     )
 
 

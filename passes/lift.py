@@ -21,7 +21,7 @@ from passes import operators as ops
 from passes.contraction import Part, contract, tail_of
 from passes.dataflow import tensor_value
 from passes.layout import Apart, CannotLiftError, Lifted, Normed, Pieces, Shared, Stored, Wide, sizes
-from passes.lift_apart import no_wide_form, refuse_without_gain, run_apart
+from passes.lift_apart import each_branch, no_wide_form, refuse_without_gain, run_apart
 from passes.lift_shapes import Env, Rule
 from passes.merge_duplicates import key_of
 from passes.parameters import read_parameter, register_parameter
@@ -46,12 +46,14 @@ class Branches:
         outputs: for each branch what the sum adds; several for a chain of terms.
         inner: the nodes of all branches that are computed by them.
         factors: for each branch what the sum multiplies its outputs with; nothing where all factors are one.
+        tapped: the outputs that something else reads too.
     """
 
     lists: tuple[tuple[fx.Node, ...], ...]
     outputs: tuple[tuple[fx.Node, ...], ...]
     inner: frozenset[fx.Node]
     factors: tuple[tuple[float, ...], ...] = ()
+    tapped: frozenset[fx.Node] = frozenset()
 
     def __len__(self) -> int:
         return len(self.lists)
@@ -77,6 +79,7 @@ class Lifter:
         self.outers: dict[fx.Node, int] = {}
         self.moves = 0
         self.apart: dict[fx.Node, CannotLiftError] = {}
+        self.taps: dict[fx.Node, fx.Node] = {}  # for outputs that are read elsewhere too the same value again
         self.sides: list[fx.Node] = []  # stacks of values from outside, some of which may be gone again
 
     # the search for a layout ------------------------------------------------------------------------------------
@@ -90,16 +93,23 @@ class Lifter:
         Raises:
             CannotLiftError: naming the node and the value that stand in the way; nothing is left in the graph.
         """
-        tails = [tail_of(self.branches, output) for output in self.branches.outputs[0]]
+        taps = [output for output in self.branches.outputs[0] if self._is_tapped(output)]
+        tails = [None if output in taps else tail_of(self.branches, output) for output in self.branches.outputs[0]]
         skipped = {node for tail in tails if tail is not None for node in tail}
 
         def attempt() -> tuple[Part, ...]:
             env = self._environment(skipped)
+            columns = [(self.column(output), each_branch(self, output, env[output])) for output in taps]
+            self.taps = {node: again for column in columns for node, again in zip(*column, strict=True)}
             return tuple(
                 contract(self, output, tail, env) for output, tail in zip(self.branches.outputs[0], tails, strict=True)
             )
 
         return self._fewest_moves(attempt)
+
+    def _is_tapped(self, output: fx.Node) -> bool:
+        """Whether something reads an output, of any branch, beside the sum."""
+        return not self.branches.tapped.isdisjoint(self.column(output))
 
     def lift_values(self) -> tuple[Lifted, ...]:
         """Lift the branches whole.

@@ -72,7 +72,7 @@ def run_apart(lifter: Lifter, node: fx.Node, env: Env, reason: CannotLiftError) 
         raise reason
     if any(free_unbacked_symbols(value) for value in tensors_of(node)):
         raise CannotLiftError(f"{node.name} ({node.target}) has a size that only the data tell")
-    inputs = {source: _pieces(lifter, source, env[source]) for source in node.all_input_nodes}
+    inputs = {source: each_branch(lifter, source, env[source]) for source in node.all_input_nodes}
     results = []
     for branch in range(lifter.count):
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n, b=branch: inputs[n][b])  # type: ignore[misc]
@@ -81,7 +81,7 @@ def run_apart(lifter: Lifter, node: fx.Node, env: Env, reason: CannotLiftError) 
     return Apart(tuple(results))
 
 
-def _pieces(lifter: Lifter, source: fx.Node, value: Lifted) -> Sequence[fx.Node]:
+def each_branch(lifter: Lifter, source: fx.Node, value: Lifted) -> Sequence[fx.Node]:
     """One node for each branch."""
     if isinstance(value, Shared):
         return [value.node] * lifter.count

@@ -20,10 +20,10 @@ from torch import fx
 
 from passes import operators as ops
 from passes.branches import find_branches
-from passes.gathers import each_branch
 from passes.groups import Group, aligned, described
 from passes.layout import Apart, CannotLiftError, Lifted, Wide
 from passes.lift import Lifter
+from passes.lift_apart import each_branch
 from passes.lift_shapes import shape_of
 from passes.relayout import materialised, stacked
 

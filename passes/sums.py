@@ -54,14 +54,15 @@ class Sum:
         terms: the values with their coefficients, none of which is zero, in the order of execution.
         tree: the steps that were expanded, and the stacks between them.
         states: values that branches of the sum read and that belong to none of them.
-        tapped: values at the ends of branches that something else reads too, with the first that does.
+        tapped: values of branches that something else reads too, with all that does: outside of the sum, or a step of
+            it that is read there.
     """
 
     root: fx.Node
     terms: Mapping[fx.Node, float]
     tree: frozenset[fx.Node]
     states: frozenset[fx.Node]
-    tapped: Mapping[fx.Node, fx.Node]
+    tapped: Mapping[fx.Node, frozenset[fx.Node]]
 
 
 def operands(module: fx.GraphModule, node: fx.Node) -> Operands:
@@ -150,8 +151,8 @@ def _of_stack(node: fx.Node) -> Operands:
     return tuple((part, factor) for part in parts)
 
 
-def find_roots(module: fx.GraphModule) -> list[fx.Node]:
-    """The steps whose value something reads that is no step of the same sum, in the order of execution."""
+def find_roots(module: fx.GraphModule) -> dict[fx.Node, fx.Node]:
+    """For each step the last step of its sum: itself, where something reads it that is no step of the same sum."""
     owner: dict[fx.Node, fx.Node] = {}
     for node in reversed(module.graph.nodes):
         if not operands(module, node):
@@ -159,7 +160,7 @@ def find_roots(module: fx.GraphModule) -> list[fx.Node]:
         owners = {owner.get(_step_behind(user)) for user in node.users}
         (only,) = owners if len(owners) == 1 else (None,)
         owner[node] = only or node
-    return [node for node, root in reversed(owner.items()) if node is root]
+    return dict(reversed(owner.items()))
 
 
 def _step_behind(user: fx.Node) -> fx.Node:
@@ -256,11 +257,20 @@ class _Expansion:
         reads = _Dependence(terms, self.place)
         states = {node for node in terms if operands(self.module, node) or reads.is_state(node)}
         ordered = {node: terms[node] for node in sorted(terms, key=self.place.__getitem__)}
-        tapped = {node: reader for node in ordered if reads.is_end(node) for reader in self._readers_outside(node)[:1]}
+        inside = {*self.tree, *terms}.union(*reads.ancestors.values())
+        kept = self._kept(inside)
+        taps = {node: frozenset(u for u in node.users if u not in inside or u in kept) for node in ordered}
+        branching = {node: readers for node, readers in taps.items() if node not in states and reads.reads_any(node)}
+        tapped = {node: readers for node, readers in branching.items() if readers}
         return Sum(self.root, ordered, frozenset(self.tree), frozenset(states), tapped)
 
-    def _readers_outside(self, node: fx.Node) -> list[fx.Node]:
-        return [user for user in node.users if user not in self.tree]
+    def _kept(self, inside: Collection[fx.Node]) -> set[fx.Node]:
+        """The steps that are read from outside of the sum, by way of other steps too."""
+        kept: set[fx.Node] = set()
+        for node in sorted(self.tree - {self.root}, key=self.place.__getitem__, reverse=True):
+            if any(user not in inside or user in kept for user in node.users):
+                kept.add(node)
+        return kept
 
 
 class _Dependence:
@@ -288,10 +298,9 @@ class _Dependence:
         """Whether branches begin at `node` and every value of the sum comes before it or after it."""
         return all(self.are_related(node, other) for other in self.members) and self.branch_at(node)
 
-    def is_end(self, node: fx.Node) -> bool:
-        """Whether `node` is computed from a value of the sum, and no value of the sum from it."""
-        is_read = any(self.depends(other, node) for other in self.members)
-        return not is_read and any(self.depends(node, other) for other in self.members)
+    def reads_any(self, node: fx.Node) -> bool:
+        """Whether `node` is computed from a value of the sum."""
+        return any(self.depends(node, other) for other in self.members)
 
 
 def _ancestors(node: fx.Node, first: float, place: Place) -> set[fx.Node]:

@@ -21,10 +21,14 @@ def _graph(function: Callable[..., Tensor], *more: Tensor) -> fx.GraphModule:
     return graph_of(randomised(Function(function, **parts)), tokens(), *more)
 
 
+def _roots(graph: fx.GraphModule) -> list[fx.Node]:
+    return [node for node, root in find_roots(graph).items() if node is root]
+
+
 def _groups(function: Callable[..., Tensor], *more: Tensor) -> list[list[Branch]]:
     graph = _graph(function, *more)
     place = dict(positions(graph.graph))
-    found = expand(graph, find_roots(graph)[-1], place)
+    found = expand(graph, _roots(graph)[-1], place)
     return find_branches(list(found.terms), found.tree, place, found.states)
 
 
