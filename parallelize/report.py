@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parallelize.diagrams import draw, schedule_graph
+from parallelize.digits import written
 from parallelize.latency import Latency
 from parallelize.metrics import METRICS, Budget, Metric, Scores
 from parallelize.metrics.bootstrap import CONFIDENCE, RESAMPLES
@@ -243,10 +244,10 @@ class _Measure:
         return [self.heading] if self.bound is None else [self.heading, "\n95 %"]
 
     def cells(self, network: Mapping[str, Any]) -> list[str]:
-        text = _number(network[self.kind][self.key], self.number)
+        text = written(network[self.kind][self.key], self.number)
         if self.bound is None:
             return [text]
-        low, high = (_number(end, self.bound) for end in network[f"{self.kind[:-1]}_intervals"][self.key])
+        low, high = (written(end, self.bound) for end in network[f"{self.kind[:-1]}_intervals"][self.key])
         return [text, f"{low}..{high}".replace("%..", "..")]
 
 
@@ -294,11 +295,6 @@ def _row(network: Mapping[str, Any], serial_ms: float, measures: Sequence[_Measu
         *(_milliseconds(latency[name]) for name in ("median", "p90")),
         f"{serial_ms / latency['median']:.2f}x",
     ]
-
-
-def _number(value: float, form: str) -> str:
-    """A number as its column writes it, or with four digits where that would be too wide."""
-    return f"{value:.4g}" if abs(value) >= 1e4 else f"{value:{form}}"
 
 
 def _milliseconds(time: float) -> str:

@@ -26,6 +26,7 @@ from torch import fx
 from parallelize import heat_map, sensitivity
 from parallelize.backends.onnxruntime import OnnxRuntime
 from parallelize.deletion import deletion_plan
+from parallelize.digits import written
 from parallelize.latency import in_turn
 from parallelize.metrics import Metric
 from parallelize.onnx_export import write_onnx
@@ -242,8 +243,8 @@ def _row(point: Mapping[str, Any], serial_ms: float | None) -> Iterator[str]:
     yield point["kind"] + (" *" if point["on_frontier"] else "")
     yield str(point["depth_blocks"])
     yield f"{point['parameters']:,}"
-    yield f"{point['error']:.4f}"
-    yield f"{low:.4f}..{high:.4f}"
+    yield written(point["error"])
+    yield f"{written(low)}..{written(high)}"
     if serial_ms is not None:
         yield f"{point['latency_ms']:.2f}"
         yield f"{serial_ms / point['latency_ms']:.2f}x"
