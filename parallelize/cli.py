@@ -109,12 +109,13 @@ def draw(
 ) -> None:
     """Draw a model's schedule as a networkx diagram, level by level, with the critical path marked."""
     from parallelize.cleaning import clean
+    from parallelize.diagrams import check_suffix, schedule_graph
     from parallelize.diagrams import draw as write
-    from parallelize.diagrams import schedule_graph
     from passes.apply_plan import check_fits
     from passes.plan import Plan, serial
     from passes.stacks import find_stacks
 
+    check_suffix(output)
     raw, notes = _load(model, inputs, weights, weights_key, input_shapes, allow_pickle=allow_pickle)
     program, _ = clean(raw)
     stacks = find_stacks(program.module).stacks

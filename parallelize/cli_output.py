@@ -93,6 +93,16 @@ def print_table(table: Table) -> Console:
     return shown
 
 
+def print_facts(facts: Iterable[str]) -> Console:
+    """Print what was made, the first sentence as the headline; returns the console for what comes below it."""
+    from rich.text import Text
+
+    shown = console()
+    for number, fact in enumerate(facts):
+        shown.print(Text(fact, "" if number else "bold"))
+    return shown
+
+
 def print_notes(notes: Iterable[str], console: Console) -> None:
     """Print what a reader of the table should not miss; names in it are no markup."""
     from rich.text import Text

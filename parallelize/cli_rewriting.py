@@ -38,7 +38,7 @@ from parallelize.cli_options import (
     Weights,
     WeightsKey,
 )
-from parallelize.cli_output import print_notes, print_table
+from parallelize.cli_output import print_facts, print_notes, print_table
 from parallelize.heal_options import DEFAULT_STEPS, RATE, RATE_WIDTH, HealOptions
 from parallelize.plan_file import read_plan
 
@@ -322,11 +322,13 @@ def _convert(model: str, output: Path, shapes: list[str] | None, **options: Any)
     from parallelize.conversion import convert as run
     from parallelize.inputs import parse_inputs
     from parallelize.progress import reporting
-    from parallelize.report import notes, table
+    from parallelize.report import table
+    from parallelize.report_notes import facts, notes
 
     with reporting() as report:
         conversion = run(model, output, input_specs=parse_inputs(shapes), report=report, **options)
-    console = print_table(table(conversion.report))
+    console = print_facts(facts(conversion.report))
+    print_table(table(conversion.report))
     print_notes(notes(conversion.report), console)
     console.print(Text(f"Written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}"))
 

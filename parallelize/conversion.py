@@ -31,14 +31,11 @@ from parallelize.metrics import Budget, Judge, Metric, Scores, find_metric
 from parallelize.onnx_export import write_onnx
 from parallelize.output_directory import output_directory, refuse_foreign
 from parallelize.padding import real_outputs
-from parallelize.planning.planner import Planner, PlannerOptions, Search
 from parallelize.preparation import Model, Prepared, Source, choose_metric, prepare
 from parallelize.program import Program
 from parallelize.progress import Report
 from parallelize.report import Comparison, Evidence, write_report
-from parallelize.scheduling import why_unscheduled
-from parallelize.split import Split
-from parallelize.student import choose_device
+from parallelize.scheduling import chosen_schedule, settled
 from parallelize.variants import (
     AS_IS,
     FUSED,
@@ -52,14 +49,11 @@ from parallelize.variants import (
     fused_variants,
 )
 from passes.agreement import change
-from passes.apply_plan import check_fits
-from passes.errors import CheckError, ParallelizeError
+from passes.errors import CheckError
 from passes.infra import flat_outputs
-from passes.plan import Plan, Refit, serial
-from passes.stack_graph import StackGraph, stack_graph
-from passes.stacks import Stacks
+from passes.plan import Plan, Refit
+from passes.stack_graph import stack_graph
 
-DEFAULT_BUDGET = Budget(0.02)
 CHECKED = 32  # samples that an ONNX file is compared with its graph on
 ONNX_TOLERANCE = 1e-3  # of the largest output, float32 sums in another order
 
@@ -166,25 +160,26 @@ def convert(
         check_shapes(program, options.engine)
         check_precision(program, options.engine, backend[0])
         graph = stack_graph(stacks.stacks)
-        unscheduled = why_unscheduled(graph, options.plan, options.depth, has_budget=options.max_error is not None)
-        if unscheduled is not None and options.heal is not None:
-            raise ParallelizeError(
-                f"There is nothing to heal: {unscheduled}.",
-                "Leave out the healing, or name a plan that schedules more.",
-            )
-        options = _settle(options, graph, prepared.random)
+        options = settled(options, graph, is_random=prepared.random)
         metric = choose_metric(options.metric, prepared)
         if options.max_error is not None:
             Budget.parse(options.max_error).check(metric)
-        search = None
-        if unscheduled is not None:
-            variants = fused_variants(program, options.plan or _serial(stacks, options.seed), data.held_out)
+        schedule = chosen_schedule(prepared, graph, metric, options, report)
+        plan, search, options = schedule.plan, schedule.search, replace(options, max_error=schedule.budget)
+        if schedule.unscheduled is not None:
+            variants = fused_variants(program, plan, data.held_out)
         else:
-            search, plan = _choose(program, data, metric, options, report)
             refitted = search.chosen.refitted if search is not None and options.refit != "none" else None
             healer = _healer(prepared, plan, metric, options, state_file, report)
             variants = build_variants(
-                program, plan, data.fit, data.held_out, metric, refitted, lambda what: report(what, None), healer
+                program,
+                plan,
+                data.fit,
+                data.held_out,
+                None if prepared.random else metric,
+                refitted,
+                lambda what: report(what, None),
+                healer,
             )
         scores = _score(variants, data.judge, metric, report)
         comparisons, latencies = _measure_onnx(variants, data.judge, directory, options, report)
@@ -198,19 +193,20 @@ def convert(
             data.held_out,
             data.judge,
             comparisons[product.name].error,
-            json.loads(variants.plan.to_json()),
+            json.loads(plan.to_json()),
             report,
             (data.fit, data.held_out, data.judge),
         )
         evidence = Evidence(
             origin=program.origin,
             stacks=stacks,
+            graph=graph,
             variants=variants,
             scores=scores,
             latencies=latencies,
             comparisons=comparisons,
             search=search,
-            unscheduled=unscheduled,
+            unscheduled=schedule.unscheduled,
             split=data,
             random_inputs=prepared.random,
             metric=metric,
@@ -222,10 +218,10 @@ def convert(
         report("writing the report", None)
         _save_program(product.program, directory / "model.pt2")
         content = write_report(evidence, directory)
-        (directory / "plan.json").write_text(variants.plan.to_json())
+        (directory / "plan.json").write_text(plan.to_json())
     if options.heal is not None:
         state_file.unlink(missing_ok=True)
-    return Conversion(target, product.program, variants.plan, content)
+    return Conversion(target, product.program, plan, content)
 
 
 def final(variants: Variants) -> Variant:
@@ -237,10 +233,6 @@ def final(variants: Variants) -> Variant:
     return variants[next(name for name in (HEALED, REWRITE, AS_IS, FUSED) if name in names)]
 
 
-def _serial(stacks: Stacks, seed: int) -> Plan:
-    return Plan(tuple(serial(len(stack.terms)) for stack in stacks.stacks), seed)
-
-
 def _parsed(options: ConvertOptions) -> ConvertOptions:
     """Read the budget and load a metric of the user's own before anything takes time."""
     budget = None if options.max_error is None else Budget.parse(options.max_error)
@@ -248,50 +240,6 @@ def _parsed(options: ConvertOptions) -> ConvertOptions:
     if budget is not None and metric is not None:
         budget.check(metric)
     return replace(options, max_error=budget, metric=metric)
-
-
-def _settle(options: ConvertOptions, graph: StackGraph, is_random: bool) -> ConvertOptions:
-    """Fill in what was left open: a budget, and no refit on noise."""
-    given = [name for name in ("plan", "depth", "max_error") if getattr(options, name) is not None]
-    if len(given) > 1:
-        raise ParallelizeError(
-            "Only one of a plan, a depth and a maximal error can be asked for.", "Leave out the rest."
-        )
-    if options.heal is not None:
-        choose_device(options.heal.device)  # what is not there is refused before the long work
-        if is_random:
-            raise ParallelizeError("Healing needs data.", "Give calibration samples with --inputs.")
-    if options.plan is not None:
-        check_fits(graph.stacks, options.plan)
-        wants_refit = any(part.refit != "none" for part in options.plan.stacks)
-        if wants_refit and is_random:
-            raise ParallelizeError(
-                "The plan asks for a refit, which needs data.", 'Give --inputs, or set "refit": "none" in the plan.'
-            )
-    if is_random:
-        options = replace(options, refit="none")
-    if not given and is_random:
-        return replace(options, depth=max(graph.least_blocks, graph.serial_blocks // 2))
-    return options if given else replace(options, max_error=DEFAULT_BUDGET)
-
-
-def _choose(
-    program: Program, data: Split, metric: Metric, options: ConvertOptions, report: Report
-) -> tuple[Search | None, Plan]:
-    if options.plan is not None:
-        return None, options.plan
-
-    def progress(what: str, done: int, total: int) -> None:
-        report(what, done / total if total > 1 else None)
-
-    searching = PlannerOptions(options.refit, options.seed, options.time_limit, refine=options.refine)
-    planner = Planner(program.module, data.fit, data.held_out, metric, searching, progress)
-    if options.depth is not None:
-        search = planner.at_depth(options.depth)
-    else:
-        assert options.max_error is not None
-        search = planner.within(options.max_error)
-    return search, search.chosen.plan
 
 
 def _healer(

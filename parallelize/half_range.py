@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from parallelize.inputs import Samples
 from parallelize.padding import Layout, layouts, mask_position
@@ -27,7 +26,7 @@ from parallelize.states import batch_size
 from passes.cast_precision import HALF_DTYPES, CastPrecision
 from passes.dataflow import described, tensor_value
 from passes.errors import CheckError
-from passes.half_arithmetic import Ends, HalfArithmetic, ends_of_range, kept_for_range, watched, wrong_entries
+from passes.half_arithmetic import Ends, HalfArithmetic, ends_of_range, is_wrong, kept_for_range, watched
 from passes.infra import PassRecord, run_passes
 
 ROUNDS = 40  # casts that are tried until every sample is right
@@ -103,36 +102,22 @@ class _Trial:
         self.layouts: dict[str, Layout] = {}
 
     def wrong(self, cast: fx.GraphModule, parts: Sequence[Samples]) -> Iterator[_Wrong]:
-        """Samples that the cast program makes no numbers of, in their order in the data, whatever part they are in."""
-        places = [(number, place) for number, part in enumerate(parts) for place in self._places(cast, part)]
-        places.sort(key=lambda each: _number(parts[each[0]], each[1]))
-        found = False
-        for number, place in places:
-            each = parts[number].take([place])
-            ends = self.ends(cast, each)
-            if ends is not None:
-                found = True
-                yield _Wrong(each, ends)
-        if places and not found:  # none is wrong alone
-            together = parts[places[0][0]].take(
-                [place for number, place in places if number == places[0][0]][:_AT_ONCE]
-            )
-            ends = self.ends(cast, together)
-            if ends is not None:
-                yield _Wrong(together, ends)
+        """Samples that the cast program makes no numbers of, in memory that does not grow."""
+        size = batch_size(self.module, _BATCH)
+        for part in parts:
+            start = 0
+            for batch, count in zip(part.batches(size), part.counts(size), strict=True):
+                if self._is_wrong(cast, part, batch):
+                    yield from self._looked_into(cast, part, range(start, start + count))
+                start += count
 
-    def _places(self, cast: fx.GraphModule, part: Samples) -> Iterator[int]:
-        """Samples of a part with a watched value that is infinite or NaN where the program's own is not."""
-        size, start = batch_size(self.module, _BATCH), 0
-        for batch, count in zip(part.batches(size), part.counts(size), strict=True):
-            half = self._values(cast, batch, self.watched)
-            tensors = [leaf for leaf in pytree.tree_leaves(half) if isinstance(leaf, Tensor)]
-            if not all(value.isfinite().all() for value in tensors):
-                own, real = self._values(self.module, batch, self.watched), self._real(part, batch)
-                wrong = [each for name in half for each in wrong_entries(own[name], half[name], real.get(name))]
-                rows = torch.stack([_by_sample(each, part.fixed or count) for each in wrong]).any(0)
-                yield from (start + int(row) for row in rows[:count].nonzero())
-            start += count
+    def _is_wrong(self, cast: fx.GraphModule, part: Samples, batch: Sequence[Tensor]) -> bool:
+        """Whether a watched value is infinite or NaN where the program's own is not."""
+        half = self._values(cast, batch, self.watched)
+        if all(value.isfinite().all() for value in half.values() if isinstance(value, Tensor)):
+            return False
+        own, real = self._values(self.module, batch, self.watched), self._real(part, batch)
+        return any(is_wrong(own[name], half[name], real.get(name)) for name in half)
 
     @staticmethod
     def _values(module: fx.GraphModule, batch: Sequence[Tensor], names: Collection[str] | None) -> Mapping[str, Any]:
@@ -140,6 +125,18 @@ class _Trial:
         with torch.no_grad():
             run.run(*batch, enable_io_processing=False)
         return run.values
+
+    def _looked_into(self, cast: fx.GraphModule, part: Samples, places: range) -> Iterator[_Wrong]:
+        """Each sample alone; all of them together where none is wrong alone."""
+        found = False
+        for place in (*([place] for place in places), list(places)):
+            if found and len(place) > 1:
+                return
+            each = part.take(place)
+            ends = self.ends(cast, each)
+            if ends is not None:
+                found = True
+                yield _Wrong(each, ends)
 
     def ends(self, cast: fx.GraphModule, samples: Samples) -> Ends | None:
         """Where the range ends for these samples; None where it does not."""
@@ -174,18 +171,6 @@ class _Trial:
         if wrong.ends.size > limit:
             return f"{what} is {wrong.ends.size:.3g}{where}, infinite in {_name(self.half)}, which ends at {limit:.5g}"
         return f"{what} is NaN or infinite{where} in the arithmetic of {_name(self.half)}"
-
-
-def _number(part: Samples, place: int) -> int:
-    """Of a sample in the data that the part was taken from."""
-    return place if part.index is None else int(part.index[place])
-
-
-def _by_sample(wrong: Tensor, count: int) -> Tensor:
-    """(samples,): which samples have a wrong entry; all where the first axis is none of samples."""
-    if wrong.ndim == 0 or len(wrong) % count:
-        return wrong.any().expand(count)
-    return wrong.reshape(count, -1).any(1)
 
 
 def _name(dtype: torch.dtype) -> str:

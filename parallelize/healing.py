@@ -24,7 +24,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from parallelize.digits import written
 from parallelize.distillation import Quotient
 from parallelize.heal_options import HealOptions
 from parallelize.heal_state import read_state, write_state
@@ -255,9 +254,8 @@ class Healing:
     def _told(self) -> str:
         """Where the run is, in words."""
         of = "" if self.total is None else f" of {self.total}"
-        loss = f", loss {written(self.history[-1].loss)}" if self.history else ""
-        best, first = written(self.best_error), written(self.before)
-        return f"step {self.step}{of}{loss}, held-out error {best} at best, {first} at first"
+        loss = f", loss {self.history[-1].loss:.4f}" if self.history else ""
+        return f"step {self.step}{of}{loss}, held-out error {self.best_error:.4f} at best, {self.before:.4f} at first"
 
     def _steps_samples(self) -> Iterator[Samples]:
         """The samples of the steps up to the next evaluation."""

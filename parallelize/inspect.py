@@ -6,14 +6,16 @@ import dataclasses
 import inspect as python_inspect
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch import fx
 
 from parallelize.program import Program, TensorSpec
+from parallelize.words import counted
 from passes.apply_plan import schedule
 from passes.dataflow import tensor_value
 from passes.errors import ParallelizeError
@@ -22,6 +24,7 @@ from passes.infra import clone, eliminate_dead_code
 from passes.measures import critical_gemms, operator_counts, parameter_count
 from passes.plan import Form, Plan, grouped
 from passes.registry import PASSES
+from passes.stack_graph import StackGraph, stack_graph
 from passes.stacks import Stack, find_stacks
 
 FORMS: tuple[Form, ...] = ("sublayer", "block")
@@ -30,6 +33,7 @@ FORMS: tuple[Form, ...] = ("sublayer", "block")
 def as_dict(program: Program) -> dict[str, Any]:
     """A model as plain values: inputs, outputs, sizes, operators, stacks with their terms, refusals."""
     found = find_stacks(program.module)
+    graph = stack_graph(found.stacks)
     return {
         "model": program.origin,
         "inputs": [_spec(spec) for spec in program.inputs],
@@ -37,9 +41,13 @@ def as_dict(program: Program) -> dict[str, Any]:
         "parameters": parameter_count(program.module),
         "critical_gemms": critical_gemms(program.module),
         "operators": operator_counts(program.module),
-        "stacks": [_stack(program, stack) for stack in found.stacks],
+        "depth": {"terms": graph.serial_terms, "blocks": graph.serial_blocks, "layers": graph.serial_layers},
+        "stacks": [_stack(program, stack, graph.order.predecessors(n)) for n, stack in enumerate(found.stacks)],
         "refused": [dataclasses.asdict(refusal) for refusal in found.refused],
-        "fusion": {form: _fusion(program, found.stacks, form) for form in FORMS} if found.stacks else {},
+        "fusion": {
+            **({"captured": _captured_fusion(program, graph)} if graph.branches else {}),
+            **({form: _fusion(program, found.stacks, form) for form in FORMS} if found.stacks else {}),
+        },
     }
 
 
@@ -52,24 +60,32 @@ def _fusion(program: Program, stacks: Sequence[Stack], form: Form) -> dict[str, 
     module = clone(program.module)
     sites = schedule(module, Plan(tuple(pairs)))
     eliminate_dead_code(module)
+    return _fused(module, sum(len(level.level.chains) > 1 for site in sites for level in site.levels))
+
+
+def _captured_fusion(program: Program, graph: StackGraph) -> dict[str, Any]:
+    """What width fusion would make of stacks that are branches already."""
+    return _fused(clone(program.module), len(graph.branches))
+
+
+def _fused(module: fx.GraphModule, levels: int) -> dict[str, Any]:
     result = FuseWidth(dry=True).apply(module)
-    return {
-        "levels": sum(len(level.level.chains) > 1 for site in sites for level in site.levels),
-        "fused": list(result.matches),
-        "left": [dataclasses.asdict(skip) for skip in result.skipped],
-    }
+    left = [dataclasses.asdict(skip) for skip in result.skipped]
+    return {"levels": levels, "fused": list(result.matches), "left": left}
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "shape": list(spec.shape), "dtype": str(spec.dtype).removeprefix("torch.")}
 
 
-def _stack(program: Program, stack: Stack) -> dict[str, Any]:
+def _stack(program: Program, stack: Stack, behind: Iterable[int]) -> dict[str, Any]:
     state = tensor_value(stack.entry)
     return {
         "name": stack.name,
         "state": [] if state is None else [str(size) for size in program.shape(state)],
         "blocks": [list(block) for block in stack.blocks],
+        "layers": len(stack.blocks) * stack.layers,
+        "behind": sorted(behind),
         "terms": [
             {
                 "index": index,
@@ -97,11 +113,22 @@ def print_tables(program: Program, console: Console) -> None:
     )
     for number, stack in enumerate(content["stacks"]):
         state = " x ".join(stack["state"])
-        counts = f"{len(stack['terms'])} terms in {len(stack['blocks'])} blocks"
+        counts = f"{counted(len(stack['terms']), 'term')} in {counted(len(stack['blocks']), 'block')}"
+        if stack["layers"] != len(stack["blocks"]):
+            counts += f" ({stack['layers']} layers)"
+        if stack["behind"]:
+            counts += f", behind stack {', '.join(map(str, stack['behind']))}"
         console.print(Text(f"\nstack {number} '{stack['name']}': {counts}, state {state}"))
         console.print(_stack_table(stack))
     if not content["stacks"]:
         console.print("No residual stack was found.")
+    if len(content["stacks"]) > 1:
+        depth = content["depth"]
+        console.print(
+            f"\n{len(content['stacks'])} stacks, {counted(depth['blocks'], 'block')} deep on the longest path"
+            f" ({counted(depth['terms'], 'term')})",
+            highlight=False,
+        )
     for refusal in content["refused"]:
         console.print(Text(f"refused {refusal['node']}: {refusal['reason']}", "yellow"))
     for form, found in content["fusion"].items():
@@ -112,7 +139,8 @@ def _print_fusion(form: str, found: dict[str, Any], console: Console) -> None:
     """One line on pairs of blocks in one form, and one for each kind of branch that would stay as it is."""
     if not found["levels"]:
         return
-    console.print(f"\npairs of blocks in {form} form: {len(found['fused'])} sums would be fused", highlight=False)
+    what = "branches as captured" if form == "captured" else f"pairs of blocks in {form} form"
+    console.print(f"\n{what}: {counted(len(found['fused']), 'sum')} would be fused", highlight=False)
     for reason, count in Counter(skip["reason"] for skip in found["left"]).items():
         times = f" ({count} branches)" if count > 1 else ""
         console.print(Text(f"not fused{times}: {reason}", "yellow"))

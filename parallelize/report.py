@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,15 +21,17 @@ from rich.table import Table
 from rich.text import Text
 
 from parallelize.diagrams import draw, schedule_graph
-from parallelize.digits import written
 from parallelize.latency import Latency
 from parallelize.metrics import METRICS, Budget, Metric, Scores
 from parallelize.metrics.bootstrap import CONFIDENCE, RESAMPLES
 from parallelize.planning.planner import Search
+from parallelize.report_notes import facts, notes
 from parallelize.split import Split
-from parallelize.variants import AS_IS, DELETED, DELETED_REFITTED, HEALED, REWRITE, SERIAL, UNFUSED, Variants
+from parallelize.variants import SERIAL, UNFUSED, Variants
+from parallelize.words import counted
 from passes.infra import PassRecord
 from passes.plan import Plan, serial
+from passes.stack_graph import StackGraph
 from passes.stacks import Stacks
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ class Evidence:
 
     origin: str
     stacks: Stacks
+    graph: StackGraph
     variants: Variants
     scores: Mapping[str, Scores]
     latencies: Mapping[str, Latency]
@@ -77,7 +80,8 @@ def write_report(evidence: Evidence, directory: Path) -> dict[str, Any]:
     stacks = evidence.stacks.stacks
     before = Plan(tuple(serial(len(stack.terms)) for stack in stacks))
     draw(schedule_graph(stacks, before, f"{evidence.origin}: serial"), directory / "before.svg")
-    draw(schedule_graph(stacks, evidence.variants.plan, f"{evidence.origin}: rewritten"), directory / "after.svg")
+    what = "rewritten" if evidence.unscheduled is None else "as it was captured, branches fused"
+    draw(schedule_graph(stacks, evidence.variants.plan, f"{evidence.origin}: {what}"), directory / "after.svg")
     (directory / "report.html").write_text(_page(evidence, content, directory))
     return content
 
@@ -107,8 +111,15 @@ def as_dict(evidence: Evidence) -> dict[str, Any]:
         "unscheduled": evidence.unscheduled,
         "deletion_plan": None if deletion is None else json.loads(deletion.to_json()),
         "stacks": [
-            {"name": stack.name, "terms": len(stack.terms), "blocks": len(stack.blocks), "kinds": stack.summary()}
-            for stack in evidence.stacks.stacks
+            {
+                "name": stack.name,
+                "terms": len(stack.terms),
+                "blocks": len(stack.blocks),
+                "layers": len(stack.blocks) * stack.layers,
+                "kinds": stack.summary(),
+                "behind": sorted(evidence.graph.order.predecessors(number)),
+            }
+            for number, stack in enumerate(evidence.stacks.stacks)
         ],
         "refused": [asdict(refusal) for refusal in evidence.stacks.refused],
         "networks": [_network(evidence, variant.name) for variant in evidence.variants.items],
@@ -116,6 +127,7 @@ def as_dict(evidence: Evidence) -> dict[str, Any]:
         "healing": _healing(evidence),
         "passes": [asdict(record) for record in evidence.records],
         "search": _search(evidence),
+        "unfused_stacks": dict(evidence.search.unfused) if evidence.search is not None else {},
         "backend": evidence.built.as_dict(),
     }
 
@@ -200,7 +212,7 @@ def table(content: Mapping[str, Any]) -> Table:
     threads = content["measured_on"]["onnxruntime_threads"]
     measures = _measures(content)
     result = Table(
-        title=Text(f"{content['model']}: {content['data']['judge']} samples judge", "table.title"),
+        title=Text(f"{content['model']}: {_title(content)}", "table.title"),
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=0,
@@ -219,6 +231,14 @@ def table(content: Mapping[str, Any]) -> Table:
     for network in networks:
         result.add_row(*_row(network, serial_ms, measures))
     return result
+
+
+def _title(content: Mapping[str, Any]) -> str:
+    """What the numbers rest on."""
+    if not content["data"]["random"]:
+        return counted(content["data"]["judge"], "sample") + (" judges" if content["data"]["judge"] == 1 else " judge")
+    planned = "nothing scheduled" if content["unscheduled"] is not None else "scheduled by structure"
+    return f"{planned}, run on random inputs, which judge nothing"
 
 
 @dataclass(frozen=True)
@@ -244,10 +264,10 @@ class _Measure:
         return [self.heading] if self.bound is None else [self.heading, "\n95 %"]
 
     def cells(self, network: Mapping[str, Any]) -> list[str]:
-        text = written(network[self.kind][self.key], self.number)
+        text = _number(network[self.kind][self.key], self.number)
         if self.bound is None:
             return [text]
-        low, high = (written(end, self.bound) for end in network[f"{self.kind[:-1]}_intervals"][self.key])
+        low, high = (_number(end, self.bound) for end in network[f"{self.kind[:-1]}_intervals"][self.key])
         return [text, f"{low}..{high}".replace("%..", "..")]
 
 
@@ -271,14 +291,16 @@ def _measures(content: Mapping[str, Any]) -> list[_Measure]:
     if metric != _TOP1.key:
         found.append(_ERRORS.get(metric) or _Measure("own\nscore", "values", metric, ".4g", ".4g"))
     has_room = len(found) == 1 and metric != "disagreement"
-    return [*found, _AGREE] if has_room and serial["scores"]["agreement"] is not None else found
+    found += [_AGREE] if has_room and serial["scores"]["agreement"] is not None else []
+    return [replace(measure, bound=None) for measure in found] if content["data"]["random"] else found
 
 
 def _legend(content: Mapping[str, Any], measures: Sequence[_Measure]) -> str:
     """What the columns and rows that are there mean."""
     against = [measure.heading.replace("\n", " ") for measure in measures if measure.kind != "values"]
     text = f"{', '.join(against)}: against serial. " if against else ""
-    text += "95 %: bootstrap interval over samples. "
+    if any(measure.bound is not None for measure in measures):
+        text += "95 %: bootstrap interval over samples. "
     if any(network["name"] == UNFUSED for network in content["networks"]):
         text += "unfused: refitted, branches side by side; all other rewrites are fused. "
     return text
@@ -297,91 +319,13 @@ def _row(network: Mapping[str, Any], serial_ms: float, measures: Sequence[_Measu
     ]
 
 
+def _number(value: float, form: str) -> str:
+    """A number as its column writes it, or with four digits where that would be too wide."""
+    return f"{value:.4g}" if abs(value) >= 1e4 else f"{value:{form}}"
+
+
 def _milliseconds(time: float) -> str:
     return f"{time:.2f}" if time >= 0.995 else f"{time:.2g}"
-
-
-def notes(content: Mapping[str, Any]) -> list[str]:
-    """Sentences that a reader of the table should not miss."""
-    found = [*content["warnings"], *_unscheduled_notes(content)]
-    skipped = [skip for record in content["passes"] if record["name"] == "fuse-width" for skip in record["skipped"]]
-    if skipped:
-        found.append(f"{len(skipped)} branches stay side by side, not fused: {skipped[0]['reason']}.")
-    found.extend(_healing_notes(content["healing"]))
-    found.extend(_backend_notes(content["backend"]))
-    return found if content["unscheduled"] is not None else [*found, *_rewrite_notes(content)]
-
-
-def _unscheduled_notes(content: Mapping[str, Any]) -> list[str]:
-    """Why there is no schedule, and what width fusion did."""
-    if content["unscheduled"] is None:
-        return []
-    fused = [line for record in content["passes"] if record["name"] == "fuse-width" for line in record["matches"]]
-    done = f"fused {'; '.join(fused)}" if fused else "found no branches of equal structure"
-    return [f"Nothing was scheduled: {content['unscheduled']}. Width fusion {done}."]
-
-
-def _rewrite_notes(content: Mapping[str, Any]) -> list[str]:
-    """Where the refit or the rewrite as a whole does not pay."""
-    found = []
-    networks = {network["name"]: network for network in content["networks"]}
-    asked = any(stack["refit"] != "none" for stack in content["plan"]["stacks"])
-    if asked and REWRITE not in networks:
-        found.append("The refit did not help on held-out samples and was left out.")
-    ours = networks.get(HEALED, networks.get(REWRITE, networks[AS_IS]))
-    rivals = [networks[name] for name in (DELETED, DELETED_REFITTED) if name in networks]
-    metric = content["metric"]["name"]
-    if any(rival["errors"][metric] < ours["errors"][metric] for rival in rivals):
-        found.append(f"Deleting blocks to the same depth measures better in {metric} than the rewrite.")
-    return found
-
-
-def _healing_notes(healing: Mapping[str, Any] | None) -> list[str]:
-    if healing is None:
-        return []
-    steps, ending = healing["steps"], healing["ending"]
-    if healing["best_step"] == 0:
-        return [f"Healing did not help on held-out samples in {steps} steps and was left out ({ending})."]
-    if ending == "diverged":
-        return [f"Healing diverged after step {steps}; the weights are those of step {healing['best_step']}."]
-    return []
-
-
-def _backend_notes(backend: Mapping[str, Any]) -> list[str]:
-    """What was taken and why, and what the engine became."""
-    found = [f"Backend {backend['backend']}: {backend['why']}."]
-    precision, engine = backend["precision"], backend["engine"]
-    if precision["kept_in_fp32"] is not None:
-        words = {"norms": "norms", "softmax": "softmaxes", "state": "the residual sum"}
-        kept = [word for name, word in words.items() if precision["kept_in_fp32"][name]]
-        costs = [e["error"] for e in precision["errors"] if e["kept_in_fp32"] == precision["kept_in_fp32"]]
-        cost = f"; {precision['metric']} against fp32: {costs[0]:.1e}" if costs else ""
-        found.append(f"model.onnx is {precision['dtype']}; in fp32 stay {', '.join(kept) or 'no parts'}{cost}.")
-    if precision["out_of_range"] is not None:
-        found.append(
-            f"{precision['out_of_range'][0].upper()}{precision['out_of_range'][1:]}: {len(precision['kept_for_range'])}"
-            " values stay in fp32 for it, and all samples are in the range now."
-        )
-    if backend["onnx_not_run"] is not None:
-        found.append(f"model.onnx was not compared with its graph: {backend['onnx_not_run']}.")
-    if engine is None:
-        return found
-    serial, ours = engine["layers"]["serial"], engine["layers"]["rewrite"]
-    found.append(
-        f"{engine['library']}, {engine['precision']}: {ours['critical']} kernels wait for each other,"
-        f" {serial['critical']} in the serial engine; built in {engine['build_seconds']:.1f} s for"
-        f" {', '.join(engine['targets'])}; takes {'; '.join(engine['profiles'])}."
-    )
-    if engine["not_run"] is not None:
-        found.append(f"The engine was not run: {engine['not_run']}")
-        return found
-    times = {name: latency["median"] for name, latency in engine["latency_ms"].items()}
-    found.append(
-        f"On the GPU: {times['rewrite']:.3f} ms at batch 1, serial {times['serial']:.3f} ms"
-        f" ({times['serial'] / times['rewrite']:.2f}x); differs from its graph by"
-        f" {engine['errors']['engine against graph']:.1e} of the largest output."
-    )
-    return found
 
 
 def _count(number: int) -> str:
@@ -403,6 +347,7 @@ _PAGE = Template("""<!doctype html>
  code, pre { background: #f5f5f5; padding: .1rem .3rem }
 </style></head><body>
 <h1>$title</h1>
+$facts
 $warnings
 <table>$rows</table>
 <p>$meaning Latency: ONNX Runtime on the CPU, batch 1, $threads thread(s), $rounds rounds in turn.</p>
@@ -420,7 +365,7 @@ def _page(evidence: Evidence, content: Mapping[str, Any], directory: Path) -> st
     cells = zip(*(list(column.cells) for column in shown.columns), strict=True)
     rows = "".join("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>" for row in cells)
     levels = "<tr><th>level</th><th>refit</th><th>ridge</th><th>error before</th><th>after</th></tr>" + "".join(
-        f"<tr><td>{html.escape(level['stack'])} {level['level']}</td><td>{level['strength']}</td>"
+        f"<tr><td>{html.escape(level['stack'])} {level['level'] + 1}</td><td>{level['strength']}</td>"
         f"<td>{level['ridge']:g}</td><td>{level['before']:.2e}</td><td>{level['after']:.2e}</td></tr>"
         for level in content["refit"]
     )
@@ -430,6 +375,7 @@ def _page(evidence: Evidence, content: Mapping[str, Any], directory: Path) -> st
     return _PAGE.substitute(
         title=html.escape(f"{evidence.origin}: depth into width"),
         warnings="".join(f'<p class="warning">{html.escape(text)}</p>' for text in notes(content)),
+        facts="".join(f"<p>{html.escape(text)}</p>" for text in facts(content)),
         rows=f"<tr>{heads}</tr>{rows}",
         meaning=html.escape(f"{_legend(content, _measures(content))}{_judged(content)}"),
         threads=content["measured_on"]["onnxruntime_threads"],
@@ -444,6 +390,8 @@ def _page(evidence: Evidence, content: Mapping[str, Any], directory: Path) -> st
 
 def _judged(content: Mapping[str, Any]) -> str:
     data, healing = content["data"], content["healing"]
+    if data["random"]:
+        return f"Run on {data['judge']} random samples, which say nothing about accuracy."
     healed = "" if healing is None else f", so was the healing of {healing['steps']} steps"
     return (
         f"Judged on {data['judge']} samples;"

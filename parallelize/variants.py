@@ -92,7 +92,7 @@ def build_variants(
     plan: Plan,
     fit: Samples,
     held_out: Samples,
-    metric: Metric | str,
+    metric: Metric | str | None,
     refitted: Refitted | None = None,
     report: Report = lambda _: None,
     heal: Heal | None = None,
@@ -104,7 +104,8 @@ def build_variants(
         plan: schedule and strength of refit; without a refit the refitted rows are left out.
         fit: samples that refits are fitted on.
         held_out: samples that refits are chosen on.
-        metric: what the choice of blocks to delete minimises on `held_out`.
+        metric: what the choice of blocks to delete minimises on `held_out`; None where that is no data, so that the
+            first block of each group stays.
         refitted: the rewrite where a search has made it already.
         report: told what is being done.
         heal: heals the rewrite; the healed row is there where that helped.

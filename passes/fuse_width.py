@@ -64,6 +64,7 @@ class FuseWidth(Pass):
         """See the module's docstring."""
         done = PassResult()
         sides: list[fx.Node] = []
+        unshaped: list[fx.Node] = []
         place: dict[fx.Node, float] = dict(positions(module.graph))
         roots = find_roots(module)
         pending = [node for node in reversed(module.graph.nodes) if roots.get(node) is node or is_gather(node)]
@@ -81,9 +82,11 @@ class FuseWidth(Pass):
                 sides += stacks
             done += result
             new = _placed(root, place)
+            unshaped += new
             gathers = [node for node in reversed(new) if node.target in GATHERS and node not in sides]
             if gathers:  # features of groups that share an out-projection
-                complete_shapes(module, new)
+                complete_shapes(module, sorted((node for node in unshaped if not node._erased), key=place.__getitem__))
+                unshaped.clear()
                 pending.extend(gathers)
             _erase_unused(root)
             if found is not None and found.tapped and result.changed:  # what read these values may stand before them

@@ -14,7 +14,7 @@ Outputs of integers hide NaN; in their place stand the values that they are comp
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,16 +193,14 @@ def _origin(node: fx.Node, values: Values) -> str | None:
 
 def is_wrong(reference: Any, value: Any, real: Tensor | None = None) -> bool:
     """Whether a value has a number that counts where the reference's is finite and its own is not."""
-    return any(bool(wrong.any()) for wrong in wrong_entries(reference, value, real))
-
-
-def wrong_entries(reference: Any, value: Any, real: Tensor | None = None) -> Iterator[Tensor]:
-    """For each tensor of a value which entries count and are no finite numbers, while the reference's are."""
-    for r, v in zip(pytree.tree_leaves(reference), pytree.tree_leaves(value), strict=False):
+    pairs = zip(pytree.tree_leaves(reference), pytree.tree_leaves(value), strict=False)
+    for r, v in pairs:
         if not isinstance(r, Tensor) or not isinstance(v, Tensor) or not v.is_floating_point() or r.shape != v.shape:
             continue
         wrong = r.isfinite() & ~v.isfinite()
-        yield wrong if real is None or real.ndim != wrong.ndim else wrong & real
+        if (wrong if real is None or real.ndim != wrong.ndim else wrong & real).any():
+            return True
+    return False
 
 
 def _largest(value: Any) -> float:

@@ -26,7 +26,6 @@ from torch import fx
 from parallelize import heat_map, sensitivity
 from parallelize.backends.onnxruntime import OnnxRuntime
 from parallelize.deletion import deletion_plan
-from parallelize.digits import written
 from parallelize.latency import in_turn
 from parallelize.metrics import Metric
 from parallelize.onnx_export import write_onnx
@@ -37,6 +36,7 @@ from parallelize.planning.planner import Candidate, Planner, PlannerOptions
 from parallelize.preparation import Prepared, Source, choose_metric, prepare
 from parallelize.progress import Report
 from parallelize.report import machine
+from parallelize.words import counted
 from passes.errors import ParallelizeError
 from passes.fuse_width import FuseWidth
 from passes.infra import run_passes
@@ -150,7 +150,8 @@ def _depths(planner: Planner, wanted: Sequence[int] | None) -> list[int]:
     missing = sorted(set(wanted) - set(there))
     if missing:
         raise ParallelizeError(
-            f"No rewrite is {missing[0]} blocks deep.", f"Depths are {', '.join(map(str, reversed(there))) or 'none'}."
+            f"No rewrite is {counted(missing[0], 'block')} deep.",
+            f"Depths are {', '.join(map(str, reversed(there))) or 'none'}.",
         )
     return sorted(set(wanted), reverse=True)
 
@@ -218,17 +219,18 @@ def _content(prepared: Prepared, metric: Metric, points: Networks, options: Plan
 def table(content: Mapping[str, Any]) -> Table:
     """Every measured schedule as a row; a star marks those that no other one beats."""
     metric, points = content["metric"]["name"], content["points"]
+    timed = points[0]["latency_ms"] is not None
     result = Table(
         title=Text(f"{content['model']}: {content['data']['held_out']} held-out samples", "table.title"),
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=0,
-        caption="*: no other schedule is as good in error, depth, parameters and latency. 95 %: bootstrap interval.",
+        caption=f"*: no other schedule is as good in error, parameters and {'latency' if timed else 'depth'}. 95 %:"
+        " bootstrap interval.",
         caption_justify="left",
     )
     for heading in ("plan", "network"):
         result.add_column(heading, no_wrap=True)
-    timed = points[0]["latency_ms"] is not None
     headings = ["blocks\ndeep", "para-\nmeters", metric, "95 %", *(["median\nms", "speed\nup"] if timed else [])]
     for heading in headings:
         result.add_column(Text(heading), justify="right", no_wrap=True)
@@ -243,8 +245,8 @@ def _row(point: Mapping[str, Any], serial_ms: float | None) -> Iterator[str]:
     yield point["kind"] + (" *" if point["on_frontier"] else "")
     yield str(point["depth_blocks"])
     yield f"{point['parameters']:,}"
-    yield written(point["error"])
-    yield f"{written(low)}..{written(high)}"
+    yield f"{point['error']:.4f}"
+    yield f"{low:.4f}..{high:.4f}"
     if serial_ms is not None:
         yield f"{point['latency_ms']:.2f}"
         yield f"{serial_ms / point['latency_ms']:.2f}x"

@@ -17,6 +17,7 @@ from passes.plan import Chain, Level, grouped
 from passes.stacks import Stack
 
 Span = tuple[int, int]  # first and last block of a group
+OWN_NORMS = ", each its norm"  # at the end of the name of a form
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class GroupForm:
     cut: int | None = None
 
     @property
+    def kind(self) -> str:
+        """The name without numbers."""
+        return "GPT-J" if self.cut is not None else self.name
+
+    @property
     def span(self) -> Span:
         """First and last block."""
         return self.first, self.last
@@ -47,6 +53,15 @@ def main_form(stack: Stack, first: int, last: int) -> GroupForm:
     if stack.period == 2:
         return gptj(stack, first, last, (first + last + 2) // 2)
     return sublayer(stack, first, last)
+
+
+def forms(stack: Stack, first: int, last: int) -> Iterator[GroupForm]:
+    """The forms that keep every term of a group, those that fuse into fewest operations first."""
+    yield sublayer(stack, first, last)
+    if stack.period > 1:
+        yield block(stack, first, last)
+    if stack.period == 2:
+        yield gptj(stack, first, last, (first + last + 2) // 2)
 
 
 def other_forms(stack: Stack, first: int, last: int, cut: int | None) -> Iterator[GroupForm]:
@@ -64,14 +79,23 @@ def other_forms(stack: Stack, first: int, last: int, cut: int | None) -> Iterato
         yield sublayer(stack, first, last)
         yield from (gptj(stack, first, last, place) for place in (cut - 1, cut + 1) if first < place <= last)
     if stack.period > 1:
-        chains = tuple(stack.blocks[first : last + 1])
-        yield GroupForm(first, last, "block", (_shared(stack, chains),))
+        yield block(stack, first, last)
     side_by_side = sublayer(stack, first, last).levels
     if any(level.shared for level in side_by_side):
         levels = tuple(Level(level.chains) for level in side_by_side)
-        yield GroupForm(first, last, "sublayer, each its norm", levels)
+        yield GroupForm(first, last, f"sublayer{OWN_NORMS}", levels)
     for kept in (first, last):
-        yield GroupForm(first, last, f"deletion of all but {kept}", tuple(Level(((t,),)) for t in stack.blocks[kept]))
+        yield deletion(stack, first, last, kept)
+
+
+def deletion(stack: Stack, first: int, last: int, kept: int) -> GroupForm:
+    """One block of the group, the others deleted."""
+    return GroupForm(first, last, f"deletion of all but {kept}", tuple(Level(((t,),)) for t in stack.blocks[kept]))
+
+
+def block(stack: Stack, first: int, last: int) -> GroupForm:
+    """Every block a chain with a state of its own."""
+    return GroupForm(first, last, "block", (_shared(stack, stack.blocks[first : last + 1]),))
 
 
 def sublayer(stack: Stack, first: int, last: int) -> GroupForm:

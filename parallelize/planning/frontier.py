@@ -1,4 +1,7 @@
-"""The frontier: schedules that no other one beats in error, depth, parameters and latency together."""
+"""The frontier: schedules that no other one beats in error, parameters and latency together.
+
+Depth stands for latency where that was not measured, and does not count where it was.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +50,11 @@ class Point:
 
     def beats(self, other: Point) -> bool:
         """Whether this schedule is at least as good in everything and better in something."""
-        pairs = [
-            (self.error, other.error),
-            (self.depth, other.depth),
-            (self.parameters, other.parameters),
-        ]
+        pairs: list[tuple[float, float]] = [(self.error, other.error), (self.parameters, other.parameters)]
         if self.latency is not None and other.latency is not None:
             pairs.append((self.latency, other.latency))
+        else:
+            pairs.append((self.depth, other.depth))
         return all(ours <= theirs for ours, theirs in pairs) and any(ours < theirs for ours, theirs in pairs)
 
 

@@ -1,6 +1,7 @@
 """The best schedule for a depth or for an error.
 
-    1. the main form of every group of neighbouring blocks is measured alone (costs);
+    1. the main form of every group of neighbouring blocks is measured alone (costs); a form in which the group does not
+       fuse is as deep as serial and left out (fusibility);
     2. dynamic programming splits the blocks of each stack into D groups, for every D at once (partition), and shares
        every depth of the whole among the stacks (shared_depth);
     3. for a wanted depth, the other forms of the groups that come out are measured too, and 2 is repeated until nothing
@@ -26,12 +27,14 @@ from parallelize.identity import run_identity
 from parallelize.inputs import Samples
 from parallelize.metrics import Budget, Judge, Metric, Scores
 from parallelize.planning.costs import GroupCosts
-from parallelize.planning.forms import GroupForm, Span, alike, main_form, other_forms
+from parallelize.planning.forms import GroupForm, Span, alike, deletion, forms, main_form, other_forms
+from parallelize.planning.fusibility import Fusibility
 from parallelize.planning.memory import open_memory
 from parallelize.planning.neighbours import neighbours
 from parallelize.planning.partition import Groups, best_partitions
 from parallelize.refit import Refitted, refit
 from parallelize.shared_depth import share_depth
+from parallelize.words import counted
 from passes.errors import CheckError, ParallelizeError
 from passes.plan import REFITS, Plan, Refit, StackPlan
 from passes.stack_graph import stack_graph
@@ -101,10 +104,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Search:
-    """What was found: the chosen plan and all that were measured, deepest first."""
+    """What was found: the chosen plan and all that were measured, deepest first.
+
+    Attributes:
+        unfused: for each stack with groups that do not fuse, and so are as deep as serial, its name and the reason.
+    """
 
     chosen: Candidate
     measured: tuple[Candidate, ...]
+    unfused: tuple[tuple[str, str], ...] = ()
 
 
 class Planner:
@@ -145,6 +153,7 @@ class Planner:
         self.metric = self.judge.metric
         self.memory = open_memory(self.options.memory, self._identity())
         self.costs = GroupCosts(teacher, self.stacks, fit, self.judge, self.options.refit, self.memory.groups)
+        self.fusibility = Fusibility(teacher, self.stacks)
         self._forms: list[Known] | None = None
         self._partitions: dict[int, tuple[float, tuple[Groups, ...]]] | None = None
         self._measured: dict[int, Candidate] = {}
@@ -166,11 +175,18 @@ class Planner:
         least = min(self.partitions())
         if depth < least:
             raise ParallelizeError(
-                f"No schedule is {depth} blocks deep, the shallowest has {least}.",
+                f"No schedule is {counted(depth, 'block')} deep, the shallowest has {least}{self._why_deep()}.",
                 f"Ask for --depth {least} or more{', or give more time' if self._is_late() else ''}.",
             )
-        chosen = self.measure(max(d for d in self.partitions() if d <= depth))
-        return Search(chosen, self.measured())
+        return self._search(self.measure(max(d for d in self.partitions() if d <= depth)))
+
+    def _why_deep(self) -> str:
+        """Why groups were left out, in brackets; empty where all fuse."""
+        return "".join(f" (groups of {self.stacks[n].name}: {why})" for n, why in self.fusibility.left.items())
+
+    def _search(self, chosen: Candidate) -> Search:
+        left = self.fusibility.left.items()
+        return Search(chosen, self.measured(), tuple((self.stacks[number].name, why) for number, why in left))
 
     def within(self, budget: Budget | float | str) -> Search:
         """The shallowest schedule whose measured error is within the budget, by bisection over the depth.
@@ -207,7 +223,7 @@ class Planner:
                 " its interval).",
                 "Raise --max-error, or give more calibration data with --inputs.",
             )
-        return Search(min(within, key=lambda c: c.depth), self.measured())
+        return self._search(min(within, key=lambda c: c.depth))
 
     def _is_within(self, candidate: Candidate, limit: float) -> bool:
         return self._error(candidate) <= limit and candidate.scores.interval(self.metric)[1] <= limit
@@ -262,7 +278,7 @@ class Planner:
         """
         if depth not in self.partitions():
             raise ParallelizeError(
-                f"No schedule is exactly {depth} blocks deep.",
+                f"No schedule is exactly {counted(depth, 'block')} deep.",
                 f"There are schedules of {', '.join(map(str, sorted(self.partitions())))} blocks.",
             )
         for number in range(ROUNDS):
@@ -279,7 +295,7 @@ class Planner:
         """A plan with its refit, and as is, which is better where the refit does not generalise."""
         strengths: tuple[Refit, ...] = ("none",) if self.options.refit == "none" else (self.options.refit, "none")
         for number, strength in enumerate(strengths):
-            self._report(f"measuring {depth} blocks deep", number, len(strengths))
+            self._report(f"measuring {counted(depth, 'block')} deep", number, len(strengths))
             yield self.candidate(plan.with_refit(strength), depth, self.partitions()[depth][0])
 
     def candidate(self, plan: Plan, depth: int, predicted: float = nan) -> Candidate:
@@ -315,7 +331,7 @@ class Planner:
             spans.sort(key=lambda span: span[2] - span[1])
         has_group = False
         for done, (number, first, last) in enumerate(spans):
-            form = main_form(self.stacks[number], first, last)
+            form = self._main(number, first, last)
             if has_group and self._is_late() and not self.costs.is_known(number, form):
                 continue
             known[number][first, last] = {form: self.costs.cost(number, form)}
@@ -324,6 +340,13 @@ class Planner:
             self._report("measuring groups", done + 1, len(spans))
         self.memory.keep(now=True)
         return known
+
+    def _main(self, number: int, first: int, last: int) -> GroupForm:
+        """The form in which a group is measured first: one that fuses, or else deletion, which needs no fusion."""
+        stack = self.stacks[number]
+        options = (main_form(stack, first, last), *forms(stack, first, last))
+        fitting = (form for form in options if self.fusibility.why_not(number, form) is None)
+        return next(fitting, None) or deletion(stack, first, last, first)
 
     def _spans(self, number: int) -> list[Span]:
         """Groups of one stack by their first block, before which samples start; of a long stack only short ones."""
@@ -360,7 +383,8 @@ class Planner:
         assert self._forms is not None
         cuts = {form: cost for form, cost in self._forms[number][span].items() if form.cut is not None}
         best = min(cuts, key=cuts.__getitem__).cut if cuts else None
-        return other_forms(self.stacks[number], *span, best)
+        others = other_forms(self.stacks[number], *span, best)
+        return (form for form in others if self.fusibility.why_not(number, form) is None)
 
     def _cheapest(self, number: int, span: Span) -> GroupForm:
         assert self._forms is not None

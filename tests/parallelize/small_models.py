@@ -165,7 +165,7 @@ class Towers(nn.Module):
     def __init__(self, terms: Sequence[int]) -> None:
         super().__init__()
         self.embed = nn.Linear(6, 6)
-        self.towers = nn.ModuleList(Residual([mlp(6, 12) for _ in range(count)]) for count in terms)
+        self.towers = nn.ModuleList(Residual([mlp(6, 12) for _ in range(count)], scale=None) for count in terms)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.embed(x))

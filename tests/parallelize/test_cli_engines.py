@@ -298,8 +298,9 @@ def test_convert_passes_backend_precision_shapes_and_targets_on(home: Path) -> N
     assert (sidecar.precision, sidecar.targets) == ("fp16", ("8.9",))
     assert [str(profile) for profile in sidecar.profiles] == ["images 1x1x8x8 / 2x1x8x8 / 4x1x8x8"]
     text = spoken(told)
-    assert "note: Backend tensorrt-rtx: it was asked for." in text
-    assert "kernels wait for each other" in text
+    assert "Backend tensorrt-rtx: it was asked for." in text
+    assert text.index("kernels wait for each other") < text.index("speed")  # the headline, not a note below
+    assert "note: Backend" not in text
     assert "model.engine, model.engine.json" in text
 
 

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 import parallelize
 import parallelize.conversion
+import parallelize.scheduling
 from parallelize.backends.onnxruntime import OnnxRuntime
 from parallelize.conversion import Conversion, ConvertOptions, convert
 from parallelize.heal_options import HealOptions
 from parallelize.inputs import load_samples
 from parallelize.metrics import Judge, predict, score
 from parallelize.planning.planner import PlannerOptions
-from parallelize.report import notes, table
+from parallelize.report import table
+from parallelize.report_notes import notes
 from parallelize.split import split
 from passes.errors import CheckError, ParallelizeError
 from passes.plan import Plan
@@ -82,7 +84,7 @@ def test_the_search_is_as_it_was_asked_for(data: Path, tmp_path: Path, monkeypat
         seen.append(arguments[4])
         raise SeenError
 
-    monkeypatch.setattr(parallelize.conversion, "Planner", search)
+    monkeypatch.setattr(parallelize.scheduling, "Planner", search)
     options = replace(OPTIONS, refit="affine", seed=7, time_limit=5.0, refine=3)
     with pytest.raises(SeenError):
         convert(vision(), tmp_path / "out", inputs=data / "fit.npz", options=options)

@@ -28,7 +28,7 @@ from parallelize.engines import EngineOptions, settle
 from parallelize.inputs import Samples
 from parallelize.onnx_file import read_onnx
 from parallelize.program import Program
-from parallelize.report import notes
+from parallelize.report_notes import facts, notes
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
 from passes.infra import flat_outputs, largest_change
 from tests.parallelize.small_models import Residual, images, language, mlp, pairs, stack_plan, text, vision
@@ -192,7 +192,7 @@ def test_the_report_tells_of_the_engine(converted: Converted, precision: Precisi
     assert engine["library"].startswith(f"{RTX} ")
     assert engine["profiles"] == ["images 1x1x8x8 / 1x1x8x8 / 32x1x8x8"]
     assert engine["build_seconds"] > 0
-    told = " ".join(notes(conversion.report))
+    told = " ".join([*facts(conversion.report), *notes(conversion.report)])
     critical = {name: counts["critical"] for name, counts in engine["layers"].items()}
     assert f"{critical['rewrite']} kernels wait for each other, {critical['serial']} in the serial engine" in told
     assert ("in fp32 stay" in told) == (precision in ("fp16", "bf16"))
@@ -343,7 +343,7 @@ def test_auto_says_which_backend_it_took_and_why_and_casts_all_the_same(data: Pa
     backend = made.report["backend"]
     assert (backend["backend"], backend["engine"]) == ("onnxruntime", None)
     assert "Backend onnxruntime: there is no CUDA GPU here (an engine can be built all the same" in " ".join(
-        notes(made.report)
+        facts(made.report)
     )
     assert {path.name for path in made.output.iterdir()} == FILES - {"model.engine", "model.engine.json"}
     assert {product.dtype for product in read_onnx(made.output / "model.onnx").products} == {"float16"}

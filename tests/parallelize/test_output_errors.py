@@ -117,21 +117,3 @@ def test_a_proposed_tolerance_has_four_digits_and_is_not_below() -> None:
     assert rounded_up(0.00123401) == 0.001235
     assert rounded_up(math.inf) == math.inf
     assert all(rounded_up(value) >= value for value in np.random.default_rng(0).random(1000))
-
-
-@pytest.mark.parametrize("fill", [-math.inf, torch.finfo(torch.float32).min, -1e9])
-def test_forbidden_logits_that_both_have_are_in_no_statistic(fill: float) -> None:
-    comparison = OutputComparison("logits", Tolerance(), 0.99)
-    comparison.add(torch.tensor([[1.0, fill, 2.0]]), torch.tensor([[1.5, fill, 2.0]]))
-    found = comparison.result()
-    assert (found.non_finite, found.failing) == (0, 1)
-    assert found.absolute is not None
-    assert found.absolute.max == 0.5
-    assert found.snr == pytest.approx(10 * math.log10(5 / 0.25))
-
-
-@pytest.mark.parametrize("pair", [(-math.inf, 1.0), (math.nan, math.nan), (1.0, math.inf), (-math.inf, math.inf)])
-def test_an_infinity_that_only_one_has_fails_and_so_does_nan(pair: tuple[float, float]) -> None:
-    comparison = OutputComparison("logits", Tolerance(1e9), 0.99)
-    comparison.add(torch.tensor([1.0, pair[0]]), torch.tensor([1.0, pair[1]]))
-    assert comparison.result().non_finite == 1

@@ -15,7 +15,7 @@ from paraformer.model import VisionConfig, VisionParaFormer
 from parallelize.capturing import capture
 from parallelize.conversion import Conversion, ConvertOptions, convert
 from parallelize.heal_options import HealOptions
-from parallelize.report import notes
+from parallelize.report_notes import facts
 from parallelize.scheduling import why_unscheduled
 from passes.errors import ParallelizeError
 from passes.infra import flat_outputs, largest_change
@@ -69,7 +69,7 @@ def test_a_para_former_of_any_size_is_fused_and_reported_as_it_is(
     assert made.report["deletion_plan"] is None
     assert {network["depth_blocks"] for network in made.report["networks"]} == {depth // branches}
     said = "the network is one block deep" if branches == 1 else f"its {branches} stacks are branches that run side"
-    assert any(f"Nothing was scheduled: {said}" in note for note in notes(made.report))
+    assert any(f"Nothing was scheduled: {said}" in note for note in facts(made.report))
     pixels = images(5, 2).arrays["images"]
     assert largest_change([model(pixels).detach()], flat_outputs(made.program.module, (pixels,))) < 1e-5
     written = {file.name for file in (tmp_path / "out").iterdir()}
@@ -105,7 +105,7 @@ def test_parallel_branches_without_any_stack_are_fused(tmp_path: Path) -> None:
     program = capture(Sum().eval(), (torch.zeros(2, 6),), origin="sum")
     made = convert(program, tmp_path / "out", options=QUICK)
     assert made.report["unscheduled"] == "the network has no residual stack"
-    assert any("Width fusion fused" in note for note in notes(made.report))
+    assert any("Width fusion fused" in note for note in facts(made.report))
 
 
 def test_a_network_without_stacks_and_branches_is_refused(tmp_path: Path) -> None:

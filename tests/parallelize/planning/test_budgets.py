@@ -166,7 +166,7 @@ def test_once_the_time_is_over_one_group_is_measured_and_a_plan_comes_out() -> N
 
 
 def test_a_depth_that_the_time_was_too_short_for_is_refused_with_what_is_there() -> None:
-    with pytest.raises(ParallelizeError, match=r"^No schedule is 1 blocks deep, the shallowest has 3\.$") as caught:
+    with pytest.raises(ParallelizeError, match=r"^No schedule is 1 block deep, the shallowest has 3\.$") as caught:
         quick(time_limit=0).at_depth(1)
     assert caught.value.hint == "Ask for --depth 3 or more, or give more time."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import nan
 
 from hypothesis import given
@@ -33,10 +34,9 @@ POINTS = st.lists(
 
 
 def _is_beaten(point: Point, other: Point) -> bool:
-    """By the definition: nowhere worse, somewhere better, latency only where both have one."""
-    ours, theirs = ([p.error, p.depth, p.parameters] for p in (point, other))
-    if point.latency is not None and other.latency is not None:
-        ours, theirs = [*ours, point.latency], [*theirs, other.latency]
+    """By the definition: nowhere worse, somewhere better; by latency where both have one, else by depth."""
+    timed = point.latency is not None and other.latency is not None
+    ours, theirs = ([p.error, p.parameters, p.latency if timed else p.depth] for p in (point, other))
     return all(b <= a for a, b in zip(ours, theirs, strict=True)) and ours != theirs
 
 
@@ -88,6 +88,13 @@ def test_latency_counts_only_where_both_were_measured() -> None:
     assert not slow.beats(fast)
     assert not fast.beats(unknown)
     assert not unknown.beats(slow)
+
+
+def test_depth_counts_only_where_latency_was_not_measured() -> None:
+    serial, shallow = _point(4, 0.0, latency=1.0), _point(2, 0.5, latency=1.2)
+    assert frontier([serial, shallow]) == (serial,)
+    untimed = [replace(point, latency=None) for point in (serial, shallow)]
+    assert frontier(untimed) == tuple(untimed)
 
 
 def test_a_point_is_plain_values_with_its_plan() -> None:
