@@ -28,6 +28,7 @@ from parallelize.program import OTHER_SIZE, Labels, Program, original_of, plain
 from parallelize.quiet import quiet_logs
 from parallelize.state_views import keep_state_shape
 from passes.errors import ParallelizeError, PassError
+from passes.infra import eliminate_dead_code
 
 _TORCH = Path(torch.__file__).parent
 _FIXED_HINT = "Pass --input with a fixed size in place of the word."
@@ -283,6 +284,7 @@ def _program(ep: ExportedProgram, origin: str, dims: Sequence[Mapping[int, str]]
             "Export it again with the installed version of PyTorch.",
         ) from error
     keep_state_shape(module)
+    eliminate_dead_code(module)  # such as the last text state of two coupled ones, which no output reads
     labels = Labels()
     placeholders = module.graph.find_nodes(op="placeholder")
     for node, chosen in zip(placeholders, dims, strict=False):

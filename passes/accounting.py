@@ -5,7 +5,8 @@
 A residual sum has two float operands of its shape, one of which is computed from the other. The sums are looked for
 here by what an operator computes, apart from how stacks are found, so that one checks the other.
 
-Not counted: operators written out in their elements, such as x + 0.04 x^3 in a GELU or a norm's x - mean(x).
+Not counted: operators written out in their elements, such as x + 0.04 x^3 in a GELU or a norm's x - mean(x); and what
+terms have added, x + f(x) - x, whose sums are counted themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import fx
 
 from passes import operators as ops
 from passes.dataflow import is_float, positions, region_between, same_shape, tensor_value
-from passes.residual_adds import ResidualAdd, residual_adds
+from passes.residual_adds import ResidualAdd, is_difference, residual_adds
 from passes.stacks import Stacks, find_stacks
 
 aten = ops.aten
@@ -46,10 +47,11 @@ def unaccounted(module: fx.GraphModule, stacks: Stacks | None = None) -> tuple[s
     place = positions(module.graph)
     told = _told(module.graph, found, place)
     states = {state for stack in found.stacks for term in stack.terms for state in (term.skip, term.result)}
+    ends = {add.total: add.skip for add in residual_adds(module.graph, place)}
     return tuple(
         node.name
         for node, skip in _present(module.graph, place)
-        if node not in told and not _is_written_out(node, skip, states, place)
+        if node not in told and not _is_written_out(node, skip, states, place) and not is_difference(node, skip, ends)
     )
 
 

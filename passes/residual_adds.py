@@ -98,7 +98,8 @@ def residual_adds(graph: fx.Graph, place: dict[fx.Node, int]) -> list[ResidualAd
     joined = join_adds(found, sums, place)
     taken = {node for add in joined for node in (add.node, *add.joins)}
     others = _spelled_adds([node for node in graph.nodes if node not in taken], place)
-    spelled = [add for add in others if not _takes_in(add, joined)]
+    ends = {add.total: add.skip for add in joined}
+    spelled = [add for add in others if not _takes_in(add, joined) and not is_difference(add.node, add.skip, ends)]
     inside = {node for add in spelled if add.spelled is not None for node in add.spelled.sums}
     whole = (add for add in (*joined, *spelled) if inside.isdisjoint((add.node, *add.joins)))
     return _without_parts(sorted(whole, key=lambda add: place[add.node]))
@@ -108,6 +109,22 @@ def _takes_in(add: ResidualAdd, plain: Sequence[ResidualAdd]) -> bool:
     """Whether a sum of sums holds a term on another state, as y + (x + f(x)) holds those at the ends of branches."""
     sums = () if add.spelled is None else add.spelled.sums
     return any(other.total in sums and other.skip is not add.skip and other.has_weights for other in plain)
+
+
+def is_difference(node: fx.Node, state: fx.Node, ends: Mapping[fx.Node, fx.Node]) -> bool:
+    """Whether a sum takes the state off what terms have made of it, x + f(x) - x, which leaves what they add.
+
+    Args:
+        node: the sum.
+        state: x.
+        ends: the sum of each term, and the state that it adds to.
+    """
+    if node.target != ops.aten.sub.Tensor or node.args[1] is not state:
+        return False
+    value = node.args[0]
+    while isinstance(value, fx.Node) and value in ends:
+        value = ends[value]
+    return value is state
 
 
 def _without_parts(adds: Sequence[ResidualAdd]) -> list[ResidualAdd]:

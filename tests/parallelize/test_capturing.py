@@ -206,6 +206,22 @@ def test_without_free_dimensions_every_size_is_a_number() -> None:
     assert program.inputs[0].dimensions == ()
 
 
+def test_what_no_output_needs_is_not_in_the_program_and_its_inputs_stay() -> None:
+    class Coupled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            y + self.unused(y)
+            return x + self.used(x)
+
+    module = capture(Coupled().eval(), (torch.zeros(3, 4), torch.zeros(3, 4))).module
+    read = [node.target for node in module.graph.find_nodes(op="get_attr")]
+    assert read == ["used.weight", "used.bias"]
+    assert [node.target for node in module.graph.find_nodes(op="placeholder")] == ["x", "y"]
+
+
 def test_regions_that_switch_gradients_or_autocasting_off_are_opened() -> None:
     def forward(x: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):

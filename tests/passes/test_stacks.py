@@ -370,6 +370,20 @@ def test_branches_on_one_state_are_parallel_already_and_told_once() -> None:
     assert refusal.reason.endswith("is a sum of 3 branches that all read inputs_0: they are parallel already")
 
 
+def test_what_the_branches_add_to_one_state_is_told_once() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        branches = []
+        for first, second in ((self.a, self.b), (self.c, self.d), (self.e, self.f)):
+            y = x + torch.tanh(first(x))
+            branches.append(y + torch.tanh(second(y)))
+        return branches[0] + (branches[1] - x) + (branches[2] - x)
+
+    found = _stacks(Function(forward, **_linears(6)))
+    assert [len(stack.terms) for stack in found.stacks] == [2, 2, 2]
+    (refusal,) = found.refused
+    assert refusal.reason.endswith("they are parallel already")
+
+
 def test_sums_of_embeddings_rotary_tables_and_masks_are_no_residual_adds() -> None:
     def forward(self: Function, ids: Tensor, mask: Tensor) -> Tensor:
         x = self.words(ids) + self.places(ids.cumsum(1))
