@@ -15,7 +15,7 @@ def entries() -> Iterator[Entry]:
     projected = "so the block changes the state and ends the stack"
     two, three = {"convolution": 2}, {"convolution": 3}
     yield Entry("resnet-basic", lambda: _resnet("basic"), pixels(), (three, two), (projected,))
-    yield Entry("resnet-bottleneck", lambda: _resnet("bottleneck"), pixels(), (three, two), (projected,))
+    yield Entry("resnet-bottleneck", lambda: _resnet("bottleneck"), pixels(), (three, two), (projected,), slow=True)
     yield Entry("convnext", _convnext, pixels(), (three, three))
     yield Entry("mobilenet-v2", _mobilenet, pixels(), ({"convolution": 1}, two, three, two, two), slow=True)
     yield Entry("efficientnet", _efficientnet, pixels(), (two, two))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,16 +58,20 @@ class Entry:
         name: unique in the zoo.
         build: makes the module; its weights are drawn anew.
         feeds: the inputs by the name that `forward` gives them.
-        stacks: for each stack in order, its terms by kind.
+        stacks: for each stack in order, its terms by kind; None where that is only kept with the results.
         refused: for each add that belongs to no stack, in order, words of the sentence that says why.
-        slow: its checks take many seconds.
+        uncaptured: words of the sentence that says what is in the way of a capture; empty where it is captured.
+        onnx: whether it is written as ONNX and run; others like it are, where it is not.
+        slow: its checks take many seconds, or show nothing that others do not show.
     """
 
     name: str
     build: Build
     feeds: Mapping[str, Feed]
-    stacks: Sequence[Kinds]
+    stacks: Sequence[Kinds] | None = None
     refused: Sequence[str] = ()
+    uncaptured: str = ""
+    onnx: bool = True
     slow: bool = False
 
     def model(self, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -83,6 +88,19 @@ class Entry:
         """The captured graph, with every dimension that `feeds` names left free."""
         dynamic = [feed.dims for feed in self.feeds.values()]
         return capture(self.model(dtype), (), self.inputs(dtype), dynamic=dynamic, origin=self.name)
+
+
+def pretrained(name: str, **settings: Any) -> Build:
+    """A model of transformers by the name of its class, with a configuration of the given settings and no weights."""
+
+    def build() -> nn.Module:
+        import transformers
+
+        kind = getattr(transformers, name)
+        module: nn.Module = kind(kind.config_class(**settings))
+        return module
+
+    return build
 
 
 def draw_weights(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -107,9 +125,9 @@ def draw_weights(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
-def text(*, mask: bool = True, batch: int = 3) -> dict[str, Feed]:
-    """Token numbers, batch and number of tokens free, mostly with a mask."""
-    dims = {0: "batch", 1: "tokens"}
+def text(*, mask: bool = True, batch: int = 3, free: bool = True) -> dict[str, Feed]:
+    """Token numbers, batch and number of tokens free or only the batch, mostly with a mask."""
+    dims = {0: "batch", 1: "tokens"} if free else {0: "batch"}
     feeds = {"input_ids": Feed((batch, TOKENS), dims, tokens=VOCABULARY)}
     return {**feeds, "attention_mask": Feed((batch, TOKENS), dims, mask=True)} if mask else feeds
 

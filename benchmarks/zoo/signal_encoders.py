@@ -19,14 +19,19 @@ PATCHES: dict[str, Any] = {**SIZES, "image_size": PIXELS, "patch_size": 8}
 TERMS = ({"attention": BLOCKS, "mlp": BLOCKS},)
 
 
-def entries() -> Iterator[Entry]:
-    """All encoders of images and sound."""
+def images() -> Iterator[Entry]:
+    """Encoders of images."""
     yield Entry("vit-sdpa", lambda: _vit("sdpa"), pixels(), TERMS)
-    yield Entry("vit-eager", lambda: _vit("eager"), pixels(), TERMS)
+    yield Entry("vit-eager", lambda: _vit("eager"), pixels(), TERMS, slow=True)
     yield Entry("deit", _deit, pixels(), TERMS, slow=True)
     yield Entry("beit", _beit, pixels(), TERMS, slow=True)
-    yield Entry("swin", _swin, pixels(), ({"attention": 2, "mlp": 2}, {"attention": 2, "mlp": 2}))
+    stage = {"attention": 2, "mlp": 2}
+    yield Entry("swin", _swin, pixels(), (stage, stage))
     yield Entry("clip-vision", _clip, pixels(), TERMS)
+
+
+def sounds() -> Iterator[Entry]:
+    """Encoders of sound."""
     yield Entry("whisper-encoder", _whisper, {"input_features": Feed((3, 16, 40))}, TERMS)
     yield Entry("wav2vec2", _wav2vec2, {"input_values": Feed((3, 400))}, ({"convolution": 1}, *TERMS))
 

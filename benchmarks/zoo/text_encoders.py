@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.zoo.entry import BLOCKS, HEADS, HIDDEN, TOKENS, VOCABULARY, WIDTH, Entry, Feed, text
+from benchmarks.zoo.entry import BLOCKS, HEADS, HIDDEN, TOKENS, VOCABULARY, WIDTH, Entry, Feed, pretrained, text
 
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -17,7 +17,25 @@ SIZES: dict[str, Any] = {
     "intermediate_size": HIDDEN,
     "max_position_embeddings": 64,
 }
+TOKEN_NUMBERS: dict[str, Any] = {
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "cls_token_id": 0,
+    "sep_token_id": 1,
+    "pad_token_id": 2,
+}
+NO_HEADS: dict[str, Any] = {name: size for name, size in SIZES.items() if name != "num_attention_heads"}
+FUNNEL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "d_model": WIDTH,
+    "n_head": HEADS,
+    "d_head": 8,
+    "d_inner": HIDDEN,
+    "block_sizes": [2, 2],
+    "num_decoder_layers": 1,
+}
 TERMS = ({"attention": BLOCKS, "mlp": BLOCKS},)
+IRREGULAR = {"deberta", "squeezebert", "fnet", "funnel", "mobilebert"}
 
 
 def entries() -> Iterator[Entry]:
@@ -26,7 +44,7 @@ def entries() -> Iterator[Entry]:
         for batch_first in (True, False):
             yield _torch_encoder(norm_first=norm_first, batch_first=batch_first)
     yield Entry("bert-sdpa", lambda: _bert("sdpa"), text(), TERMS)
-    yield Entry("bert-eager", lambda: _bert("eager"), text(), TERMS)
+    yield Entry("bert-eager", lambda: _bert("eager"), text(), TERMS, slow=True)
     yield Entry("roberta", _roberta, text(), TERMS, slow=True)
     yield Entry("distilbert", _distilbert, text(), TERMS)
     yield Entry("albert", _albert, text(), TERMS)
@@ -34,7 +52,42 @@ def entries() -> Iterator[Entry]:
     yield Entry("mpnet", _mpnet, text(), TERMS, slow=True)
     yield Entry("deberta-v2", _deberta, text(), TERMS, slow=True)
     yield Entry("t5-encoder", _t5, text(), TERMS)
-    yield Entry("clip-text", _clip, text(), TERMS)
+    yield Entry("clip-text", _clip, text(), TERMS, slow=True)
+    yield from _more()
+
+
+def _more() -> Iterator[Entry]:
+    """Encoders whose blocks differ from BERT's in one thing each."""
+    listed = {
+        "xlm-roberta": pretrained("XLMRobertaModel", **SIZES),
+        "roberta-pre-norm": pretrained("RobertaPreLayerNormModel", **SIZES),
+        "data2vec-text": pretrained("Data2VecTextModel", **SIZES),
+        "ernie": pretrained("ErnieModel", **SIZES),
+        "megatron-bert": pretrained("MegatronBertModel", **SIZES),
+        "rembert": pretrained("RemBertModel", **SIZES, input_embedding_size=16),
+        "splinter": pretrained("SplinterModel", **SIZES),
+        "roformer": pretrained("RoFormerModel", **SIZES, embedding_size=16),
+        "deberta": pretrained("DebertaModel", **SIZES, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+        "squeezebert": pretrained("SqueezeBertModel", **SIZES, embedding_size=WIDTH),
+        "convbert": pretrained("ConvBertModel", **SIZES, embedding_size=WIDTH, conv_kernel_size=3),
+        "mobilebert": pretrained("MobileBertModel", **SIZES, embedding_size=16, intra_bottleneck_size=16),
+        "esm": pretrained("EsmModel", **SIZES, pad_token_id=1, position_embedding_type="rotary"),
+        "modernbert": pretrained("ModernBertModel", **SIZES, **TOKEN_NUMBERS, local_attention=4),
+        "nomic-bert": pretrained("NomicBertModel", **SIZES),
+        "eurobert": pretrained("EuroBertModel", **SIZES, num_key_value_heads=2, pad_token_id=2),
+        "layoutlm": pretrained("LayoutLMModel", **SIZES),
+        "xlnet": pretrained(
+            "XLNetModel", vocab_size=VOCABULARY, d_model=WIDTH, n_layer=BLOCKS, n_head=HEADS, d_inner=HIDDEN
+        ),
+        "fnet": pretrained("FNetModel", **NO_HEADS),
+        "funnel": pretrained("FunnelModel", **FUNNEL),
+        "big-bird": pretrained("BigBirdModel", **SIZES, attention_type="block_sparse", block_size=2),
+    }
+    for name, build in listed.items():
+        feeds = text(mask=name != "fnet", free=False)
+        yield Entry(name, build, feeds, None if name in IRREGULAR else TERMS, slow=True)
+    longformer = pretrained("LongformerModel", **SIZES, attention_window=4)
+    yield Entry("longformer", longformer, text(free=False), uncaptured="data-dependent", slow=True)
 
 
 def _torch_encoder(*, norm_first: bool, batch_first: bool) -> Entry:
