@@ -120,7 +120,7 @@ def _largest_below(reference: Tensor, real: Tensor | None, limit: float) -> tupl
     """The largest magnitude below a limit and how often it is there, piece by piece: outputs may be large."""
     largest, times = 0.0, 0
     for piece, mask in _pieces(reference, real):
-        sizes = piece.abs()
+        sizes = piece.detach().abs()
         below = torch.where((sizes < limit) if mask is None else (sizes < limit) & mask, sizes, 0.0)
         most = float(below.max())
         if most >= largest:
@@ -174,7 +174,7 @@ def change(before: Sequence[Tensor], after: Sequence[Tensor], real: Sequence[Ten
         real: for each where it is real, None where all of it counts.
     """
     masks = [None] * len(before) if real is None else real
-    parts = [_change(a, b, mask) for a, b, mask in zip(before, after, masks, strict=True)]
+    parts = [_change(a.detach(), b.detach(), mask) for a, b, mask in zip(before, after, masks, strict=True)]
     return Change(max((p.numbers for p in parts), default=0.0), max((p.codes for p in parts), default=0.0))
 
 

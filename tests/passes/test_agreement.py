@@ -109,3 +109,9 @@ def _shapes() -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("pair", _shapes())
 def test_another_shape_or_dtype_is_an_infinite_change(pair: tuple[Tensor, Tensor]) -> None:
     assert largest_change([pair[0]], [pair[1]]) == INF
+
+
+def test_outputs_with_gradients_are_compared_without_them() -> None:
+    before, after = torch.tensor([2.0, -INF], requires_grad=True), torch.tensor([3.0, -INF], requires_grad=True)
+    assert largest_change([before], [after]) == 0.5
+    assert scale(before).largest == 2
