@@ -35,7 +35,7 @@ from passes.branches import Branch, find_branches
 from passes.contraction import Contraction, Part, Summed, float64_sum, replay
 from passes.dataflow import positions
 from passes.differences import difference
-from passes.gathers import GATHERS, fuse_gather, is_gather
+from passes.gathers import fuse_gather, is_gather
 from passes.groups import aligned, described, outputs_of, refused
 from passes.infra import Pass, PassResult, Skip
 from passes.layout import CannotLiftError
@@ -83,7 +83,7 @@ class FuseWidth(Pass):
             done += result
             new = _placed(root, place)
             unshaped += new
-            gathers = [node for node in reversed(new) if node.target in GATHERS and node not in sides]
+            gathers = [node for node in reversed(new) if is_gather(node) and node not in sides]
             if gathers:  # features of groups that share an out-projection
                 complete_shapes(module, sorted((node for node in unshaped if not node._erased), key=place.__getitem__))
                 unshaped.clear()

@@ -22,7 +22,7 @@ from passes.layout import Apart, CannotLiftError, Lifted, Wide
 from passes.lift import Lifter
 from passes.lift_apart import each_branch
 from passes.lift_shapes import shape_of
-from passes.relayout import materialised, moved
+from passes.relayout import JOINED, materialised, moved
 from passes.sums import stack_of
 
 aten = ops.aten
@@ -31,7 +31,9 @@ GATHERS = frozenset({aten.cat.default, aten.stack.default})
 
 
 def is_gather(node: fx.Node) -> bool:
-    """A concatenation, or a stack whose values are not added up."""
+    """A concatenation, or a stack whose values are not added up; not of branches that fusion has run one by one."""
+    if JOINED in node.meta:
+        return False
     return node.target in GATHERS and not any(stack_of(user) is node for user in node.users)
 
 

@@ -16,7 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from passes import lift_joins, lift_pointwise, lift_products, lift_shapes
+from passes import (
+    lift_dimensions,
+    lift_indices,
+    lift_joins,
+    lift_pointwise,
+    lift_products,
+    lift_shapes,
+    lift_transposed,
+)
 from passes import operators as ops
 from passes.contraction import Part, contract, tail_of
 from passes.dataflow import tensor_value
@@ -29,9 +37,12 @@ from passes.relayout import unstacked
 
 RULES: dict[Any, Rule] = {
     **lift_shapes.RULES,
+    **lift_dimensions.RULES,
+    **lift_indices.RULES,
     **lift_joins.RULES,
     **lift_pointwise.RULES,
     **lift_products.RULES,
+    **lift_transposed.RULES,
 }
 
 aten = ops.aten
@@ -200,7 +211,7 @@ class Lifter:
 
     def _by_rule(self, node: fx.Node, env: Env) -> Lifted:
         """What the rule of an operator makes of it; branch by branch where there is none or it does not fit."""
-        rule = RULES.get(node.target)
+        rule = RULES.get(node.target) or (lift_pointwise.pointwise if ops.is_pointwise(node) else None)
         if rule is None:
             return run_apart(self, node, env, no_wide_form(node))
         inserted, moves = len(self.created), self.moves

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, fx
 
 from passes import operators as ops
@@ -34,7 +35,7 @@ aten = ops.aten
 Layout = tuple[int, Size]
 
 
-def _pointwise(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def pointwise(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
     """The operator where the branches lie, or on an axis of their own; a gain or shift of a state waits."""
     waiting = _gain_or_shift(node, env)
     if waiting is not None:
@@ -102,6 +103,8 @@ def _gain_or_shift(node: fx.Node, env: Env) -> Normed | None:
     vectors = [value for value in operands if isinstance(value, Stored)]
     states = [value for value in operands if isinstance(value, Shared | Normed)]
     times = node.target == aten.mul.Tensor
+    if any(vector.tensors[0].is_complex() for vector in vectors):
+        return None
     if not (times or node.target == ops.ADD) or node.kwargs or len(vectors) != 1 or len(states) != 1:
         return None
     result = shape_of(node)
@@ -169,7 +172,7 @@ def _parameters(lifter: Lifter, node: fx.Node, argument: fx.Node, env: Env) -> S
 def _channel_norm(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
     """Norms of channels: N times as many channels, and for group_norm N times as many groups."""
     value = in_channels(lifter, node, env)
-    batch = node.target == aten.batch_norm.default
+    batch = node.target != aten.group_norm.default
     args: list[Any] = [value.node]
     for place, argument in enumerate(node.args[1:], 1):
         if isinstance(argument, fx.Node):
@@ -179,6 +182,17 @@ def _channel_norm(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
         else:
             args.append(argument)
     return Wide(lifter.emit(node.target, tuple(args)), value.dim, 1, value.shape)
+
+
+def _prelu(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    """X where it is positive, else x times a slope: one slope for all values, or one for each channel."""
+    slopes = _parameters(lifter, node, operand(node, 1), env).tensors
+    value = in_channels(lifter, node, env)
+    channels = value.shape[1]
+    if not isinstance(channels, int):
+        raise CannotLiftError(f"{node.name} ({node.target}) has a slope for each of {channels} channels")
+    weight = lifter.store("slopes", lambda: torch.cat([slope.expand(channels) for slope in slopes]))
+    return Wide(lifter.emit(node.target, (value.node, weight)), value.dim, 1, value.shape)
 
 
 def in_channels(lifter: Lifter, node: fx.Node, env: Env, outer: int = 1) -> Wide:
@@ -197,5 +211,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(ops.ROW_NORMS, _norm),
     aten.batch_norm.default: _channel_norm,
     aten.group_norm.default: _channel_norm,
-    **dict.fromkeys(ops.ELEMENTWISE, _pointwise),
+    aten.instance_norm.default: _channel_norm,
+    aten.prelu.default: _prelu,
+    **dict.fromkeys(ops.ELEMENTWISE, pointwise),
 }

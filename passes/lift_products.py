@@ -16,7 +16,7 @@ from passes import operators as ops
 from passes.layout import CannotLiftError, Lifted, Normed, Shared, Size, Stored, Wide, interleave
 from passes.lift_pointwise import in_channels
 from passes.lift_shapes import Env, Rule, operand, shape_of, wide_operand
-from passes.parameters import read_parameter
+from passes.parameters import has_stored_weights, read_parameter
 from passes.relayout import (
     expanded,
     flatten,
@@ -39,8 +39,8 @@ HEADS = -3
 def _linear(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
     source = env[operand(node)]
     columns = lifter.column(node)
-    for other in columns:
-        stored_parameters(lifter.module, other)
+    if not all(has_stored_weights(other) for other in columns):
+        return _computed_linear(lifter, node, env)
     if isinstance(source, Shared) or (isinstance(source, Normed) and isinstance(source.value, Shared)):
         return _wide_linear(lifter, node, source, columns)
     return _batched_linear(lifter, node, env, columns)
@@ -87,6 +87,22 @@ def _batched_linear(lifter: Lifter, node: fx.Node, env: Env, columns: Sequence[f
         product = lifter.emit(aten.add.Tensor, (product, lifter.store("bias", bias)))
     result = shape_of(node)
     return Wide(lifter.emit(aten.reshape.default, (product, [*back, result[-1]])), -len(result), 1, result)
+
+
+def _computed_linear(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    """A linear whose weight is computed when the model runs: a product with the branches on an axis of their own."""
+    source, weight = operand(node), operand(node, 1)
+    result = shape_of(node)
+    if len(result) < 2 or len(shape_of(weight)) != 2:
+        raise CannotLiftError(f"{node.name} ({node.target}) multiplies a vector")
+    values = (materialised(lifter, env[each], each, shape_of(each)) for each in (source, weight))
+    left, right = (on_an_axis(lifter, value, len(result), node) for value in values)
+    product = lifter.emit(aten.matmul.default, (left, lifter.emit(aten.transpose.int, (right, -2, -1))))
+    bias = node.args[2] if len(node.args) > 2 else None
+    if isinstance(bias, fx.Node):
+        value = materialised(lifter, env[bias], bias, shape_of(bias))
+        product = lifter.emit(aten.add.Tensor, (product, on_an_axis(lifter, value, len(result), node)))
+    return unstacked(lifter, product, result)
 
 
 def _rows(lifter: Lifter, node: fx.Node, shape: Sequence[Size]) -> tuple[fx.Node, list[Any]]:
@@ -221,6 +237,14 @@ def _batches(sources: Sequence[fx.Node], values: Sequence[Lifted], result: Seque
     return True
 
 
+def _distances(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    """Distances of all pairs of rows: the branches on an axis of their own."""
+    sources, result = [operand(node, place) for place in (0, 1)], shape_of(node)
+    values = [materialised(lifter, env[source], source, shape_of(source)) for source in sources]
+    left, right = (on_an_axis(lifter, value, len(result), node) for value in values)
+    return unstacked(lifter, lifter.emit(node.target, (left, right, *node.args[2:]), dict(node.kwargs)), result)
+
+
 def _product_and_sum(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
     """baddbmm, beta * input + alpha * a @ b: the branches on an axis of their own."""
     sources, result = [operand(node, place) for place in range(3)], shape_of(node)
@@ -309,5 +333,6 @@ RULES: dict[Any, Rule] = {
     aten.matmul.default: _matrix_product,
     aten.bmm.default: _matrix_product,
     aten.baddbmm.default: _product_and_sum,
+    aten.cdist.default: _distances,
     ops.ATTENTION: _attention,
 }

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import fx
 
 from passes import operators as ops
@@ -27,7 +26,7 @@ from passes.layout import (
     sizes,
     through_view,
 )
-from passes.relayout import avoiding, expanded, front, materialised, moved, wide_parameter
+from passes.relayout import avoiding, expanded, front, materialised, wide_parameter
 
 if TYPE_CHECKING:
     from passes.lift import Lifter
@@ -305,34 +304,6 @@ def _reduce(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
     return again(lifter, node, value, env, dim=value.dim + behind)
 
 
-def _index(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    """One dimension indexed by a tensor that the branches share."""
-    indices = cast("list[fx.Node | None]", node.args[1])
-    places = [place for place, index in enumerate(indices) if index is not None]
-    index = indices[places[0]] if len(places) == 1 else None
-    if index is None:
-        raise CannotLiftError(f"{node.name} indexes {len(places)} dimensions at once")
-    picked = env[index]
-    if isinstance(picked, Stored) and all(torch.equal(picked.tensors[0], other) for other in picked.tensors):
-        env = {**env, index: Shared(index)}
-    elif not isinstance(picked, Shared):
-        raise CannotLiftError(f"{node.name} indexes by {index.name}, which differs between the branches")
-    value = along(lifter, node, env, places)
-    added = len(shape_of(index)) - 1 if places[0] > value.place else 0
-    return again(lifter, node, value, env, dim=value.dim - added)
-
-
-def _gather(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    """Values picked along one dimension, the index repeated for every branch."""
-    value = along(lifter, node, env, [number(node, 1)])
-    index = wide_operand(lifter, node, env, 2)
-    if index.shape[index.place] != value.shape[value.place]:
-        raise CannotLiftError(f"{node.name} picks from only a part of {operand(node).name}")
-    picked = moved(lifter, index, *value.layout)
-    args = (value.node, number(node, 1), picked.node)
-    return Wide(lifter.emit(node.target, args), value.dim, value.outer, shape_of(node))
-
-
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(ops.VIEWS, _of_shape(_view)),
     aten.transpose.int: _of_shape(_transpose),
@@ -360,6 +331,4 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(ops.POOLS_1D, _trailing(1)),
     **dict.fromkeys(ops.POOLS_2D, _trailing(2)),
     **dict.fromkeys(ops.REDUCTIONS, _reduce),
-    aten.index.Tensor: _index,
-    aten.gather.default: _gather,
 }

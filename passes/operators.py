@@ -171,6 +171,16 @@ METADATA_ARGUMENTS = {
 }
 
 
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether a node computes each value of one tensor from the values that lie in the same place."""
+    target = node.target
+    if target in ELEMENTWISE:
+        return True
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.pointwise not in target.tags:
+        return False
+    return len(target._schema.returns) == 1 and not target._schema.is_mutable
+
+
 def norm_epsilon(node: fx.Node) -> float | None:
     """The epsilon of a layer_norm, or of an rms_norm, where None stands for the dtype's own."""
     place, default = (4, 1e-5) if node.target == LAYER_NORM else (3, None)

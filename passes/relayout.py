@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 aten = ops.aten
 
+JOINED = "joined_branches"  # in the `meta` of a concatenation of what has run branch by branch
+
 
 def unflatten(lifter: Lifter, node: fx.Node, place: int, parts: Sequence[Size]) -> fx.Node:
     """Split dimension `place` into parts, of which one may be known only when the model runs."""
@@ -82,6 +84,7 @@ def joined(lifter: Lifter, value: Apart, shape: Sequence[Size], dim: int | None 
     """The wide value of branches that were computed one by one; in front unless `dim` says where."""
     dim = -len(shape) if dim is None else dim
     node = lifter.emit_once(aten.cat.default, (list(value.nodes), len(shape) + dim))
+    node.meta[JOINED] = True
     return Wide(node, dim, 1, tuple(shape))
 
 
@@ -150,7 +153,9 @@ def on_an_axis(lifter: Lifter, value: Lifted, rank: int, reader: fx.Node) -> fx.
     if isinstance(value, Stored):
         return stacked_parameter(lifter, value, rank)
     if isinstance(value, Apart):
-        return _unsqueezed(lifter, lifter.emit_once(aten.stack.default, (list(value.nodes), 0)), rank)  # of numbers
+        node = lifter.emit_once(aten.stack.default, (list(value.nodes), 0))  # of numbers
+        node.meta[JOINED] = True
+        return _unsqueezed(lifter, node, rank)
     if not isinstance(value, Wide):
         raise CannotLiftError(f"{reader.name} ({reader.target}) reads a value that the branches hold apart")
     return _unsqueezed(lifter, stacked(lifter, value), rank - len(value.shape))

@@ -3,8 +3,8 @@
     y = dropout(x, p, train=False)  ->  y = x
 
 Cases: dropout outside training, alias, detach, a conversion to the dtype that the value already has, zero added and one
-multiplied (`sum` of a list begins with 0), and assertions on metadata. Refused: dropout in training mode, because its
-result is random.
+multiplied (`sum` of a list begins with 0), slices that take all, and assertions on metadata.
+Refused: dropout in training mode, because its result is random.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import fx
 from passes.dataflow import tensor_value
 from passes.infra import Pass, PassResult, Skip
 from passes.operators import DROPOUTS
+from passes.replacing import arguments
 
 aten = torch.ops.aten
 
@@ -27,6 +28,7 @@ _NEUTRAL = {  # the number that changes nothing
     **dict.fromkeys((aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar), 0),
     **dict.fromkeys((aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar), 1),
 }
+_END = 2**63 - 1  # a slice to the end, as it is captured
 _ASSERTIONS = frozenset({aten._assert_tensor_metadata.default})
 
 
@@ -58,8 +60,18 @@ class RemoveIdentities(Pass):
         return PassResult(tuple(matches), tuple(skipped))
 
 
+def _takes_all(node: fx.Node) -> bool:
+    """Whether a slice begins at the first value and ends behind the last."""
+    if node.target != aten.slice.Tensor:
+        return False
+    given = arguments(node)
+    start, end, step = (given[name] for name in ("start", "end", "step"))
+    numbers = not any(isinstance(value, fx.Node) for value in (start, end, step))
+    return numbers and start in (None, 0) and end in (None, _END) and step == 1
+
+
 def _is_identity(node: fx.Node) -> bool:
-    if node.target in DROPOUTS or node.target in _ALIASES:
+    if node.target in DROPOUTS or node.target in _ALIASES or _takes_all(node):
         return True
     neutral = node.target in _NEUTRAL and not isinstance(node.args[1], fx.Node) and not node.kwargs
     is_neutral = neutral and node.args[1] == _NEUTRAL[node.target]  # type: ignore[index]

@@ -71,8 +71,15 @@ class Replacing:
             shape: Sequence[Any] = () if held is None else held.shape
             place = next((i for i, other in enumerate(shape) if str(other) == str(size)), None)
             if place is not None:
-                return self.emit(aten.sym_size.int, node, place)
+                return self._read(node, place)
         return self.emit(aten.sym_size.int, source, dim % value.ndim)
+
+    def _read(self, source: fx.Node, dim: int) -> fx.Node:
+        """A size of an input, by the operator that reads it already where there is one."""
+        for reader in source.users:
+            if reader.target == aten.sym_size.int and reader.args[1] == dim and reader < self.node:
+                return reader
+        return self.emit(aten.sym_size.int, source, dim)
 
     def sizes(self, source: fx.Node) -> list[int | fx.Node]:
         """All sizes of a node's tensor as arguments of another operator."""
