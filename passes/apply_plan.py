@@ -19,11 +19,11 @@ from typing import ClassVar
 
 from torch import fx
 
-from passes.dataflow import positions
+from passes.dataflow import positions, same_shape, tensor_value, values_read
 from passes.errors import ParallelizeError
 from passes.infra import Pass, PassResult, finish
 from passes.infra import clone as clone_module
-from passes.operators import ADD, aten
+from passes.operators import ADD, METADATA_ARGUMENTS, aten
 from passes.plan import Level, Plan, StackPlan
 from passes.stacks import Stack, Term, find_stacks
 from passes.tapped_states import outside_readers, state_after
@@ -161,6 +161,7 @@ def _schedule_stack(module: fx.GraphModule, stack: Stack, plan: StackPlan) -> tu
     users_of_exit = list(stack.exit.users)
     taps = outside_readers(stack)
     state = stack.entry
+    _read_metadata_of_entry(stack)
     sites = []
     for level in plan.levels:
         site = _place_level(module, stack, level, state)
@@ -175,6 +176,18 @@ def _schedule_stack(module: fx.GraphModule, stack: Stack, plan: StackPlan) -> tu
         for user in readers[serial] if now is not serial else ():
             user.replace_input_with(serial, now)
     return StackSite(stack.name, tuple(sites)), states
+
+
+def _read_metadata_of_entry(stack: Stack) -> None:
+    """Let what reads shape or dtype of a later state, as zeros_like does, read the entry's: a level may not have it."""
+    entry = tensor_value(stack.entry)
+    for state in {node for term in stack.terms[:-1] for node in (term.total, term.result)}:
+        value = tensor_value(state)
+        if entry is None or value is None or value.dtype != entry.dtype or not same_shape(value, entry):
+            continue
+        for user in [user for user in state.users if user.target in METADATA_ARGUMENTS]:
+            if state not in values_read(user):
+                user.replace_input_with(state, stack.entry)
 
 
 def _place_level(module: fx.GraphModule, stack: Stack, level: Level, entry: fx.Node) -> LevelSite:

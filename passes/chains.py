@@ -58,7 +58,8 @@ def find_chains(module: fx.GraphModule) -> Chains:
     nodes = {add.node for add in linked}
     refused.extend(_without_weights([add for add in adds if add.node not in nodes], inside, states))
     known = {node for add in adds for node in (add.node, *add.joins)} | inside
-    refused.extend(joined_paths(module.graph, [pair for pair in float_adds(module.graph) if pair[0] not in known]))
+    others = float_adds(module.graph, ops.ADDS | {aten.sub.Tensor})
+    refused.extend(joined_paths(module.graph, [pair for pair in others if pair[0] not in known]))
     order = {node.name: number for node, number in place.items()}
     by_place = sorted(refused, key=lambda refusal: order[refusal.node])
     return Chains(tuple(tuple(part) for part in parts), tuple(by_place))

@@ -6,7 +6,7 @@ must be a node of its own. The pass normalize-adds makes them adds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,11 +72,13 @@ class ResidualAdd:
         return all(node.target in ops.ELEMENTWISE for node in self.region)
 
 
-def float_adds(graph: fx.Graph) -> list[tuple[fx.Node, tuple[fx.Node, fx.Node]]]:
+def float_adds(
+    graph: fx.Graph, targets: Collection[object] = ops.ADDS
+) -> list[tuple[fx.Node, tuple[fx.Node, fx.Node]]]:
     """Every add of two different floating-point tensors, one of which has the sum's shape, with its operands."""
     found = []
     for node in graph.nodes:
-        operands = [arg for arg in node.args if isinstance(arg, fx.Node)] if node.target in ops.ADDS else []
+        operands = [arg for arg in node.args if isinstance(arg, fx.Node)] if node.target in targets else []
         if len(operands) != 2 or operands[0] is operands[1]:
             continue
         values = [tensor_value(operand) for operand in operands]
@@ -128,9 +130,17 @@ def is_difference(node: fx.Node, state: fx.Node, ends: Mapping[fx.Node, fx.Node]
 
 
 def _without_parts(adds: Sequence[ResidualAdd]) -> list[ResidualAdd]:
-    """Leave out adds to a state that another add to it takes in: f - 0.1 x in x + (f - 0.1 x)."""
+    """Leave out sums on a state inside what another one adds to it, such as f - x in x + 2 (f - x)."""
     ends = {add.total: add.skip for add in adds}
-    return [add for add in adds if len(add.total.users) != 1 or ends.get(next(iter(add.total.users))) is not add.skip]
+    skips = {add.skip for add in adds}
+    kept = []
+    for add in adds:
+        readers = list(add.total.users)
+        taken = len(readers) == 1 and ends.get(readers[0]) is add.skip
+        if add.spelled is not None and add.node not in skips:
+            taken = taken or any(add.node in other.region for other in adds if other.skip is add.skip)
+        kept.extend([] if taken else [add])
+    return kept
 
 
 def _spelled_adds(nodes: Iterable[fx.Node], place: dict[fx.Node, int]) -> list[ResidualAdd]:

@@ -303,11 +303,30 @@ def _stacked(node: fx.Node) -> list[Summand]:
         return []
     value = tensor_value(stack)
     axis = cast("int", axes[0]) % value.ndim if value is not None and value.ndim else None
+    stack, weights = _weighted(stack, axis)
     members = _members(stack)
     if axis is None or members is None or members[1] != axis or len(members[0]) < 2:
         return []
     scale = 1 / len(members[0]) if node.target == aten.mean.dim else 1.0
-    return [Summand(member).times(scale) for member in members[0]]
+    if weights is None:
+        return [Summand(member).times(scale) for member in members[0]]
+    each = [Factor(Call(aten.select.int, (weights, axis, number))) for number in range(len(members[0]))]
+    return [Summand(member).times(weight, scale) for member, weight in zip(members[0], each, strict=True)]
+
+
+def _weighted(stack: fx.Node, axis: int | None) -> tuple[fx.Node, fx.Node | None]:
+    """A stack and the weights of its members where it is multiplied by one for each."""
+    if stack.target not in _TIMES or axis is None:
+        return stack, None
+    left, right = stack.args[:2]
+    for node, weights in ((left, right), (right, left)):
+        value = tensor_value(weights) if isinstance(weights, fx.Node) else None
+        whole = tensor_value(stack)
+        if value is None or whole is None or value.ndim != whole.ndim or not isinstance(node, fx.Node):
+            continue
+        if all(str(size) == str(whole.shape[axis] if place == axis else 1) for place, size in enumerate(value.shape)):
+            return node, cast("fx.Node", weights)
+    return stack, None
 
 
 def _members(stack: fx.Node) -> tuple[list[fx.Node], int] | None:
@@ -329,16 +348,15 @@ def _members(stack: fx.Node) -> tuple[list[fx.Node], int] | None:
 
 
 def _viewed_apart(view: fx.Node) -> tuple[list[fx.Node], int] | None:
-    """The members of cat([a, b], 0).view(2, *a.shape)."""
+    """The members of cat([a, b], axis) where a view makes an axis of its own of them."""
     source = view.args[0] if view.target in ops.VIEWS else None
     if not isinstance(source, fx.Node) or source.target != aten.cat.default:
         return None
-    if len(source.args) > 1 and source.args[1] != 0:
-        return None
     parts = cast("list[fx.Node]", source.args[0])
-    shapes = [[str(size) for size in cast("torch.Tensor", tensor_value(node)).shape] for node in (view, *parts)]
-    alike = all(shape == shapes[0][1:] for shape in shapes[1:])
-    return (list(parts), 0) if alike and shapes[0][0] == str(len(parts)) else None
+    shape, *ours = ([str(size) for size in cast("torch.Tensor", tensor_value(node)).shape] for node in (view, *parts))
+    axis = (cast("int", source.args[1]) if len(source.args) > 1 else 0) % len(ours[0])
+    alike = all(part == ours[0] for part in ours)
+    return (list(parts), axis) if alike and shape == [*ours[0][:axis], str(len(parts)), *ours[0][axis:]] else None
 
 
 def _between_casts(cast_node: fx.Node) -> list[Summand]:

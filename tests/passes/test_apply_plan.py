@@ -424,3 +424,16 @@ def test_a_level_of_a_shared_norm_is_fused_exactly(chains: tuple[tuple[int, ...]
     assert record.skipped == ()
     assert len(record.matches) == 1 + len(rest)
     assert relative_error(fused(tokens()), rewritten(tokens())) < 1e-12
+
+
+def test_what_reads_the_shape_of_a_later_state_reads_the_entry_s() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for name in "ab":
+            x = x + getattr(self, name)(x * (1 + torch.ones_like(x)))
+        return x
+
+    graph = graph_of(randomised(Function(forward, a=Mlp(), b=Mlp())), tokens())
+    wide, (site,) = rewrite(graph, plan_of(2, [[[0], [1]]]))
+    assert [len(term.output.users) for term in site.levels[0].terms] == [1, 1]
+    readers = wide.graph.find_nodes(op="call_function", target=torch.ops.aten.ones_like.default)
+    assert {node.args[0] for node in readers} == {site.levels[0].entry}

@@ -588,3 +588,17 @@ def test_reading_the_dtype_or_shape_of_a_state_is_no_data_flow(read: Callable[[T
 
     stack = _only(_stacks(Function(forward, **_linears(3), table=normal(1, TOKENS, WIDTH))))
     assert len(stack.terms) == 3
+
+
+def test_a_step_towards_what_a_term_computes_is_a_term_to_the_last() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for name in "abc":
+            x = x + 0.3 * (getattr(self, name)(x) - x)
+        return x
+
+    assert len(_only(_stacks(Function(forward, **_linears(3)))).terms) == 3
+
+
+def test_a_difference_of_branches_on_one_state_is_told() -> None:
+    (refusal,) = _stacks(Function(lambda self, x: torch.tanh(self.a(x)) - torch.tanh(self.b(x)), **_linears(2))).refused
+    assert refusal.reason.endswith("is a sum of 2 branches that all read inputs_0: they are parallel already")
