@@ -1,12 +1,15 @@
-"""One shape for the state: a residual add on a reshaped state becomes an add on the state itself.
+"""One shape for the state: a residual sum on a reshaped or transposed state becomes a sum on the state itself.
 
     view(add(reshape(x), f), sizes of x)  ->  add(x, reshape(f, sizes of x))
+    transpose(sub(transpose(x), f))       ->  sub(x, transpose(f))
 
 Some models (OPT) flatten batch and tokens before an MLP and undo it after the residual add, so that the state changes
-its shape twice in each block. An add is elementwise: both forms have the same bits.
+its shape twice in each block; others add on channels first. A sum is elementwise: both forms have the same bits.
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 from torch import fx
 
@@ -14,19 +17,24 @@ from passes import operators as ops
 from passes.dataflow import same_shape, tensor_value
 from passes.infra import eliminate_dead_code
 
+aten = ops.aten
+
+_SUMS = ops.ADDS | {aten.sub.Tensor, aten.rsub.Tensor}
+_REORDERS = frozenset({aten.transpose.int, aten.permute.default})
+
 
 def keep_state_shape(module: fx.GraphModule) -> int:
-    """Rewrite, in place, every add between a reshape of a tensor and the view that undoes it.
+    """Rewrite, in place, every sum between a change of a tensor's shape and the one that undoes it.
 
     Returns:
-        How many adds were rewritten.
+        How many sums were rewritten.
     """
     count = 0
     for node in list(module.graph.nodes):
-        operands = _state_and_term(node)
-        if operands is None:
+        found = _sum_on_moved_state(node)
+        if found is None:
             continue
-        _rewrite(module, node, *operands)
+        _rewrite(module, node, *found)
         count += 1
     if count:
         eliminate_dead_code(module)
@@ -34,18 +42,41 @@ def keep_state_shape(module: fx.GraphModule) -> int:
     return count
 
 
-def _state_and_term(view: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """The reshaped tensor whose shape `view` restores, and what the add adds to it; None if `view` is another one."""
-    add = view.args[0] if view.op == "call_function" and view.target in ops.VIEWS else None
-    if not isinstance(add, fx.Node) or add.target not in ops.ADDS or add.kwargs or len(add.users) != 1:
+def _sum_on_moved_state(undo: fx.Node) -> tuple[fx.Node, int] | None:
+    """The tensor whose shape `undo` restores, and its place in the sum before; None where `undo` restores nothing."""
+    total = undo.args[0] if undo.op == "call_function" and undo.target in ops.VIEWS | _REORDERS else None
+    if not isinstance(total, fx.Node) or total.target not in _SUMS or len(total.users) != 1:
         return None
-    for reshaped, term in (add.args, tuple(reversed(add.args))):
-        if not isinstance(reshaped, fx.Node) or not isinstance(term, fx.Node) or reshaped.target not in ops.VIEWS:
+    for place, moved in enumerate(total.args[:2]):
+        other = total.args[1 - place]
+        if not isinstance(moved, fx.Node) or not isinstance(other, fx.Node) or not _undoes(undo, moved):
             continue
-        state = reshaped.args[0]
-        if isinstance(state, fx.Node) and _same(reshaped, term) and _same(state, view):
-            return state, term
+        state = moved.args[0]
+        if isinstance(state, fx.Node) and _same(moved, other) and _same(state, undo):
+            return state, place
     return None
+
+
+def _undoes(undo: fx.Node, moved: fx.Node) -> bool:
+    """Whether two changes of shape are none where the shapes before and after agree."""
+    if undo.target in ops.VIEWS:
+        return moved.target in ops.VIEWS
+    if moved.target not in _REORDERS:
+        return False
+    first, second = _order(moved), _order(undo)
+    return [first[axis] for axis in second] == list(range(len(first)))
+
+
+def _order(node: fx.Node) -> list[int]:
+    """For each axis of the result the axis that it was."""
+    value = tensor_value(node)
+    assert value is not None
+    if node.target == aten.permute.default:
+        return [axis % value.ndim for axis in cast("list[int]", node.args[1])]
+    left, right = (cast("int", axis) % value.ndim for axis in node.args[1:3])
+    order = list(range(value.ndim))
+    order[left], order[right] = right, left
+    return order
 
 
 def _same(left: fx.Node, right: fx.Node) -> bool:
@@ -53,13 +84,16 @@ def _same(left: fx.Node, right: fx.Node) -> bool:
     return a is not None and b is not None and a.dtype == b.dtype and same_shape(a, b)
 
 
-def _rewrite(module: fx.GraphModule, view: fx.Node, state: fx.Node, term: fx.Node) -> None:
-    add = view.args[0]
-    assert isinstance(add, fx.Node)
-    with module.graph.inserting_before(view):
-        moved = module.graph.call_function(ops.aten.reshape.default, (term, view.args[1]))
-        total = module.graph.call_function(ops.ADD, (state, moved))
-    for node, origin in ((moved, term), (total, add)):
+def _rewrite(module: fx.GraphModule, undo: fx.Node, state: fx.Node, place: int) -> None:
+    total = undo.args[0]
+    assert isinstance(total, fx.Node)
+    other = cast("fx.Node", total.args[1 - place])
+    change = aten.reshape.default if undo.target in ops.VIEWS else undo.target
+    with module.graph.inserting_before(undo):
+        moved = module.graph.call_function(change, (other, *undo.args[1:]))  # type: ignore[arg-type]
+        operands = (state, moved) if place == 0 else (moved, state)
+        written = module.graph.call_function(total.target, operands, dict(total.kwargs))  # type: ignore[arg-type]
+    for node, origin in ((moved, other), (written, total)):
         node.meta.update(origin.meta)
-        node.meta["val"] = view.meta["val"]
-    view.replace_all_uses_with(total)
+        node.meta["val"] = undo.meta["val"]
+    undo.replace_all_uses_with(written)

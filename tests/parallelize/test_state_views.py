@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import Tensor, nn
 
 from parallelize.capturing import capture
+from parallelize.cleaning import clean
 from parallelize.state_views import keep_state_shape
 from passes import operators as ops
 from passes.stacks import find_stacks
@@ -73,3 +77,39 @@ def test_a_view_to_another_shape_is_left_alone() -> None:
     program = capture(model, (tokens(),))
     assert torch.equal(program.module(tokens()), model(tokens()))
     assert find_stacks(program.module).stacks[0].entry.target in ops.VIEWS
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [
+        pytest.param(
+            lambda x, f: (x.reshape(-1, WIDTH) - f.reshape(-1, WIDTH)).view(x.shape), id="reshaped, subtracted"
+        ),
+        pytest.param(lambda x, f: (x.transpose(1, 2) + f.transpose(1, 2)).transpose(2, 1), id="transposed"),
+        pytest.param(
+            lambda x, f: (x.transpose(1, 2) - f.transpose(1, 2)).transpose(-1, -2), id="transposed, subtracted"
+        ),
+        pytest.param(lambda x, f: (x.permute(2, 0, 1) + f.permute(2, 0, 1)).permute(1, 2, 0), id="permuted"),
+    ],
+)
+def test_a_sum_between_a_change_of_shape_and_its_undoing_is_on_the_state(
+    combine: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for name in "ab":
+            x = combine(x, getattr(self, name)(x))
+        return x
+
+    model = randomised(Function(forward, a=Mlp(), b=Mlp()))
+    program = capture(model, (tokens(),))
+    assert torch.equal(program.module(tokens(2)), model(tokens(2)))
+    (stack,) = find_stacks(clean(program)[0].module).stacks
+    assert len(stack.terms) == 2
+
+
+def test_another_order_of_the_axes_undoes_nothing() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        return (x.permute(2, 0, 1) + self.m(x).permute(2, 0, 1)).permute(2, 0, 1)
+
+    program = capture(randomised(Function(forward, m=Mlp())), (tokens(),))
+    assert keep_state_shape(program.module) == 0
