@@ -61,7 +61,7 @@ def _undoes(undo: fx.Node, moved: fx.Node) -> bool:
     """Whether two changes of shape are none where the shapes before and after agree."""
     if undo.target in ops.VIEWS:
         return moved.target in ops.VIEWS
-    if moved.target not in _REORDERS:
+    if moved.target not in _REORDERS or len(moved.users) > 1:  # what the term reads too is the state, in that order
         return False
     first, second = _order(moved), _order(undo)
     return [first[axis] for axis in second] == list(range(len(first)))
