@@ -1,4 +1,8 @@
-"""Write a program as ONNX: dynamic dimensions kept, LayerNormalization as one operator, checked."""
+"""Write a program as ONNX: dynamic dimensions kept, LayerNormalization as one operator, checked.
+
+Values have unique names in ONNX, so an output that has the name of an input is called NAME_out there, and one that is
+an input, a weight or another output is a copy of it. What cannot be written is named with its place in the model.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ import onnx_ir
 
 from parallelize.capturing import export, from_exported
 from parallelize.onnx_file import PRODUCTS, WIDE
-from parallelize.program import Program
+from parallelize.onnx_refusal import unwritable
+from parallelize.program import Program, unique
 from parallelize.stack_states import KEY, named_states, to_metadata
 from passes.dataflow import tensor_value
 from passes.errors import ParallelizeError
@@ -55,26 +60,55 @@ def write_onnx(program: Program, path: Path, opset: int | None = None) -> None:
                 dynamo=True,
                 opset_version=opset or _least_opset(program),
                 input_names=[spec.name for spec in program.inputs],
-                output_names=[spec.name for spec in program.outputs],
                 verbose=False,
             )
             assert result is not None
+            _name_outputs(result.model, program)
             _name_dimensions(result.model, program)
             _mark_wide(result.model)
             _forget_origins(result.model)
             _note_states(result)
             result.save(str(path), external_data=size >= _INLINE_LIMIT)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ParallelizeError(
-            f"The model cannot be written as ONNX: {first}", "Run with --debug to see the operator and where it is."
-        ) from error
+        raise unwritable(error, program) from error
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ParallelizeError(
             f"The ONNX checker refuses the exported model: {error}", "Please report this with the model."
         ) from error
+
+
+def output_names(program: Program) -> list[str]:
+    """What the outputs are called in ONNX."""
+    inputs = [spec.name for spec in program.inputs]
+    names: list[str] = []
+    for spec in program.outputs:
+        name = f"{spec.name}_out" if spec.name in inputs else spec.name
+        names.append(unique(name, [*inputs, *names]))
+    return names
+
+
+def _name_outputs(model: onnx_ir.Model, program: Program) -> None:
+    """Give each output a value of its own, and its name, which a value inside may have had."""
+    graph, names = model.graph, output_names(program)
+    kept = {id(value) for value in (*graph.inputs, *graph.initializers.values())}
+    for place, value in enumerate(graph.outputs):
+        if id(value) in kept:
+            copy = onnx_ir.Node("", "Identity", [value])
+            copy.outputs[0].shape, copy.outputs[0].type = value.shape, value.type
+            graph.append(copy)
+            graph.outputs[place] = copy.outputs[0]
+        kept.add(id(value))
+    outputs = {id(value) for value in graph.outputs}
+    inside = [value for node in graph.all_nodes() for value in node.outputs if id(value) not in outputs]
+    inside.extend(graph.initializers.values())
+    taken = [*names, *(value.name or "" for value in inside)]
+    for value in inside:
+        if value.name in names:
+            value.name = unique(value.name, taken)
+    for value, name in zip(graph.outputs, names, strict=True):
+        value.name = name
 
 
 def _least_opset(program: Program) -> int:

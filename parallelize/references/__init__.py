@@ -1,6 +1,7 @@
 """MODEL on the command line: what a reference names, and how it becomes a captured program.
 
-    DIR with config.json      a model that Hugging Face's `save_pretrained` wrote
+    DIR with config.json      a model that Hugging Face's `save_pretrained` wrote, an adapter of peft merged into it
+    DIR of `convert`          its model.pt2
     timm:NAME                 a model of timm, by its name there
     model.pt2                 a torch.export archive
     model.pt, model.pth       a Para-Former checkpoint, or with --allow-pickle a pickled module
@@ -60,6 +61,7 @@ def _has_suffix(*suffixes: str) -> Callable[[str], bool]:
 # The first kind that matches loads the reference, so what is told apart by more stands first.
 KINDS: tuple[Kind, ...] = (
     Kind("a directory with config.json", hugging_face.is_saved_model, hugging_face.load),
+    Kind("a directory of convert", archive.is_converted, archive.load_converted),
     Kind("timm:NAME", timm_model.names_model, timm_model.load),
     Kind("FILE.pt2", _has_suffix(".pt2"), archive.load),
     Kind("FILE.pt", _has_suffix(".pt", ".pth", ".ckpt", ".bin"), torch_file.load),

@@ -1,4 +1,4 @@
-"""`model.pt2`: an archive of torch.export. It states the shapes of its inputs."""
+"""`model.pt2`, or a directory of `convert` with one in it: an archive of torch.export, which states its inputs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,17 @@ from passes.errors import ParallelizeError
 # Entries of a .pt2 that the loader unpickles whatever it is told: compiled classes and opaque objects.
 _OBJECTS = re.compile(r"(custom|opaque)_obj")
 _FORCE_SAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_PRODUCT = "model.pt2"
+
+
+def is_converted(reference: str) -> bool:
+    """Whether the reference is a directory that `convert` wrote."""
+    return (Path(reference) / _PRODUCT).is_file()
+
+
+def load_converted(reference: str, options: LoadOptions, samples: Mapping[str, Array]) -> Program:
+    """Read the archive in a directory of `convert`."""
+    return load(str(Path(reference) / _PRODUCT), options, samples)
 
 
 def load(reference: str, options: LoadOptions, _samples: Mapping[str, Array]) -> Program:

@@ -2,7 +2,7 @@
 
 The class is the first of the config's `architectures`, as the installed transformers has it. Nothing is downloaded, no
 code of the directory is run and no pickle is read beyond its tensors. The model is loaded as float32, in eval mode, and
-returns no cache.
+returns no cache. An adapter of peft in the directory is merged into the weights.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import nn
 from parallelize.inputs import Array
 from parallelize.program import Program
 from parallelize.quiet import quiet_logs
+from parallelize.references.adapter import base_of, has_adapter, import_peft, merged, without_adapter
 from parallelize.references.hugging_face_inputs import input_specs
 from parallelize.references.kinds import LoadOptions, refuse_extras
 from parallelize.references.shapes import capture_specs
@@ -32,27 +33,43 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 
 def is_saved_model(reference: str) -> bool:
-    """Whether the reference is a directory with a config.json."""
-    return (Path(reference) / _CONFIG).is_file()
+    """Whether the reference is a directory with a config.json, or with an adapter for a model elsewhere."""
+    return (Path(reference) / _CONFIG).is_file() or has_adapter(Path(reference))
 
 
 def load(reference: str, options: LoadOptions, samples: Mapping[str, Array]) -> Program:
     """Load the model and capture it; its inputs are told by `--input`, else by the data and the config.
 
     Raises:
-        EnvironmentLackError: transformers is not installed.
+        EnvironmentLackError: transformers is not installed, or peft where there is an adapter.
         ParallelizeError: the directory is incomplete or damaged, needs code of its own, is of a type that transformers
             does not know, or holds a model that cannot be captured.
     """
     refuse_extras(reference, options, inputs=False)
-    directory = Path(reference)
+    module, directory = _module(Path(reference), reference)
+    specs = options.inputs or input_specs(module, module.config, directory, samples)
+    return capture_specs(module, specs, reference, samples)
+
+
+def _module(directory: Path, reference: str) -> tuple[nn.Module, Path]:
+    """The model of a directory with its adapter merged, and the directory that tells of its inputs."""
+    if not has_adapter(directory):
+        return _plain_module(directory, reference), directory
+    import_peft(directory)
+    if (directory / _CONFIG).is_file():
+        with without_adapter(directory) as bare:
+            module, base = _plain_module(bare, reference), directory
+    else:
+        module, base = _module(base_of(directory), reference)
+    return merged(module, directory), base
+
+
+def _plain_module(directory: Path, reference: str) -> nn.Module:
+    """The model of a directory that has no adapter."""
     written = _read_config(directory)
     transformers = _import_transformers(reference)
     with quiet_logs("torch", "transformers"), _without_progress(transformers):
-        config = _config(transformers, directory, written)
-        module = _load_weights(transformers, directory, config)
-        specs = options.inputs or input_specs(module, config, directory, samples)
-    return capture_specs(module, specs, reference, samples)
+        return _load_weights(transformers, directory, _config(transformers, directory, written))
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

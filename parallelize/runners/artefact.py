@@ -3,7 +3,8 @@
     model.pt2   out/   timm:vit_tiny_patch16_224   model.onnx   model.engine       in the runner of its kind
     model.pt2@torch-compile   model.onnx@onnxruntime-cuda   out@onnxruntime        in a runner by its name
 
-A directory that `convert` wrote stands for its model.pt2, model.onnx or model.engine, whichever the runner takes.
+A directory that `convert` wrote stands for its model.pt2, model.onnx or model.engine, whichever the runner takes. An
+engine runs in the library that built it: @tensorrt names either library, @tensorrt-rtx that one alone.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def _split(text: str) -> tuple[str, str | None]:
 def _existing(label: str, path: Path, kind: FileKind, runner: str | None) -> Artefact:
     if not path.is_file():
         raise ParallelizeError(f"{path} does not exist.", "Check the path.")
-    if runner is None:
+    if runner is None or (runner == TENSORRT and kind == "engine"):
         runner = _library(path) if kind == "engine" else _DEFAULT[kind]
     return _fits(Artefact(label, str(path), kind, runner))
 

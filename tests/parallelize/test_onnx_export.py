@@ -190,11 +190,14 @@ class Bessel(nn.Module):
 
 
 def test_an_operator_without_an_onnx_form_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    program = capture(Bessel().eval(), (torch.rand(2, 3),), origin="bessel")
-    with pytest.raises(ParallelizeError, match=r"^The model cannot be written as ONNX: ") as caught:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(Bessel()))
+    program = capture(model.eval(), (torch.rand(2, 3),), origin="bessel")
+    with pytest.raises(ParallelizeError) as caught:
         write_onnx(program, tmp_path / "bessel.onnx")
-    assert "\n" not in str(caught.value)
-    assert "--debug" in caught.value.hint
+    message = str(caught.value)
+    assert message.startswith(f"The operator aten.special_bessel_j0 in 1.0 ({__file__}:")
+    assert message.endswith(" of bessel has no ONNX form (as prims.bessel_j0).")
+    assert "Write that part" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
 
 
@@ -254,3 +257,27 @@ def test_attention_with_a_learned_bias_is_written(tmp_path: Path) -> None:
     states = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(1))
     (actual,) = OnnxRuntime(tmp_path / "model.onnx", threads=1)([states])
     assert torch.allclose(actual, flat_outputs(program.module, [states])[0], atol=1e-5)
+
+
+class Returning(nn.Module):
+    """Returns an input, a weight, one value twice, and a value under the name of an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Linear(3, 3), nn.Parameter(torch.ones(3))
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        y = self.layer(hidden)
+        return {"hidden": y, "mask": mask, "scale": self.scale, "again": y, "linear": y * 2, "mask_out": y + 1}
+
+
+def test_outputs_keep_their_values_and_get_names_of_their_own(tmp_path: Path) -> None:
+    program = capture(Returning().eval(), (torch.rand(2, 3), torch.rand(2, 3)), origin="returning")
+    assert [spec.name for spec in program.outputs] == ["hidden", "mask", "scale", "again", "linear", "mask_out"]
+    write_onnx(program, tmp_path / "m.onnx")
+    session = OnnxRuntime(tmp_path / "m.onnx", threads=1)
+    assert [spec.name for spec in session.inputs] == ["hidden", "mask"]
+    names = ["hidden_out", "mask_out", "scale", "again", "linear", "mask_out_1"]
+    assert [spec.name for spec in session.outputs] == names
+    inputs = (torch.rand(5, 3), torch.rand(5, 3))
+    torch.testing.assert_close(session(inputs), flat_outputs(program.module, inputs), rtol=0, atol=1e-6)

@@ -36,3 +36,12 @@ def test_an_exported_archive_with_pickled_objects_is_refused_and_not_run(home: P
     with zipfile.ZipFile("bad.pt2", "a") as bad:
         bad.writestr("archive/data/constants/opaque_obj_0", harmful)
     assert refusal("bad.pt2")[0] == "bad.pt2 holds pickled objects."
+
+
+def test_a_directory_of_a_conversion_stands_for_its_program(home: Path) -> None:
+    Path("out").mkdir()
+    model = nn.Linear(4, 2).eval()
+    torch.export.save(torch.export.export(model, (torch.zeros(2, 4),)), "out/model.pt2")
+    x = torch.ones(2, 4)
+    assert torch.equal(load("out").module(x), model(x))
+    assert refusal("out", "2x4")[0] == "out/model.pt2 states the shapes of its inputs."

@@ -86,9 +86,11 @@ def test_an_engine_is_run_by_the_library_that_it_is_of(tmp_path: Path) -> None:
     write_onnx(vision(), tmp_path / "a.onnx")
     build(tmp_path / "a.onnx", tmp_path / "a.engine", "tensorrt-rtx")
     assert parse_artefact(tmp_path / "a.engine").runner == "tensorrt-rtx"
-    wrong = parse_artefact(f"{tmp_path / 'a.engine'}@tensorrt")
-    with pytest.raises(ParallelizeError, match="differs in backend"), opened(wrong, CPU):
-        pass
+    (tmp_path / "a.engine").rename(tmp_path / "model.engine")
+    (tmp_path / "a.engine.json").rename(tmp_path / "model.engine.json")
+    (tmp_path / "report.json").touch()
+    for spelled in (f"{tmp_path}@tensorrt", f"{tmp_path}/model.engine@tensorrt", f"{tmp_path}@tensorrt-rtx"):
+        assert parse_artefact(spelled).runner == "tensorrt-rtx"
 
 
 @without_gpu
