@@ -14,6 +14,7 @@ from passes.apply_plan import ApplyPlan, rewrite, schedule
 from passes.errors import ParallelizeError
 from passes.fuse_width import FuseWidth
 from passes.infra import clone, flat_outputs
+from passes.measures import critical_gemms
 from passes.operators import ADD
 from passes.plan import Level, Plan, StackPlan, serial
 from passes.remove_identities import RemoveIdentities
@@ -161,6 +162,23 @@ def test_terms_keep_their_side_inputs() -> None:
         without_mask = after_levels(model.steps(), levels, tokens())
     assert relative_error(scheduled(graph, 4, levels)(tokens(), mask), expected) < 1e-12
     assert relative_error(without_mask, expected) > 1e-3
+
+
+def test_terms_that_read_the_shape_of_a_state_alone_run_side_by_side_and_fuse() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        for name in "ab":
+            linear = getattr(self, name)
+            x = x + torch.cat([torch.zeros_like(x), linear(x)], 1)[:, x.shape[1] :]
+        return x
+
+    model = Function(forward, a=nn.Linear(WIDTH, WIDTH), b=nn.Linear(WIDTH, WIDTH))
+    module = graph_of(randomised(model), tokens())
+    (stack,) = find_stacks(module).stacks
+    assert len(stack.terms) == 2
+    paired, _ = rewrite(module, Plan((StackPlan(2, (Level(((0,), (1,))),)),)))
+    assert critical_gemms(paired) == 1
+    record = FuseWidth(dry=True).apply(clone(paired))
+    assert len(record.present) == 2
 
 
 def test_each_stack_of_a_model_gets_its_own_schedule() -> None:

@@ -104,6 +104,17 @@ def test_an_exact_pass_may_change_the_outputs_by_rounding_of_their_dtype(
         run_passes(graph, [Multiply(1 + refused)], [x])
 
 
+def test_rounding_is_that_of_the_coarsest_type_that_the_graph_computes_in() -> None:
+    class Rounded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.float() * 2).double()
+
+    graph, x = graph_of(Rounded().eval(), normal(3, WIDTH)), normal(3, WIDTH)
+    run_passes(graph, [Multiply(1 + 1e-7)], [x])
+    with pytest.raises(PassError):
+        run_passes(graph, [Multiply(1 + 1e-3)], [x])
+
+
 def test_a_pass_that_is_not_exact_may_change_the_outputs_and_the_change_is_recorded() -> None:
     graph, x = _linear()
     scaled, (record,) = run_passes(graph, [Scale(3.0)], [x])
