@@ -454,6 +454,6 @@ class Spelled(nn.Module):
             "alpha": lambda: torch.add(x, f, alpha=0.5),
             "scaled": lambda: 0.9 * x + f,
             "in-place": lambda: x.clone().add_(f),
-            "cast": lambda: (x.float() + f.float()).to(x.dtype),
+            "cast": lambda: (x.double() + f.double()).to(x.dtype),
         }
         return spellings[self.kind]()
