@@ -378,6 +378,7 @@ def test_a_refit_that_helps_the_states_and_hurts_the_outputs_is_not_chosen(monke
     fit.arrays["x"][:, 0] = torch.linspace(1, 2, 100)
     held_out.arrays["x"][:, 0] = torch.linspace(-2, -1, 50)
     monkeypatch.setattr("parallelize.planning.planner.other_forms", lambda *group: iter(()))
+    monkeypatch.setattr("parallelize.planning.fusibility.Fusibility.why_not", lambda *group: None)  # no products
     planner = Planner(teacher, fit, held_out, "relative-l2", PlannerOptions(refit="affine"))
     (level,) = refit(teacher, planner.proposal(1), fit, held_out).levels
     assert level.strength == "affine"
