@@ -143,12 +143,12 @@ def _chains(adds: Sequence[ResidualAdd]) -> list[list[ResidualAdd]]:
 def _close_post(chain: list[ResidualAdd]) -> list[ResidualAdd]:
     """Give the last term of a chain that repeats the norm after it that the term one period before it has."""
     posts = [[node.target for node in add.post] for add in chain]
-    wanted = next((posts[-1 - period] for period in range(1, len(chain) // 2 + 1) if _has_period(posts, period)), [])
-    if not wanted or chain[-1].post:
+    periods = [p for p in range(1, len(chain) // 2 + 1) if posts[-1 - p] and _has_period(posts, p)]
+    if not periods or chain[-1].post:
         return chain
     path: list[fx.Node] = []
     node = chain[-1].total
-    for target in wanted:
+    for target in posts[-1 - periods[0]]:
         followers = list(value_users(node))
         if len(followers) != 1 or followers[0].target != target:
             return chain

@@ -553,6 +553,19 @@ def test_a_norm_after_each_block_belongs_to_the_last_block_too() -> None:
     assert len({stack.terms[i].signature for i in (1, 3, 5)}) == 1
 
 
+def test_a_norm_after_each_block_of_many_terms_belongs_to_the_last_block_too() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for block, norm in (("abc", self.p), ("def", self.q)):
+            for name in block:
+                x = x + getattr(self, name)(x)
+            x = norm(x)
+        return self.head(x)
+
+    norms = {name: nn.LayerNorm(WIDTH) for name in "pq"}
+    stack = _only(_stacks(Function(forward, **_linears(6), **norms, head=nn.Linear(WIDTH, 3))))
+    assert [len(term.norms) for term in stack.terms] == [0, 0, 1] * 2
+
+
 def test_a_norm_between_transpositions_belongs_to_its_term() -> None:
     def forward(self: Function, x: Tensor) -> Tensor:
         for name, norm in ("ap", "bq", "cr"):
