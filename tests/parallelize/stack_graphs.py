@@ -27,6 +27,11 @@ def stack_of(terms: int) -> Residual:
     return Residual([mlp(WIDTH, 8) for _ in range(terms)], scale=None)
 
 
+def stack_of_widths(*hidden: int) -> StackGraph:
+    """One stack of MLPs of these hidden widths."""
+    return graph_of(Residual([mlp(WIDTH, width) for width in hidden]))
+
+
 def para_former(depth: int, branches: int) -> StackGraph:
     config = VisionConfig(depth=depth, width=8, heads=2, hidden=16, image_size=8, mode="para-former", branches=branches)
     program = capture(VisionParaFormer(config).eval(), (torch.zeros(2, *config.input_shape),), origin="para-former")

@@ -433,6 +433,12 @@ def test_draw_writes_the_serial_schedule_and_a_plan(home: Path) -> None:
     assert (home / "plan.svg").read_text() != (home / "serial.svg").read_text()
 
 
+def test_a_diagram_of_a_suffix_that_is_not_written_is_refused_before_the_model_is_loaded() -> None:
+    told = run("draw", "no_such_model.pt", "-o", "x.png")
+    assert told.exit_code == 2
+    assert "A diagram cannot be written as 'x.png'." in told.output
+
+
 def test_passes_are_listed_and_described() -> None:
     listed = run("passes")
     assert listed.exit_code == 0

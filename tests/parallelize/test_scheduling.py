@@ -142,3 +142,8 @@ def test_blocks_of_different_kinds_are_no_group() -> None:
     found = find_stacks(capture_images(VisionParaFormer(config)).module).stacks
     said = why_unscheduled(stack_graph(found), None, 1, has_budget=False)
     assert said == "the network is one block deep"
+
+
+def test_a_budget_without_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParallelizeError, match=r"A largest error is measured on data\."):
+        convert(vision(), tmp_path / "out", options=replace(QUICK, max_error=0.1))

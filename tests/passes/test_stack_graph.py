@@ -5,7 +5,15 @@ from __future__ import annotations
 from passes.plan import Plan, grouped, serial
 from passes.stack_graph import StackGraph, stack_graph
 from tests.parallelize.small_models import Towers, TwoStacks
-from tests.parallelize.stack_graphs import CrossAttending, Ladder, UShape, graph_of, para_former, serial_plan
+from tests.parallelize.stack_graphs import (
+    CrossAttending,
+    Ladder,
+    UShape,
+    graph_of,
+    para_former,
+    serial_plan,
+    stack_of_widths,
+)
 
 
 def edges(graph: StackGraph) -> set[tuple[int, int]]:
@@ -73,3 +81,9 @@ def test_rounding_up_to_blocks_is_done_stack_by_stack() -> None:
     graph = para_former(2, 2)
     plan = Plan((serial(2), grouped(2, [[(0,), (1,)]])))
     assert (graph.terms(plan), graph.blocks(plan)) == (2, 1)
+
+
+def test_layers_that_take_turns_in_how_they_are_built_make_one_block_of_several() -> None:
+    wide, narrow = (stack_of_widths(*sizes) for sizes in ((8, 8, 8, 8), (8, 12, 8, 12)))
+    assert (wide.serial_blocks, wide.serial_layers) == (4, 4)
+    assert (narrow.serial_blocks, narrow.serial_layers) == (2, 4)
