@@ -20,7 +20,7 @@ from typing import ClassVar
 from torch import fx
 
 from passes.dataflow import positions, same_shape, tensor_value, values_read
-from passes.errors import ParallelizeError
+from passes.errors import ParallelizeError, PassError
 from passes.infra import Pass, PassResult, finish
 from passes.infra import clone as clone_module
 from passes.operators import ADD, METADATA_ARGUMENTS, aten
@@ -248,10 +248,15 @@ def _sum(module: fx.GraphModule, entry: fx.Node, contributions: Sequence[fx.Node
 
 
 def restore_order(module: fx.GraphModule) -> None:
-    """Sort the nodes so that each runs after what it reads, otherwise as they were."""
+    """Sort the nodes so that each runs after what it reads, otherwise as they were.
+
+    Raises:
+        PassError: there is no such order.
+    """
     graph = module.graph
     place = positions(graph)
     done: set[fx.Node] = set()
+    begun: set[fx.Node] = set()
     order: list[fx.Node] = []
     for root in list(graph.nodes):
         pending = [root]
@@ -264,6 +269,11 @@ def restore_order(module: fx.GraphModule) -> None:
                     done.add(node)
                     order.append(node)
                 continue
+            if node in begun:
+                raise PassError(
+                    f"{node.name} is computed from itself.", "This is a bug; please report it with the model."
+                )
+            begun.add(node)
             pending.extend(sorted(waiting, key=place.__getitem__, reverse=True))
     if order == list(graph.nodes):
         return

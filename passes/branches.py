@@ -25,7 +25,8 @@ from passes.stacks import structure
 
 aten = ops.aten
 
-# Values that are looked up, moved, repeated or computed element by element, as embeddings and rotary positions are.
+# Values that are looked up, moved, repeated, added up or computed element by element, as embeddings and rotary
+# positions are.
 _IDLE = (
     ops.ELEMENTWISE
     | ops.VIEWS
@@ -56,6 +57,7 @@ _IDLE = (
             aten.chunk.default,
             aten.unbind.int,
             aten.sym_size.int,
+            aten.sum.dim_IntList,
             aten.arange.default,
             aten.arange.start,
             aten.full.default,
@@ -100,7 +102,7 @@ def find_branches(
         tree: the nodes in which it meets.
         place: each node's place in the order of execution.
         states: values in which no branch lies.
-        tapped: members that something outside reads too, with what does.
+        tapped: members, and nodes of `tree`, that something outside reads too, with what does.
         light: whether branches count that only look up, move or combine values.
     """
     readers = _readers(members, tree, place, states, tapped)
@@ -113,7 +115,32 @@ def find_branches(
         chained = [needs & outputs for node, needs in readers.items() if node in outputs]
         more, alone = _grouped(_branches(rest, readers, chained, light=light))
         groups += more
-    return [*groups, *([branch] for branch in alone)]
+    parts = [_independent(group, place) for group in groups]
+    dependent = [branch for _, others in parts for branch in others]
+    return [*(group for group, _ in parts if group), *([branch] for branch in (*alone, *dependent))]
+
+
+def _independent(group: list[Branch], place: Mapping[fx.Node, float]) -> tuple[list[Branch], list[Branch]]:
+    """The branches of a group that are computed from no other branch of it, and the rest."""
+    outputs = {output for branch in group for output in branch.outputs}
+    first = min(place[output] for output in outputs)
+    waiting = [branch for branch in group if _reads(branch, outputs.difference(branch.outputs), first, place)]
+    free = [branch for branch in group if branch not in waiting]
+    return (free, waiting) if len(free) > 1 else ([], group)
+
+
+def _reads(branch: Branch, outputs: Collection[fx.Node], first: float, place: Mapping[fx.Node, float]) -> bool:
+    """Whether what a branch reads from outside is computed from one of `outputs`, none of which is before `first`."""
+    pending = [node for node in branch.nodes if node not in branch.inner]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        if node in outputs:
+            return True
+        fresh = [source for source in node.all_input_nodes if place[source] >= first and source not in seen]
+        seen.update(fresh)
+        pending.extend(fresh)
+    return False
 
 
 def _readers(

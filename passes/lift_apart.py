@@ -113,7 +113,7 @@ def refuse_without_gain(lifter: Lifter, results: Sequence[Lifted | Part]) -> Non
     fewer_norms = _norms(lifter.created) < lifter.count * _norms(inner)
     cost = _costs(lifter.created) + lifter.moves + products + len(parts)
     saves = cost < lifter.count * (_costs(inner) + len(parts))
-    if not lifter.apart and not saves:
+    if not lifter.apart and (lifter.sides or not saves):  # to put values together costs as much as what runs on them
         raise CannotLiftError(f"{inner[-1].name} holds no matrix product, and side by side nothing runs less often")
     if lifter.apart and not (fewer_norms and saves):
         raise next(iter(lifter.apart.values()))

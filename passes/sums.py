@@ -54,8 +54,8 @@ class Sum:
         terms: the values with their coefficients, none of which is zero, in the order of execution.
         tree: the steps that were expanded, and the stacks between them.
         states: values that branches of the sum read and that belong to none of them.
-        tapped: values of branches that something else reads too, with all that does: outside of the sum, or a step of
-            it that is read there.
+        tapped: values of branches, and steps, that something else reads too, with all that does: outside of the sum,
+            or a step of it that is read there.
     """
 
     root: fx.Node
@@ -259,9 +259,9 @@ class _Expansion:
         ordered = {node: terms[node] for node in sorted(terms, key=self.place.__getitem__)}
         inside = {*self.tree, *terms}.union(*reads.ancestors.values())
         kept = self._kept(inside)
-        taps = {node: frozenset(u for u in node.users if u not in inside or u in kept) for node in ordered}
-        branching = {node: readers for node, readers in taps.items() if node not in states and reads.reads_any(node)}
-        tapped = {node: readers for node, readers in branching.items() if readers}
+        branching = [node for node in ordered if node not in states and reads.reads_any(node)]
+        taps = {node: frozenset(u for u in node.users if u not in inside or u in kept) for node in (*branching, *kept)}
+        tapped = {node: readers for node, readers in taps.items() if readers}
         return Sum(self.root, ordered, frozenset(self.tree), frozenset(states), tapped)
 
     def _kept(self, inside: Collection[fx.Node]) -> set[fx.Node]:

@@ -159,18 +159,22 @@ def test_a_head_that_reads_a_state_in_the_middle_is_no_obstacle() -> None:
     assert relative_error(fused(tokens()), module(tokens())) < EXACT
 
 
-def test_branches_whose_own_states_are_returned_are_fused() -> None:
+@pytest.mark.parametrize("terms", [2, 3])
+def test_branches_whose_own_states_are_returned_are_fused_and_no_term_with_one_that_reads_it(terms: int) -> None:
     def forward(self: Function, x: Tensor) -> tuple[Tensor, ...]:
-        states = []
-        for first, second in ((self.a, self.b), (self.c, self.d)):
-            middle = x + first(x)
-            states += [middle, middle + second(middle)]
-        return x + (states[1] - x) + (states[3] - x), *states
+        total, states = x, []
+        for chain in (self.a, self.b, self.c):
+            state = x
+            for term in chain:  # type: ignore[union-attr]
+                state = state + term(state)
+                states.append(state)
+            total = total + (state - x)
+        return total, *states
 
-    graph = graph_of(randomised(Function(forward, **{name: Mlp() for name in "abcd"})), tokens())
-    fused, record = _fused(graph)
+    chains = {name: nn.ModuleList(Mlp() for _ in range(terms)) for name in "abc"}
+    fused, record = _fused(graph_of(randomised(Function(forward, **chains)), tokens()))
     assert len(record.matches) == 1
-    assert wide_operators(fused)["norm"] == 2
+    assert wide_operators(fused)["norm"] == terms
 
 
 def test_hidden_values_of_branches_that_are_returned_stay_and_the_rest_is_fused() -> None:
