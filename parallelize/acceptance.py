@@ -23,7 +23,7 @@ from torch import Tensor, fx
 from parallelize.blame import blaming
 from parallelize.inputs import Samples, alternatives, random_samples
 from parallelize.program import Program
-from parallelize.watching import first_apart, first_of_other_rank, random_operators
+from parallelize.watching import first_apart, first_of_other_rank, may_be_random, random_operators
 from passes.agreement import change
 from passes.dataflow import described
 from passes.errors import ParallelizeError
@@ -93,6 +93,18 @@ def accepted_at_random(program: Program) -> tuple[str, ...]:
         return accept(program, samples, what="random sample", strict=False).notes
     except ParallelizeError as error:
         return (f"{error} {error.hint}",)
+
+
+def refuse_any_random(program: Program) -> None:
+    """Refuse a model that draws random numbers, looked for on random samples, where it has an operator that may.
+
+    Raises:
+        ParallelizeError: naming the operator.
+    """
+    if any(may_be_random(node) for node in program.module.graph.nodes):
+        inputs = random_data(program, FEW, 0).batch(FEW)
+        if _gives_numbers(program, inputs):
+            refuse_random(program, inputs)
 
 
 def random_data(program: Program, count: int, seed: int) -> Samples:

@@ -99,6 +99,7 @@ def as_dict(evidence: Evidence) -> dict[str, Any]:
             "fit": len(split.fit),
             "held_out": len(split.held_out),
             "judge": len(split.judge),
+            "batch": split.judge.fixed or 1,
         },
         "metric": {
             "name": evidence.metric.name,
@@ -226,7 +227,8 @@ def table(content: Mapping[str, Any]) -> Table:
     result.caption_justify = "left"
     result.caption = (
         f"GEMMs deep: matrix products that wait for each other. {_legend(content, measures)}"
-        f"ms: ONNX Runtime on the CPU, batch 1, {threads} thread{'s' if threads > 1 else ''}, timed in turn."
+        f"ms: ONNX Runtime on the CPU, batch {content['data']['batch']}, {threads} thread{'s' if threads > 1 else ''},"
+        " timed in turn."
     )
     for network in networks:
         result.add_row(*_row(network, serial_ms, measures))
@@ -350,7 +352,7 @@ _PAGE = Template("""<!doctype html>
 $facts
 $warnings
 <table>$rows</table>
-<p>$meaning Latency: ONNX Runtime on the CPU, batch 1, $threads thread(s), $rounds rounds in turn.</p>
+<p>$meaning Latency: ONNX Runtime on the CPU, batch $batch, $threads thread(s), $rounds rounds in turn.</p>
 <h2>Before and after</h2><div class="pair">$before $after</div>
 <h2>Refit, level by level</h2><table>$levels</table>
 <h2>Machine</h2><table>$machine</table>
@@ -379,6 +381,7 @@ def _page(evidence: Evidence, content: Mapping[str, Any], directory: Path) -> st
         rows=f"<tr>{heads}</tr>{rows}",
         meaning=html.escape(f"{_legend(content, _measures(content))}{_judged(content)}"),
         threads=content["measured_on"]["onnxruntime_threads"],
+        batch=content["data"]["batch"],
         rounds=content["networks"][0]["onnxruntime_ms"]["rounds"],
         before=(directory / "before.svg").read_text(),
         after=(directory / "after.svg").read_text(),

@@ -13,6 +13,8 @@ from parallelize.program import TensorSpec
 from passes.errors import EnvironmentLackError, ParallelizeError
 
 CUDA = "CUDAExecutionProvider"
+_NO_KERNEL = "NOT_IMPLEMENTED"
+_NO_KERNEL_HINT = "It has this operator in other types only: convert the model in float32, as after model.float()."
 _WEIGHTS = "session.model_external_initializers_file_folder_path"
 _TYPES = {
     "tensor(float)": torch.float32,
@@ -139,9 +141,9 @@ class OnnxRuntime:
                 providers=self._providers(stream),
             )
         except Exception as error:  # ONNX Runtime raises its own classes without a common base
-            raise ParallelizeError(
-                f"ONNX Runtime refuses {name}: {str(error).splitlines()[0]}", "Please report this with the model."
-            ) from error
+            reason = str(error).splitlines()[0]
+            hint = _NO_KERNEL_HINT if _NO_KERNEL in reason else "Please report this with the model."
+            raise ParallelizeError(f"ONNX Runtime refuses {name}: {reason}", hint) from error
 
     def _providers(self, stream: int | None) -> list[Any]:
         if self.device.type == "cpu":

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from parallelize.acceptance import refuse_any_random
 from parallelize.preparation import captured
 from parallelize.runners.artefact import Artefact, RunnerOptions
 from parallelize.runners.runner import Runner
@@ -41,6 +42,7 @@ def _torch(artefact: Artefact, options: RunnerOptions) -> Runner:
 
     device = choose_device(options.device)
     program = captured(artefact.loading(options))
+    refuse_any_random(program)
     return (Compiled if artefact.runner == "torch-compile" else Eager)(program, device)
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from parallelize.acceptance import accept, accepted_at_random, random_data
 from parallelize.blame import blaming
 from parallelize.capturing import capture
+from parallelize.comparison import compare
 from parallelize.finiteness import refuse_not_finite
 from parallelize.inputs import Samples
 from parallelize.program import Original, Program
@@ -204,3 +205,8 @@ def test_random_data_is_such_that_the_model_gives_numbers() -> None:
     program = capture(Masked().eval(), example, origin="net")
     samples = random_data(program, 8, 0)
     assert not program.module(*samples.batch(8)).isnan().any()
+
+
+def test_a_random_network_is_not_compared() -> None:
+    with pytest.raises(ParallelizeError, match=r"aten\.dropout\.default\) is dropout that is on"):
+        compare(_captured(RANDOM["dropout"]), _captured(torch.tanh))

@@ -147,7 +147,7 @@ def test_the_report_says_where_and_on_what_it_was_measured(conversion: Conversio
     content = json.loads((conversion.output / "report.json").read_text())
     assert content == json.loads(json.dumps(conversion.report))
     assert content["schema"] == "parallelize-report/1"
-    assert content["data"] == {"random": False, "fit": 48, "held_out": 12, "judge": 30}
+    assert content["data"] == {"random": False, "fit": 48, "held_out": 12, "judge": 30, "batch": 1}
     assert {"date", "processor", "cores", "torch", "onnx", "onnxruntime", "onnxruntime_threads"} <= set(
         content["measured_on"]
     )
