@@ -3,7 +3,7 @@
     python benchmarks/architectures.py                       all of them
     python benchmarks/architectures.py --only gpt2 bert-sdpa
     python benchmarks/architectures.py --shard 2/4           the second of four parts
-    python benchmarks/architectures.py --missing             those without a result yet: a run that was stopped goes on
+    python benchmarks/architectures.py --missing             those without a result, or one of ONNX Runtime
     python benchmarks/architectures.py --page                the page alone, from the results that are kept
 
 Captured, and compared with the module itself; stacks as expected, no add passed over in silence; serial schedule equal
@@ -45,6 +45,12 @@ def keep(name: str, result: Result) -> None:
     scratch.replace(RESULTS)
 
 
+def is_measured(name: str, *, onnx: bool) -> bool:
+    """Whether there is a result of an architecture, with ONNX Runtime where that is wanted and the zoo has it run."""
+    result = kept().get(name)
+    return result is not None and ("onnx" in result or "onnx" in result["failed"] or not (onnx and ZOO[name].onnx))
+
+
 def part_of(names: Sequence[str], shard: str) -> list[str]:
     """Every n-th name, so that the shards take about as long as each other."""
     number, count = (int(text) for text in shard.split("/"))
@@ -62,7 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     names = [] if options.page else part_of(options.only or list(ZOO), options.shard)
     for name in names:
-        if options.missing and name in kept():
+        if options.missing and is_measured(name, onnx=not options.without_onnx):
             continue
         start = time.perf_counter()
         result = measure(ZOO[name], onnx=not options.without_onnx)

@@ -14,7 +14,7 @@ from typing import cast
 from torch import fx
 
 from passes import operators as ops
-from passes.dataflow import same_shape, tensor_value
+from passes.dataflow import positions, region_between, same_shape, tensor_value
 from passes.infra import eliminate_dead_code
 
 aten = ops.aten
@@ -30,8 +30,9 @@ def keep_state_shape(module: fx.GraphModule) -> int:
         How many sums were rewritten.
     """
     count = 0
+    place = positions(module.graph)
     for node in list(module.graph.nodes):
-        found = _sum_on_moved_state(node)
+        found = _sum_on_moved_state(node, place)
         if found is None:
             continue
         _rewrite(module, node, *found)
@@ -42,18 +43,23 @@ def keep_state_shape(module: fx.GraphModule) -> int:
     return count
 
 
-def _sum_on_moved_state(undo: fx.Node) -> tuple[fx.Node, int] | None:
-    """The tensor whose shape `undo` restores, and its place in the sum before; None where `undo` restores nothing."""
+def _sum_on_moved_state(undo: fx.Node, place: dict[fx.Node, int]) -> tuple[fx.Node, int] | None:
+    """The tensor whose shape `undo` restores, and its place in the sum before; None where `undo` restores nothing.
+
+    What else is added is computed from that tensor: it is the state, and not what a term adds to another one.
+    """
     total = undo.args[0] if undo.op == "call_function" and undo.target in ops.VIEWS | _REORDERS else None
     if not isinstance(total, fx.Node) or total.target not in _SUMS or len(total.users) != 1:
         return None
-    for place, moved in enumerate(total.args[:2]):
-        other = total.args[1 - place]
+    for number, moved in enumerate(total.args[:2]):
+        other = total.args[1 - number]
         if not isinstance(moved, fx.Node) or not isinstance(other, fx.Node) or not _undoes(undo, moved):
             continue
         state = moved.args[0]
-        if isinstance(state, fx.Node) and _same(moved, other) and _same(state, undo):
-            return state, place
+        if not isinstance(state, fx.Node) or not _same(moved, other) or not _same(state, undo):
+            continue
+        if state not in place or other not in place or region_between(state, other, place):
+            return state, number
     return None
 
 

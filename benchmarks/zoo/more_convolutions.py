@@ -14,15 +14,16 @@ from benchmarks.zoo.layers import Chain
 
 TERMS = ({"convolution": BLOCKS},)
 TWO = {"convolution": 2}
+PROJECTED = "so the block changes the state and ends the stack"
 
 
 def entries() -> Iterator[Entry]:
     """All of them."""
     small = pixels(16)
     bit: dict[str, Any] = {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [3, 3], "num_groups": 4}
-    yield Entry("bit-pre-activation", pretrained("BitModel", **bit), pixels(), (TWO, TWO), slow=True)
+    yield Entry("bit-pre-activation", pretrained("BitModel", **bit), pixels(), (TWO, TWO), (PROJECTED,) * 2, slow=True)
     bottleneck = pretrained("BitModel", **bit, layer_type="bottleneck")
-    yield Entry("bit-bottleneck", bottleneck, pixels(), (TWO, TWO), slow=True)
+    yield Entry("bit-bottleneck", bottleneck, pixels(), (TWO, TWO), (PROJECTED,) * 2, slow=True)
     three = {"convolution": 3}
     convnext: dict[str, Any] = {"num_stages": 2, "hidden_sizes": [16, 32], "depths": [3, 3]}
     yield Entry("convnext-v2", pretrained("ConvNextV2Model", **convnext), pixels(), (three, three), slow=True)

@@ -47,7 +47,7 @@ def _entry(branches: int, blocks: int, way: str) -> Entry:
         lambda: ParaFormer(branches, blocks, way),
         {"x": Feed((3, TOKENS, WIDTH))},
         (one,) * branches,
-        REFUSED[way] if branches > 1 else (),
+        REFUSED[way] if branches > 1 or way == "each" else (),
         onnx=branches == max(BRANCHES),
         slow=(branches, blocks, way) != (3, 1, "first"),
     )

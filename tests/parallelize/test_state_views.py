@@ -113,3 +113,16 @@ def test_another_order_of_the_axes_undoes_nothing() -> None:
 
     program = capture(randomised(Function(forward, m=Mlp())), (tokens(),))
     assert keep_state_shape(program.module) == 0
+
+
+def test_a_term_that_is_transposed_back_to_the_state_is_not_taken_for_the_state() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for term in (self.a, self.b):
+            x = x + term(x.transpose(1, 2)).transpose(1, 2)
+        return self.head(x.transpose(1, 2))
+
+    parts = {name: nn.Linear(WIDTH, WIDTH) for name in ("a", "b", "head")}
+    program = capture(randomised(Function(forward, **parts)), (tokens().transpose(1, 2),))
+    found = find_stacks(program.module)
+    assert [len(stack.terms) for stack in found.stacks] == [2]
+    assert found.refused == ()
