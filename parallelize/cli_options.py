@@ -171,8 +171,12 @@ EngineBackend = Annotated[
     BackendName, typer.Option(help="tensorrt-rtx builds without a GPU, tensorrt on one; auto takes what builds here.")
 ]
 Precision = Annotated[
-    PrecisionName,
-    typer.Option(help="Of model.onnx and the engine; inputs and outputs keep their dtypes, norms stay in fp32."),
+    PrecisionName | None,
+    typer.Option(
+        help="Of model.onnx and the engine; inputs and outputs keep their dtypes, norms stay in fp32 (default: the"
+        " model's own).",
+        show_default=False,
+    ),
 ]
 LeastShapes = Annotated[
     list[str] | None,

@@ -24,7 +24,6 @@ from parallelize.cli_options import (
     Model,
     OutputDirectory,
     Precision,
-    PrecisionName,
     Refine,
     Refit,
     RefitName,
@@ -73,7 +72,7 @@ def convert(
         bool, typer.Option("--heal", help="Heal the rewrite as well, as `parallelize heal` does by default.")
     ] = False,
     backend: Backend = BackendName.auto,
-    precision: Precision = PrecisionName.fp32,
+    precision: Precision = None,
     min_shapes: LeastShapes = None,
     opt_shapes: UsualShapes = None,
     max_shapes: LargestShapes = None,
@@ -111,7 +110,7 @@ def convert(
         time_limit=time_limit,
         refine=refine,
         heal=HealOptions() if heal else None,
-        engine=EngineOptions(backend.value, precision.value, building),
+        engine=EngineOptions(backend.value, None if precision is None else precision.value, building),
     )
     _convert(
         model,

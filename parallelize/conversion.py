@@ -157,6 +157,7 @@ def convert(
     with output_directory(target, force=force) as directory:
         prepared = prepare(source, options.seed if options.plan is None else options.plan.seed, report)
         program, data, stacks = prepared.program, prepared.data, prepared.stacks
+        options = replace(options, engine=options.engine.of_model(prepared.precision))
         check_shapes(program, options.engine)
         check_precision(program, options.engine, backend[0])
         graph = stack_graph(stacks.stacks)

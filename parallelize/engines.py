@@ -55,13 +55,22 @@ class EngineOptions:
 
     Attributes:
         backend: "auto", "onnxruntime" for no engine, "tensorrt-rtx" or "tensorrt".
-        precision: of the model that is exported; inputs and outputs keep their dtypes.
+        precision: of the model that is exported; inputs and outputs keep their dtypes. None is that of the model.
         build: how the engine is built; its precision is the one above.
     """
 
     backend: str = AUTO
-    precision: Precision = "fp32"
+    precision: Precision | None = None
     build: BuildOptions = field(default_factory=BuildOptions)
+
+    @property
+    def computes_in(self) -> Precision:
+        """The precision; fp32 where none was given."""
+        return self.precision or "fp32"
+
+    def of_model(self, precision: Precision) -> EngineOptions:
+        """The options for a model that computes in this precision."""
+        return replace(self, precision=self.precision or precision)
 
 
 @dataclass(frozen=True)
@@ -147,7 +156,7 @@ def settle(options: EngineOptions) -> tuple[str, str]:
             f"Shapes and other options of an engine were given, but the backend is {ONNXRUNTIME}: {why}.",
             hint.format("them"),
         )
-    if options.precision == "tf32":
+    if options.computes_in == "tf32":
         raise ParallelizeError(
             f"tf32 is how an engine computes, not how a model is stored, but the backend is {ONNXRUNTIME}: {why}.",
             hint.format("it"),
@@ -171,14 +180,14 @@ def check_precision(program: Program, options: EngineOptions, backend: str) -> N
     Raises:
         ParallelizeError: naming the dtype.
     """
-    if backend == ONNXRUNTIME or options.precision in HALF:
+    if backend == ONNXRUNTIME or options.computes_in in HALF:
         return
     for node in program.module.graph.nodes:
         value = tensor_value(node)
         if gemms(node) and value is not None and value.dtype in _HALF_DTYPES:
             spelled = "bf16" if value.dtype == torch.bfloat16 else "fp16"
             raise ParallelizeError(
-                f"{program.origin} computes in {spelled} already, so its engine cannot be {options.precision}.",
+                f"{program.origin} computes in {spelled} already, so its engine cannot be {options.computes_in}.",
                 f"Use --precision {spelled}, or --backend onnxruntime for no engine.",
             )
 
@@ -216,15 +225,15 @@ def write_product(
         ParallelizeError: as `build`.
     """
     name, why = backend
-    made, record = _cast(product, options.precision, samples, every or (samples, judge), report)
+    made, record = _cast(product, options.computes_in, samples, every or (samples, judge), report)
     result = Built(name, why, record, onnx_error)
     if made is not product:
-        error, skipped = _write_cast(made, directory, judge, TOLERANCE[options.precision])
+        error, skipped = _write_cast(made, directory, judge, TOLERANCE[options.computes_in])
         result = replace(result, onnx_error=error, onnx_skipped=skipped)
     if name == ONNXRUNTIME:
         return result
     shapes = options.build.shapes if options.build.shapes != ShapeOptions() else _shapes(product, judge)
-    building = replace(options.build, precision=options.precision, shapes=shapes)
+    building = replace(options.build, precision=options.computes_in, shapes=shapes)
     errors = _errors(record, result.onnx_error)
     sidecar = build(
         directory / "model.onnx", directory / ENGINE, name, building, plan=plan, errors=errors, report=report
@@ -233,7 +242,7 @@ def write_product(
     other = _build_twin(serial, twin, name, building, record, report)
     counts = {"serial": Counts.of(other.layers), "rewrite": Counts.of(sidecar.layers)}
     result = replace(result, sidecar=sidecar, counts=counts)
-    result = _run(result, made, directory / ENGINE, twin, judge, options.precision, report)
+    result = _run(result, made, directory / ENGINE, twin, judge, options.computes_in, report)
     for path in directory.glob("serial.*"):
         path.unlink()
     return result

@@ -50,14 +50,16 @@ def flatten(ep: ExportedProgram) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
 
 
 def _functional(ep: ExportedProgram) -> ExportedProgram:
-    """The program without writes in place. An input that it overwrites is left as it was: no output depends on that.
+    """The program without writes in place, and with the casts of autocasting written out.
+
+    An input that it overwrites is left as it was: no output depends on that.
 
     Raises:
         ParallelizeError: the program changes a buffer, so that its second answer may differ from its first.
     """
     graphs = [module.graph for module in ep.graph_module.modules() if isinstance(module, fx.GraphModule)]
     functional = ep
-    if any(writes_in_place(node) for graph in graphs for node in graph.nodes):
+    if any(writes_in_place(node) or _autocasts(node) for graph in graphs for node in graph.nodes):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own, about its pytree module
             functional = ep.run_decompositions({})
@@ -170,6 +172,11 @@ def _transparent_region(node: fx.Node) -> tuple[fx.Node, tuple[Any, ...]] | None
     if node.target is operators.wrap_with_autocast and node.args[2] is False:
         return _subgraph(node.args[4]), node.args[5:]
     return None
+
+
+def _autocasts(node: fx.Node) -> bool:
+    """Whether a node is a region with autocasting on, in which operators read casts that do not stand in the graph."""
+    return node.target is torch.ops.higher_order.wrap_with_autocast and node.args[2] is not False
 
 
 def _subgraph(argument: Any) -> fx.Node:

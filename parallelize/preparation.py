@@ -26,7 +26,9 @@ from parallelize.program import Program
 from parallelize.progress import Report
 from parallelize.references import LoadOptions, load_program
 from parallelize.split import Split, split
+from parallelize.widening import widened
 from passes.agreement import is_code
+from passes.cast_precision import Precision as CastPrecision
 from passes.errors import ParallelizeError
 from passes.fuse_width import FuseWidth
 from passes.infra import PassRecord, clone, flat_outputs
@@ -75,6 +77,7 @@ class Prepared:
         random: whether the data is random numbers.
         cleaning: what the clean-up passes did.
         notes: what a reader of any number should know of model and data.
+        precision: in which the model computes; where that is half, the program is of fp32 all the same.
     """
 
     program: Program
@@ -83,6 +86,7 @@ class Prepared:
     random: bool
     cleaning: tuple[PassRecord, ...]
     notes: tuple[str, ...] = ()
+    precision: CastPrecision = "fp32"
 
 
 def prepare(source: Source, seed: int, report: Report) -> Prepared:
@@ -98,7 +102,7 @@ def prepare(source: Source, seed: int, report: Report) -> Prepared:
             data that does not fit it, or too little of it.
     """
     report("capturing the model", None)
-    program = captured(source)
+    program, precision, widening = widened(captured(source))
     samples, judge = _load_data(program, source, seed)
     report("running the model on a few samples", None)
     what = "random sample" if source.inputs is None else "sample"
@@ -111,7 +115,7 @@ def prepare(source: Source, seed: int, report: Report) -> Prepared:
     stacks = find_stacks(program.module)
     _require_branches(stacks, program)
     data = split(samples, judge, seed)
-    return Prepared(program, stacks, data, source.inputs is None, cleaning, notes)
+    return Prepared(program, stacks, data, source.inputs is None, (*widening, *cleaning), notes, precision)
 
 
 def looked_at(source: Source) -> tuple[Program, tuple[str, ...]]:

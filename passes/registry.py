@@ -15,6 +15,7 @@ from passes.normalize_adds import NormalizeAdds
 from passes.normalize_linears import NormalizeLinears
 from passes.normalize_synonyms import NormalizeSynonyms
 from passes.remove_identities import RemoveIdentities
+from passes.widen_precision import WidenPrecision
 
 CLEANING: tuple[Pass, ...] = (
     NormalizeSynonyms(),
@@ -28,6 +29,6 @@ CLEANING: tuple[Pass, ...] = (
     MergeDuplicates(),
 )
 
-_ALL: tuple[type[Pass], ...] = (*(type(step) for step in CLEANING), ApplyPlan, FuseWidth, CastPrecision)
+_ALL: tuple[type[Pass], ...] = (WidenPrecision, *(type(step) for step in CLEANING), ApplyPlan, FuseWidth, CastPrecision)
 
 PASSES: dict[str, type[Pass]] = {step.name: step for step in _ALL}

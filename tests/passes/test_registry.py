@@ -13,6 +13,7 @@ from passes.registry import PASSES
 
 def test_passes_are_listed_in_the_order_in_which_they_run() -> None:
     assert list(PASSES) == [
+        "widen-precision",
         "normalize-synonyms",
         "remove-identities",
         "merge-pieces",
@@ -38,4 +39,8 @@ def test_a_pass_is_a_frozen_dataclass_with_a_kebab_case_name_and_a_summary(name:
 
 
 def test_only_a_plan_and_a_cast_may_change_the_numbers() -> None:
-    assert [name for name, step in PASSES.items() if not step.exact] == ["apply-plan", "cast-precision"]
+    assert [name for name, step in PASSES.items() if not step.exact] == [
+        "widen-precision",
+        "apply-plan",
+        "cast-precision",
+    ]
