@@ -123,7 +123,7 @@ def test_answers_that_depend_on_other_samples_are_refused_with_the_operator(name
     assert "fix the batch to one sample" in message
 
 
-@pytest.mark.parametrize("name", MIXING.keys() - {"size"})
+@pytest.mark.parametrize("name", [name for name in MIXING if name != "size"])
 def test_in_a_fixed_batch_they_are_noted(name: str) -> None:
     program = _captured(MIXING[name][0], batch=4)
     notes = accept(program, _samples(program)).notes
