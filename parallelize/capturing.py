@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 from parallelize.capture_examples import Dynamic, dynamic_dims, free_sizes, multiple, resize
 from parallelize.flatten import flatten
+from parallelize.keywords import written_out
 from parallelize.printed_graphs import without_graphs
 from parallelize.program import OTHER_SIZE, Labels, Program, original_of, plain
 from parallelize.quiet import quiet_logs
@@ -182,7 +183,7 @@ def _export_with(
             shapes[tensor] = {axis: shared.get(name, Dim.AUTO) for axis, name in names.items()}
     hook = module.register_forward_hook(lambda _module, _args, result: plain(result))
     try:
-        with quiet_logs(), without_graphs(), torch.no_grad():
+        with quiet_logs(), without_graphs(), written_out(module, kwargs), torch.no_grad():
             dynamic = shapes.dynamic_shapes(module, args, kwargs) if len(shapes) else None
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic, strict=False)
     finally:

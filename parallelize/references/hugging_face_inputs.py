@@ -3,8 +3,10 @@
     input_ids, attention_mask    (batch, tokens)                     of int64; tokens is free
     decoder_input_ids            (batch, decoder_tokens)             of int64, where the model has a decoder beside it
     pixel_values                 (batch, channels, height, width)    sizes from the config, else from the preprocessor's
+                                                                     (of a video: frames before the channels)
     input_values                 (batch, samples)                    one second of sound, or (batch, frames, mel bins)
     input_features               (batch, mel bins, frames)           or (batch, frames, features) with frames free
+    past_values                  (batch, steps, channels)            of time series that are read channel by channel
 
 Data overrides: an input that it has no array for is not read, and one that `forward` knows besides is.
 """
@@ -21,6 +23,7 @@ import torch
 from torch import nn
 
 from parallelize.inputs import UNNAMED, Array, InputSpec
+from parallelize.references.documented_shapes import documented
 from parallelize.references.shapes import forward_parameters
 from passes.errors import ParallelizeError
 
@@ -45,9 +48,14 @@ def input_specs(module: nn.Module, config: Any, directory: Path, samples: Mappin
     if unknown is not None:
         raise ParallelizeError(
             f"The config of {directory} does not tell the shape of the input {unknown!r}.",
-            f"Give it with --input {unknown}:batchx{_EXAMPLES.get(unknown, '16')}, or data with --inputs.",
+            f"Give it with --input {unknown}:{_example(module, unknown, config)}, or data with --inputs.",
         )
     return tuple(spec for spec in specs if spec is not None)
+
+
+def _example(module: nn.Module, name: str, config: Any) -> str:
+    """A shape of the input's rank."""
+    return f"batchx{_EXAMPLES[name]}" if name in _EXAMPLES else documented(module, name, config) or "batchx16"
 
 
 def _names(module: nn.Module, main: str, config: Any) -> list[str]:
@@ -103,7 +111,7 @@ def _told_by_config(name: str, config: Any, directory: Path) -> InputSpec | None
 
 
 def _pixels(config: Any, directory: Path) -> tuple[int, ...] | None:
-    """(channels, height, width)."""
+    """(channels, height, width), of a video (frames, channels, height, width)."""
     vision = getattr(config, "vision_config", config)
     written = _preprocessor(directory)
     size = getattr(vision, "image_size", None) or written.get("crop_size") or written.get("size")
@@ -113,7 +121,9 @@ def _pixels(config: Any, directory: Path) -> tuple[int, ...] | None:
     height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
     if not isinstance(height, int) or not isinstance(width, int):
         return None
-    return (int(getattr(vision, "num_channels", 3)), height, width)
+    frames = getattr(vision, "num_frames", None)
+    channels = int(getattr(vision, "num_channels", 3))
+    return (frames, channels, height, width) if isinstance(frames, int) else (channels, height, width)
 
 
 def _sound(config: Any, directory: Path) -> tuple[int, ...]:
@@ -136,6 +146,12 @@ def _features(config: Any, _directory: Path) -> tuple[int | str, ...] | None:
     return None
 
 
+def _series(config: Any, _directory: Path) -> tuple[int, ...] | None:
+    """(steps, channels)."""
+    steps, channels = getattr(config, "context_length", None), getattr(config, "num_input_channels", None)
+    return (steps, channels) if isinstance(steps, int) and isinstance(channels, int) else None
+
+
 def _preprocessor(directory: Path) -> dict[str, Any]:
     """What the model's preprocessor was saved with; nothing where there is none that can be read."""
     try:
@@ -149,4 +165,5 @@ _FLOATS: dict[str, Callable[[Any, Path], tuple[int | str, ...] | None]] = {
     "pixel_values": _pixels,
     "input_values": _sound,
     "input_features": _features,
+    "past_values": _series,
 }

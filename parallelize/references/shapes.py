@@ -11,6 +11,7 @@ from torch import nn
 
 from parallelize.capturing import capture
 from parallelize.inputs import UNNAMED, Array, InputSpec
+from parallelize.keywords import takes_any
 from parallelize.program import Program, TensorSpec
 from parallelize.references.data_specs import specs_of_arrays
 from parallelize.references.kinds import LoadOptions
@@ -45,6 +46,8 @@ def _specs_of(module: nn.Module, samples: Mapping[str, Array]) -> tuple[InputSpe
     needed = [name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
     if any(name not in samples for name in needed):
         return ()
+    if not parameters and takes_any(module):  # whatever the data has is an input, but for what is for a loss
+        return specs_of_arrays(module, {name: array for name, array in samples.items() if "label" not in name})
     return specs_of_arrays(module, {name: samples[name] for name in parameters if name in samples})
 
 
@@ -60,7 +63,7 @@ def _first_name(module: nn.Module) -> str:
 
 
 def _unknown_inputs(module: nn.Module, origin: str, samples: Mapping[str, Array]) -> str:
-    names = ", ".join(map(repr, forward_parameters(module)))
+    names = ", ".join(map(repr, forward_parameters(module))) or "any inputs by name"
     held = ", ".join(map(repr, samples))
     return f"The shapes of the inputs of {origin} are not known: it reads {names}" + (
         f", the data holds {held}." if samples else "."

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from tests.parallelize.references.cases import load, refusal
 
@@ -42,3 +44,39 @@ def test_factories_that_fail_are_refused_with_their_own_words(home: Path) -> Non
     for reference, sentence in cases.items():
         assert refusal(reference, "batchx4")[0] == sentence
     assert "raised TypeError: needs_width() missing 1 required" in refusal("shop:needs_width", "batchx4")[0]
+
+
+ANY = """
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, **batch):
+        y = self.layer(batch["x"])
+        return y * batch["scale"] if "scale" in batch else y
+
+class Mixed(Model):
+    def forward(self, x, **rest):
+        return super().forward(x=x, **rest)
+"""
+
+
+@pytest.mark.parametrize("name", ["Model", "Mixed"])
+def test_inputs_may_be_taken_by_any_name(home: Path, name: str) -> None:
+    Path("any.py").write_text(ANY)
+    assert [spec.name for spec in load(f"any.py:{name}", "x:batchx4").inputs] == ["x"]
+    program = load(f"any.py:{name}", "x:batchx4", "scale:batchx1")
+    assert [(spec.name, spec.shape) for spec in program.inputs] == [("x", ("batch", 4)), ("scale", ("batch", 1))]
+    x = torch.rand(3, 4)
+    assert torch.allclose(program.module(x, torch.full((3, 1), 2.0)), 2 * program.module(x, torch.ones(3, 1)))
+
+
+def test_data_names_the_inputs_of_a_forward_that_takes_any(home: Path) -> None:
+    Path("any.py").write_text(ANY)
+    samples = {"x": np.zeros((5, 4), "f4"), "scale": np.zeros((5, 1), "f4"), "labels": np.zeros(5, int)}
+    assert [spec.name for spec in load("any.py:Model", samples=samples).inputs] == ["x", "scale"]
+    message, _ = refusal("any.py:Model")
+    assert message == "The shapes of the inputs of any.py:Model are not known: it reads any inputs by name."

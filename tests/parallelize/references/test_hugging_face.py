@@ -258,3 +258,20 @@ def test_without_transformers_the_machine_lacks_something(home: Path, monkeypatc
         load(f".{os.sep}saved")
     assert str(caught.value) == "./saved cannot be loaded: transformers is not installed."
     assert caught.value.hint == 'Install it with `pip install "parallelize[hf]"`.'
+
+
+def test_a_hint_has_the_rank_and_dtype_that_the_model_documents(home: Path) -> None:
+    config = transformers.DecisionTransformerConfig(state_dim=5, act_dim=3, hidden_size=16, n_layer=1, n_head=2)
+    transformers.DecisionTransformerModel(config).save_pretrained("saved")
+    assert "--input states:batchx16x5," in refusal("saved")[1]
+    given = ("states:batchx16x5", "actions:batchx16x3", "rewards:batchx16x1", "returns_to_go:batchx16x1")
+    assert len(load("saved", *given, "timesteps:batchx16@int64").inputs) == 5
+
+
+def test_series_and_videos_have_the_rank_that_the_model_reads(home: Path) -> None:
+    sizes = {"num_input_channels": 2, "context_length": 32, "patch_length": 8, "patch_stride": 8, "d_model": 16}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 32, "prediction_length": 8}
+    _model("PatchTSTForPrediction", sizes).save_pretrained("series")
+    assert load("series").inputs[0].shape == ("batch", 32, 2)
+    _model("VideoMAEForVideoClassification", PIXELS | {"num_frames": 4, "tubelet_size": 2}).save_pretrained("video")
+    assert load("video").inputs[0].shape == ("batch", 4, 3, 32, 32)
