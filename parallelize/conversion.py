@@ -56,6 +56,7 @@ from passes.stack_graph import stack_graph
 
 CHECKED = 32  # samples that an ONNX file is compared with its graph on
 ONNX_TOLERANCE = 1e-3  # of the largest output, float32 sums in another order
+SCRATCH, SERIAL_ONNX = "scratch", "serial.onnx"  # beside the products, removed in the end
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ def convert(
         metric = choose_metric(options.metric, prepared)
         if options.max_error is not None:
             Budget.parse(options.max_error).check(metric)
+        _write_serial(program, directory, report)
         schedule = chosen_schedule(prepared, graph, metric, options, report)
         plan, search, options = schedule.plan, schedule.search, replace(options, max_error=schedule.budget)
         if schedule.unscheduled is not None:
@@ -183,7 +185,7 @@ def convert(
                 healer,
             )
         scores = _score(variants, data.judge, metric, report)
-        comparisons, latencies = _measure_onnx(variants, data.judge, directory, options, report)
+        comparisons, latencies = _measure_onnx(variants, program, data.judge, directory, options, report)
         product = final(variants)
         built = write_product(
             product.program,
@@ -278,10 +280,25 @@ def _score(variants: Variants, samples: Samples, metric: Metric, report: Report)
     return scores
 
 
+def _write_serial(program: Program, directory: Path, report: Report) -> None:
+    """Write the network as it is before anything takes time: what has no ONNX form has none after a search either.
+
+    Raises:
+        ParallelizeError: an operator has no ONNX form, or ONNX Runtime refuses the file.
+    """
+    report("writing the serial network as ONNX", None)
+    path = directory / SCRATCH / SERIAL_ONNX
+    path.parent.mkdir()
+    write_onnx(program, path)
+    OnnxRuntime(path, threads=1)
+
+
 def _measure_onnx(
-    variants: Variants, judge: Samples, directory: Path, options: ConvertOptions, report: Report
+    variants: Variants, written: Program, judge: Samples, directory: Path, options: ConvertOptions, report: Report
 ) -> tuple[dict[str, Comparison], dict[str, Latency]]:
     """Write every network as ONNX, compare it with its graph and time all of them in turn at batch 1.
+
+    `written` is the one that `_write_serial` has written.
 
     Raises:
         CheckError: an ONNX file does not compute what its graph computes.
@@ -289,13 +306,15 @@ def _measure_onnx(
     batch, single = judge.batch(CHECKED), judge.batch(1)
     product = final(variants).name
     teacher = variants[SERIAL].program.module
-    scratch = directory / "scratch"
-    scratch.mkdir()
+    scratch = directory / SCRATCH
     comparisons, sessions = {}, {}
     for number, variant in enumerate(variants.items):
         report("writing and checking ONNX", number / len(variants.items))
         path = directory / "model.onnx" if variant.name == product else scratch / f"{number}.onnx"
-        write_onnx(variant.program, path)
+        if variant.program.module is written.module:
+            path = scratch / SERIAL_ONNX
+        else:
+            write_onnx(variant.program, path)
         session = OnnxRuntime(path, options.threads)
         outputs = flat_outputs(variant.program.module, batch)
         moved = change(outputs, session(batch), real_outputs(teacher, judge, batch, outputs))

@@ -9,6 +9,8 @@ written in other ways.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from passes.cast_precision import Precision as CastPrecision
 from passes.errors import ParallelizeError
 from passes.fuse_width import FuseWidth
 from passes.infra import PassRecord, clone, flat_outputs
-from passes.stacks import Stacks, find_stacks
+from passes.stacks import Refusal, Stacks, find_stacks
 
 RANDOM_SAMPLES = 64
 PROBE = 4  # samples that exact passes are checked on
@@ -158,11 +160,21 @@ def _require_branches(stacks: Stacks, program: Program) -> None:
     """Refuse a network in which nothing could run side by side and nothing does."""
     if stacks.stacks or FuseWidth(dry=True).apply(clone(program.module)).matches:
         return
-    why = f" ({stacks.refused[0].node}: {stacks.refused[0].reason})" if stacks.refused else ""
+    why = f" ({weightiest(stacks.refused)})" if stacks.refused else ""
     raise ParallelizeError(
         f"{program.origin} has no residual stack and no parallel branches{why}.",
         "Only chains x + f(x) can be parallelized; `parallelize inspect MODEL` lists what was found.",
     )
+
+
+def weightiest(refused: Sequence[Refusal]) -> str:
+    """The refusal that stands most between a network and a stack: what is said of the most adds, but for names."""
+    alike: dict[str, list[Refusal]] = {}
+    for refusal in refused:
+        alike.setdefault(re.sub(r"\w*[\d_]\w*", "_", refusal.reason), []).append(refusal)
+    first, *others = max(alike.values(), key=len)
+    more = f" and {len(others)} more" if others else ""
+    return f"{first.node}{more}: {first.reason}"
 
 
 def _load_data(program: Program, source: Source, seed: int) -> tuple[Samples, Samples | None]:

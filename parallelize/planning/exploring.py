@@ -100,6 +100,11 @@ def explore(
         if prepared.random:
             raise ParallelizeError("A plan is chosen on data.", "Give calibration samples with --inputs.")
         metric = choose_metric(options.metric, prepared)
+        if options.latency:  # what has no ONNX form has none after a search either
+            report("writing the serial network as ONNX", None)
+            write_onnx(prepared.program, directory / "serial.onnx")
+            for written in directory.glob("serial.onnx*"):
+                written.unlink()
         if options.heatmap:
             report("measuring what terms need of each other", None)
             found = sensitivity.measure(prepared.program.module, prepared.data.fit)

@@ -58,11 +58,23 @@ def _import_timm(reference: str) -> ModuleType:
 
 
 def _broken(reference: str, why: str, is_torchvision: bool) -> EnvironmentLackError:
-    torch_version = torch.__version__.partition("+")[0]
-    pair = f"Install the torchvision made for this PyTorch with `pip install torchvision torch=={torch_version}`."
     return EnvironmentLackError(
         f"{reference} cannot be built: timm does not import ({why}).",
-        pair if is_torchvision else 'Install it again with `pip install --upgrade "parallelize[timm]"`.',
+        _torchvision_hint() if is_torchvision else 'Install it again with `pip install --upgrade "parallelize[timm]"`.',
+    )
+
+
+def _torchvision_hint() -> str:
+    """What to install: PyPI has torchvision for CUDA, which does not load beside a PyTorch for the CPU.
+
+    Tried: torchvision 0.28.0 and 0.29.1 of PyPI beside torch 2.13.0+cpu, "operator torchvision::nms does not exist".
+    """
+    version, _, build = torch.__version__.partition("+")
+    if torch.version.cuda is not None or build != "cpu":
+        return f"Install the torchvision made for this PyTorch with `pip install torchvision torch=={version}`."
+    return (
+        "Install the torchvision made for this PyTorch of the CPU, which PyPI does not have:"
+        f" `pip install torchvision torch=={version} --index-url https://download.pytorch.org/whl/cpu`."
     )
 
 

@@ -346,3 +346,36 @@ def test_named_outputs_and_branches_that_swap_dimensions(tmp_path: Path) -> None
 def test_a_module_needs_an_example(tmp_path: Path) -> None:
     with pytest.raises(ParallelizeError, match="example"):
         convert(nn.Linear(2, 2).eval(), tmp_path / "out")
+
+
+class Bessel(nn.Module):
+    """Residual terms with an operator that has no ONNX form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + torch.special.bessel_j0(layer(x))
+        return x
+
+
+@pytest.mark.parametrize("job", ["convert", "explore"])
+def test_what_has_no_onnx_form_is_told_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    def search(*_: Any, **__: Any) -> None:
+        raise SeenError
+
+    monkeypatch.setattr("parallelize.conversion.chosen_schedule", search)
+    monkeypatch.setattr("parallelize.planning.exploring._measure", search)
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((20, 4)).astype("f4"))
+    model, example = Bessel().eval(), (torch.zeros(2, 4),)
+    source = parallelize.Source(model, tmp_path / "x.npz", example=example)
+    jobs = {
+        "convert": lambda: convert(model, tmp_path / "out", example=example, inputs=tmp_path / "x.npz"),
+        "explore": lambda: parallelize.explore(source, tmp_path / "out"),
+    }
+    with pytest.raises(ParallelizeError, match=r"The operator aten\.special_bessel_j0 .*has no ONNX form"):
+        jobs[job]()

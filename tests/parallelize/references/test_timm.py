@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from parallelize.references import timm_model
 from passes.errors import EnvironmentLackError
 from tests.parallelize.references.cases import load, refusal
 
@@ -36,12 +37,22 @@ def test_timm_without_torchvision_ends_with_what_to_install() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "parallelize", "inspect", "timm:resnet10t"], capture_output=True, text=True, check=False
     )
-    version = torch.__version__.partition("+")[0]
     assert run.returncode == 3
-    assert run.stderr.splitlines() == [
-        "error: timm:resnet10t cannot be built: timm does not import (it needs torchvision, which is not installed).",
-        f"hint:  Install the torchvision made for this PyTorch with `pip install torchvision torch=={version}`.",
-    ]
+    error, hint = run.stderr.splitlines()
+    assert error.endswith("timm does not import (it needs torchvision, which is not installed).")
+    assert hint.startswith("hint:  Install the torchvision made for this PyTorch")
+
+
+@pytest.mark.parametrize(("version", "cuda"), [("2.13.0+cpu", None), ("2.13.0+cu130", "13.0"), ("2.13.0", "13.0")])
+def test_the_hint_names_a_torchvision_of_the_same_build(
+    monkeypatch: pytest.MonkeyPatch, version: str, cuda: str | None
+) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    hint = timm_model._torchvision_hint()
+    assert "torch==2.13.0" in hint
+    assert ("whl/cpu" in hint) == (cuda is None)
 
 
 def test_without_timm_the_machine_lacks_something(monkeypatch: pytest.MonkeyPatch) -> None:
