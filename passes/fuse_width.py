@@ -171,7 +171,7 @@ def _fuse_sum(
 def _are_side_by_side(found: Sum, groups: Sequence[Sequence[Branch]]) -> bool:
     """Whether the sum has branches: several, and equal ones among them or on one state, not two paths that meet."""
     ends = sum(len(branch.outputs) for group in groups for branch in group)
-    adds_to_state = len(found.terms) > ends
+    adds_to_state = len(found.terms) > ends or found.cancelled
     return sum(map(len, groups)) > 1 and (adds_to_state or any(len(group) > 1 for group in groups))
 
 

@@ -56,6 +56,7 @@ class Sum:
         states: values that branches of the sum read and that belong to none of them.
         tapped: values of branches, and steps, that something else reads too, with all that does: outside of the sum,
             or a step of it that is read there.
+        cancelled: whether a value fell out of the sum, as x does of x + (y - x) + z: what is left was on one state.
     """
 
     root: fx.Node
@@ -63,6 +64,7 @@ class Sum:
     tree: frozenset[fx.Node]
     states: frozenset[fx.Node]
     tapped: Mapping[fx.Node, frozenset[fx.Node]]
+    cancelled: bool
 
 
 def operands(module: fx.GraphModule, node: fx.Node) -> Operands:
@@ -190,6 +192,7 @@ class _Expansion:
         self.module, self.root, self.place = module, root, place
         self.addends: dict[fx.Node, list[float]] = {root: [1.0]}
         self.tree: set[fx.Node] = set()
+        self.cancelled = False
         self.replace(root)
 
     def replace(self, step: fx.Node) -> None:
@@ -220,6 +223,7 @@ class _Expansion:
     def worth_expanding(self) -> fx.Node | None:
         """The latest step among the values that is worth expanding."""
         terms = self.terms()
+        self.cancelled |= len(terms) < len(self.addends)
         steps: list[fx.Node] = [node for node in terms if operands(self.module, node)]
         self.addends = {node: self.addends[node] for node in terms}
         if not steps or len(terms) < 2:
@@ -262,7 +266,7 @@ class _Expansion:
         branching = [node for node in ordered if node not in states and reads.reads_any(node)]
         taps = {node: frozenset(u for u in node.users if u not in inside or u in kept) for node in (*branching, *kept)}
         tapped = {node: readers for node, readers in taps.items() if readers}
-        return Sum(self.root, ordered, frozenset(self.tree), frozenset(states), tapped)
+        return Sum(self.root, ordered, frozenset(self.tree), frozenset(states), tapped, self.cancelled)
 
     def _kept(self, inside: Collection[fx.Node]) -> set[fx.Node]:
         """The steps that are read from outside of the sum, by way of other steps too."""

@@ -460,7 +460,7 @@ def test_branches_that_read_different_values_are_fused_with_these_stacked() -> N
         assert relative_error(fused(*inputs), graph(*inputs)) < EXACT
 
 
-def test_a_branch_whose_output_is_read_elsewhere_is_left_out() -> None:
+def test_a_branch_whose_output_is_read_elsewhere_too_is_cut_out_of_the_wide_one() -> None:
     def forward(self: Function, x: Tensor) -> tuple[Tensor, Tensor]:
         first = self.a(x)
         return x + first + self.b(x) + self.c(x), torch.exp(first)
@@ -469,7 +469,21 @@ def test_a_branch_whose_output_is_read_elsewhere_is_left_out() -> None:
     graph = graph_of(randomised(model), tokens())
     fused, record = run(graph, FuseWidth(), tokens())
     assert len(record.matches) == 1
-    assert wide_operators(fused) == {"linear": 4, "attention": 0, "norm": 2}
+    assert len(record.changed) == 3
+    assert wide_operators(fused)["norm"] == 1
+    for got, expected in zip(fused(tokens()), graph(tokens()), strict=True):
+        assert relative_error(got, expected) < EXACT
+
+
+def test_unlike_branches_on_a_state_that_cancels_out_are_left_with_a_reason() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        return x + (self.n(x + self.a(x)) - x) + torch.tanh(self.b(x))
+
+    parts = {"n": nn.LayerNorm(WIDTH), "a": nn.Linear(WIDTH, WIDTH), "b": nn.Linear(WIDTH, WIDTH)}
+    result = FuseWidth().apply(graph_of(randomised(Function(forward, **parts)), tokens()))
+    assert (result.matches, result.changed) == ((), ())
+    assert [skip.node for skip in result.skipped] == list(result.present)
+    assert len(result.present) == 2
 
 
 def test_a_value_that_two_branches_share_is_computed_once() -> None:
