@@ -3,7 +3,7 @@
     python benchmarks/architectures.py                       all of them
     python benchmarks/architectures.py --only gpt2 bert-sdpa
     python benchmarks/architectures.py --shard 2/4           the second of four parts
-    python benchmarks/architectures.py --missing             those without a result, or one of ONNX Runtime
+    python benchmarks/architectures.py --missing             what has no result yet: a run that was stopped goes on
     python benchmarks/architectures.py --page                the page alone, from the results that are kept
 
 Captured, and compared with the module itself; stacks as expected, no add passed over in silence; serial schedule equal
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the zoo is beside this script, the packages are those of this checkout
 
 from benchmarks.zoo import ZOO  # noqa: E402
-from benchmarks.zoo.measured import Result, measure  # noqa: E402
+from benchmarks.zoo.measured import Result, measure, with_onnx  # noqa: E402
 from benchmarks.zoo.page import page, row  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "architectures.json"
@@ -45,10 +45,15 @@ def keep(name: str, result: Result) -> None:
     scratch.replace(RESULTS)
 
 
-def is_measured(name: str, *, onnx: bool) -> bool:
-    """Whether there is a result of an architecture, with ONNX Runtime where that is wanted and the zoo has it run."""
-    result = kept().get(name)
-    return result is not None and ("onnx" in result or "onnx" in result["failed"] or not (onnx and ZOO[name].onnx))
+def completed(name: str, *, onnx: bool, missing: bool) -> Result | None:
+    """The result of an architecture, of which only what is missing is measured; None where nothing is."""
+    entry = ZOO[name]
+    result = kept().get(name) if missing else None
+    if result is None:
+        return measure(entry, onnx=onnx)
+    if "onnx" in result or "stacks" not in result or not (onnx and entry.onnx):
+        return None
+    return with_onnx(entry, result)
 
 
 def part_of(names: Sequence[str], shard: str) -> list[str]:
@@ -62,16 +67,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(ZOO), help="architectures to check")
     parser.add_argument("--shard", metavar="I/N", default="1/1", help="the I-th of N parts")
-    parser.add_argument("--missing", action="store_true", help="leave out those that have a result")
+    parser.add_argument("--missing", action="store_true", help="leave out what has a result")
     parser.add_argument("--without-onnx", action="store_true", help="leave out ONNX Runtime, which takes longest")
     parser.add_argument("--page", action="store_true", help="write the page from the results that are kept")
     options = parser.parse_args()
     names = [] if options.page else part_of(options.only or list(ZOO), options.shard)
     for name in names:
-        if options.missing and is_measured(name, onnx=not options.without_onnx):
-            continue
         start = time.perf_counter()
-        result = measure(ZOO[name], onnx=not options.without_onnx)
+        result = completed(name, onnx=not options.without_onnx, missing=options.missing)
+        if result is None:
+            continue
         keep(name, result)
         print(f"{time.perf_counter() - start:5.1f} s {row(name, result)}", flush=True)
     PAGE.write_text(page(kept()))

@@ -55,9 +55,13 @@ def measure(entry: Entry, *, onnx: bool = True) -> Result:
     result["picard"] = attempt("picard", lambda: picard_error(module, found.stacks, inputs))
     for form in FORMS:
         result[form] = attempt(form, lambda form=form: vars(fuse(module, form, inputs)))
-    if entry.onnx and onnx:
-        result["onnx"] = attempt("onnx", lambda: onnx_error(entry))
-    return result
+    return with_onnx(entry, result) if entry.onnx and onnx else result
+
+
+def with_onnx(entry: Entry, result: Result) -> Result:
+    """A result with what ONNX Runtime gives, the check that takes longest."""
+    failed = dict(result["failed"])
+    return {**result, "onnx": _Attempts(failed)("onnx", lambda: onnx_error(entry)), "failed": failed}
 
 
 def structure(entry: Entry, module: fx.GraphModule, found: Stacks) -> Result:

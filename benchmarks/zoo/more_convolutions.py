@@ -39,7 +39,7 @@ def entries() -> Iterator[Entry]:
     yield Entry("shuffle-net", lambda: _body(Shuffle), small, TERMS, slow=True)
     yield Entry("conv-mixer", ConvMixer, small, slow=True)
     yield Entry("dense-net", DenseNet, small, slow=True)
-    yield Entry("edsr", Edsr, small, TERMS, slow=True)
+    yield Entry("edsr", Edsr, small, TERMS, ("holds a longer stack",), slow=True)
     yield Entry("rcan", lambda: _body(ChannelAttention), small, TERMS, slow=True)
     yield Entry("nafnet", NafNet, small, slow=True)
     yield Entry("hourglass", Hourglass, small, slow=True)

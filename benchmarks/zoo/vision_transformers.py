@@ -49,7 +49,6 @@ def entries() -> Iterator[Entry]:
         "decoder_intermediate_size": HIDDEN,
     }
     listed = {
-        "vit-mae": pretrained("ViTMAEModel", **PATCHES, **decoder, mask_ratio=0.0),
         "vit-msn": pretrained("ViTMSNModel", **PATCHES),
         "dinov2": pretrained("Dinov2Model", **PATCHES, mlp_ratio=2),
         "dinov2-swiglu": pretrained("Dinov2Model", **PATCHES, mlp_ratio=2, use_swiglu_ffn=True),
@@ -65,6 +64,8 @@ def entries() -> Iterator[Entry]:
     }
     for name, build in listed.items():
         yield Entry(name, build, pixels(), None if name in IRREGULAR else TERMS, slow=True)
+    mae = pretrained("ViTMAEModel", **PATCHES, **decoder, mask_ratio=0.5)
+    yield Entry("vit-mae", mae, {**pixels(), "noise": Feed((3, 16))}, TERMS, slow=True)  # drawn in forward otherwise
     yield Entry("swin-v2", pretrained("Swinv2Model", **WINDOWS), pixels(), (STAGE, STAGE), slow=True)
     yield Entry("swin-2-super-resolution", pretrained("Swin2SRModel", **SWIN2SR), pixels(16), slow=True)
     yield Entry("segformer", pretrained("SegformerModel", **PYRAMID), pixels(), slow=True)
