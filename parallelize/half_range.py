@@ -11,7 +11,7 @@ Which samples fit, choose or judge makes no difference to the result.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -63,7 +63,7 @@ def cast_in_range(program: Program, step: CastPrecision, parts: Sequence[Samples
     Raises:
         CheckError: naming the value that leaves the range, its size and the sample.
     """
-    trial = _Trial(program, HALF_DTYPES[step.dtype])
+    trial, parts = _Trial(program, HALF_DTYPES[step.dtype]), _in_data_order(parts)
     known: list[Samples] = []
     why = ""
     for _ in range(rounds):
@@ -82,6 +82,21 @@ def cast_in_range(program: Program, step: CastPrecision, parts: Sequence[Samples
         f"{program.origin} leaves the range of {step.dtype}: {why}.",
         "Use --precision bf16, which has the range of fp32, or fp32.",
     )
+
+
+def _in_data_order(parts: Iterable[Samples]) -> list[Samples]:
+    """Parts of the same data as one, in its order, so that what is told does not depend on how it was split."""
+    by_data: dict[tuple[int, ...], list[Samples]] = {}
+    for part in parts:
+        by_data.setdefault(tuple(map(id, part.stored.values())), []).append(part)
+    return [_joined(same) for same in by_data.values()]
+
+
+def _joined(parts: Sequence[Samples]) -> Samples:
+    indices = [part.index for part in parts if part.index is not None]
+    if len(indices) < len(parts):  # one of them is all of the data
+        return replace(parts[0], labels=None, index=None)
+    return replace(parts[0], labels=None, index=torch.cat(indices).unique())
 
 
 @dataclass(frozen=True)

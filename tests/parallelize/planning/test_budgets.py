@@ -98,6 +98,7 @@ def test_the_serial_network_is_no_rewrite_even_where_it_was_measured_before() ->
 
 def test_outputs_of_nan_are_within_no_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parallelize.planning.planner.other_forms", lambda *group: iter(()))
+    monkeypatch.setattr("parallelize.planning.fusibility.Fusibility.why_not", lambda *group: None)  # no products
     planner = on_vectors(needs_its_first_block().module, refit="none")
     assert not planner.measure(1).scores.error("kl") <= 1e9
     assert planner.within(1e9).chosen.depth == 2
