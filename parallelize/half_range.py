@@ -96,7 +96,8 @@ def _joined(parts: Sequence[Samples]) -> Samples:
     indices = [part.index for part in parts if part.index is not None]
     if len(indices) < len(parts):  # one of them is all of the data
         return replace(parts[0], labels=None, index=None)
-    return replace(parts[0], labels=None, index=torch.cat(indices).unique())
+    places = sorted({int(place) for index in indices for place in index})
+    return replace(parts[0], labels=None, index=torch.tensor(places))
 
 
 @dataclass(frozen=True)
