@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -87,7 +88,7 @@ def is_expected(entry: Entry, found: Stacks) -> bool:
 
 
 def refusal_of_capture(entry: Entry) -> str:
-    """What a capture is refused with; an error of another kind is none."""
+    """What a capture is refused with, files of libraries by their place in them; an error of another kind is none."""
     try:
         entry.capture(torch.float64)
     except ParallelizeError as error:
@@ -95,7 +96,7 @@ def refusal_of_capture(entry: Entry) -> str:
     else:
         raise AssertionError(f"{entry.name} is captured")
     assert entry.uncaptured in sentence, sentence
-    return sentence
+    return re.sub(r"\(\S*site-packages/", "(", sentence)
 
 
 class _Attempts:
