@@ -141,9 +141,14 @@ def _chains(adds: Sequence[ResidualAdd]) -> list[list[ResidualAdd]]:
 
 
 def _close_post(chain: list[ResidualAdd]) -> list[ResidualAdd]:
-    """Give the last term of a chain that repeats the norm after it that the term one period before it has."""
+    """Give the last term of a chain the norm after it that the term one period before it has.
+
+    Where nothing repeats that is the term before it.
+    """
     posts = [[node.target for node in add.post] for add in chain]
     periods = [p for p in range(1, len(chain) // 2 + 1) if posts[-1 - p] and _has_period(posts, p)]
+    if not periods and len(chain) > 1 and posts[-2]:
+        periods = [1]
     if not periods or chain[-1].post:
         return chain
     path: list[fx.Node] = []

@@ -43,7 +43,7 @@ def test_no_level_becomes_empty() -> None:
 def test_no_neighbour_is_deeper() -> None:
     """A chain of two terms would make a level of single terms deeper and leave its own as deep as it was."""
     plan = _plan(((0,), (1,)), ((2,), (3, 4)), ((5,),), terms=6)
-    assert [near.depth for near in neighbours(plan, [stack_of(mlps(6))])] == [4, 4, 4]
+    assert [near.stacks[0].depth for near in neighbours(plan, [stack_of(mlps(6))])] == [4, 4, 4]
 
 
 def test_levels_go_on_beginning_in_the_order_of_the_network() -> None:
