@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -175,7 +177,9 @@ def test_forms_of_post_norm_terms_compute_what_their_formulas_say() -> None:
 
 
 def test_groups_of_different_kinds_are_not_alike() -> None:
-    stack = stack_of(vision(depth=1))
-    assert len(stack.blocks) == 2
+    block = stack_of(vision(depth=1))
+    assert block.blocks == ((0, 1),)
+    stack = replace(block, terms=(*block.terms, block.terms[1]))
+    assert len(stack.blocks) == 3
     assert not alike(stack, 0, 1)
-    assert alike(stack, 0, 0)
+    assert alike(stack, 1, 2)
