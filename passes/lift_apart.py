@@ -31,28 +31,7 @@ if TYPE_CHECKING:
 aten = ops.aten
 
 # Of these, none computes or copies anything in a graph that is compiled.
-_FREE = ops.VIEWS | frozenset(
-    {
-        aten.transpose.int,
-        aten.permute.default,
-        aten.unflatten.int,
-        aten.flatten.using_ints,
-        aten.unsqueeze.default,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.expand.default,
-        aten.select.int,
-        aten.slice.Tensor,
-        aten.narrow.default,
-        aten.split.Tensor,
-        aten.split_with_sizes.default,
-        aten.chunk.default,
-        aten.unbind.int,
-        aten.sym_size.int,
-        ops.GETITEM,
-        ops.MULTIPLY,
-    }
-)
+_FREE = ops.VIEWS | ops.REARRANGEMENTS | {aten.expand.default, ops.GETITEM, ops.MULTIPLY}
 
 
 def no_wide_form(node: fx.Node) -> CannotLiftError:

@@ -54,6 +54,25 @@ DROPOUTS = frozenset(
 )
 COPIES = frozenset({aten.clone.default, aten.contiguous.default})
 VIEWS = frozenset({aten.view.default, aten.reshape.default, aten._unsafe_view.default})
+REARRANGEMENTS = frozenset(  # values in another order, shape or selection, and sizes
+    {
+        aten.transpose.int,
+        aten.permute.default,
+        aten.unflatten.int,
+        aten.flatten.using_ints,
+        aten.unsqueeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.select.int,
+        aten.slice.Tensor,
+        aten.narrow.default,
+        aten.split.Tensor,
+        aten.split_with_sizes.default,
+        aten.chunk.default,
+        aten.unbind.int,
+        aten.sym_size.int,
+    }
+)
 
 ELEMENTWISE = frozenset(
     {
