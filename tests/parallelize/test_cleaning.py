@@ -19,7 +19,7 @@ def _forward(self: Function, x: Tensor) -> Tensor:
     hidden = torch.addmm(self.shift, x.view(-1, WIDTH), self.matrix).view(*x.shape[:2], WIDTH)
     hidden = self.drop(hidden) * (1 + self.gain)
     hidden = torch.cat(hidden.chunk(2, 1), 1)
-    pictures = self.norm(self.conv(hidden.transpose(1, 2))).transpose(1, 2)
+    pictures = self.norm(self.conv(hidden.transpose(1, 2))).swapaxes(1, 2)
     state = pictures + hidden.exp() * (hidden.exp() + torch.zeros(WIDTH, dtype=x.dtype))
     state = state + self.first(state)
     return state - self.second(state)
