@@ -39,6 +39,7 @@ from tests.properties.random_token_terms import (
     relative_bias,
     relative_index,
     rotary_tables,
+    with_operators,
 )
 
 Core = AttentionSpec | MlpSpec | ParallelSpec | ConvolutionSpec | ConvNextSpec
@@ -331,9 +332,12 @@ def networks(draw: st.DrawFn) -> NetworkSpec:
 
 
 def _respelled(stage: StageSpec, seed: int) -> StageSpec:
-    """The stage with its sums in other spellings, the same in each block."""
-    blocks = tuple(
-        tuple(replace(term, spelling=spelling_of((seed, place, stage))) for place, term in enumerate(block))
-        for block in stage.blocks
-    )
-    return replace(stage, blocks=blocks)
+    """The stage with its sums in other spellings and other operators between its layers, the same in each block."""
+    return replace(stage, blocks=tuple(tuple(_terms(block, stage, seed)) for block in stage.blocks))
+
+
+def _terms(block: tuple[TermSpec, ...], stage: StageSpec, seed: int) -> Iterator[TermSpec]:
+    for place, term in enumerate(block):
+        drawn = (seed, place, stage)
+        core = term.core if isinstance(term.core, ConvolutionSpec | ConvNextSpec) else with_operators(term.core, drawn)
+        yield replace(term, core=core, spelling=spelling_of(drawn))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from tests.properties.random_layers import ACTIVATIONS, LinearSpec, activations, linear_specs
+from tests.properties.random_operators import Einsum, Operator, einsum_of, operated, operator_of, products
 
 TOKENS = 4
 
@@ -44,7 +45,7 @@ class AttentionSpec:
     """An attention: `kv_heads` divides `heads`, and only separate and split layouts may have fewer of them.
 
     Attributes:
-        written: matmul, softmax, matmul in place of scaled_dot_product_attention.
+        written: matmul, softmax, matmul in place of scaled_dot_product_attention; `einsum` spells the first of them.
         causal: only without masks and biases.
         repeat: how key and value heads are repeated.
     """
@@ -60,6 +61,7 @@ class AttentionSpec:
     bias: PositionBias
     repeat: Repeat
     linear: LinearSpec
+    einsum: Einsum = "none"
 
     def build(self, width: int) -> nn.Module:
         """The module on (batch, TOKENS, width) and `Sides`."""
@@ -72,13 +74,14 @@ class AttentionSpec:
 
 @dataclass(frozen=True)
 class MlpSpec:
-    """An MLP; `conditioned` multiplies its input by 1 + a side input."""
+    """An MLP; `conditioned` multiplies its input by 1 + a side input, `operator` acts on its hidden values."""
 
     kind: MlpKind
     hidden: int
     activation: str
     conditioned: bool
     linear: LinearSpec
+    operator: Operator = "none"
 
     def build(self, width: int) -> nn.Module:
         """The module on (batch, TOKENS, width) and `Sides`."""
@@ -103,6 +106,9 @@ class ParallelSpec:
     def resized(self) -> ParallelSpec:
         """The same with larger heads and more hidden features."""
         return ParallelSpec(self.attention.resized(), self.mlp.resized())
+
+
+TokenCore = AttentionSpec | MlpSpec | ParallelSpec
 
 
 class RandomAttention(nn.Module):
@@ -170,7 +176,7 @@ class RandomAttention(nn.Module):
 
     def _written(self, query: Tensor, key: Tensor, value: Tensor, sides: Sides) -> Tensor:
         key, value = self._repeated(key), self._repeated(value)
-        scores = torch.matmul(query, key.transpose(-2, -1)) / math.sqrt(self.spec.head)
+        scores = products(self.spec.einsum, query, key) / math.sqrt(self.spec.head)
         bias, mask = self._bias(sides), sides.mask
         if bias is not None:
             scores = scores + bias
@@ -208,7 +214,7 @@ class RandomMlp(nn.Module):
     def forward(self, x: Tensor, sides: Sides) -> Tensor:
         if self.spec.conditioned and sides.condition is not None:
             x = x * (1.0 + sides.condition)
-        y: Tensor = self.down(self.dropout(self._hidden(x)))
+        y: Tensor = self.down(self.dropout(operated(self.spec.operator, self._hidden(x))))
         return y
 
     def _hidden(self, x: Tensor) -> Tensor:
@@ -286,3 +292,13 @@ def mlp_specs(*, conditions: bool) -> st.SearchStrategy[MlpSpec]:
     kinds = st.sampled_from(("plain", "plain", "gated", "merged gate", "three linears"))
     conditioned = st.booleans() if conditions else st.just(False)
     return st.builds(MlpSpec, kinds, st.sampled_from((4, 6)), activations(), conditioned, linear_specs())
+
+
+def with_operators(core: TokenCore, drawn: object) -> TokenCore:
+    """The core with an operator between its layers, and with its products in another spelling."""
+    if isinstance(core, ParallelSpec):
+        attention, mlp = (with_operators(part, drawn) for part in (core.attention, core.mlp))
+        return replace(core, attention=attention, mlp=mlp)
+    if isinstance(core, AttentionSpec):
+        return replace(core, einsum=einsum_of(drawn))
+    return replace(core, operator=operator_of(drawn))

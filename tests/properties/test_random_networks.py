@@ -35,6 +35,7 @@ from tests.passes.schedules import form_plans
 from tests.properties.random_convolutions import ChannelNorm, ConvolutionKind
 from tests.properties.random_layers import ACTIVATIONS, LinearStyle, NormKind
 from tests.properties.random_networks import Mask, NetworkSpec, Post, RandomNetwork, Scale, Tie, networks
+from tests.properties.random_operators import Einsum, Operator
 from tests.properties.random_spellings import Spelling
 from tests.properties.random_token_terms import Layout, MlpKind, PositionBias, Repeat
 
@@ -218,6 +219,8 @@ KINDS = {
     "tie": Tie,
     "norm": ChannelNorm,
     "spelling": Spelling,
+    "operator": Operator,
+    "einsum": Einsum,
 }
 
 
