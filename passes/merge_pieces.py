@@ -13,7 +13,7 @@ Cases:
     3. some operands of a concatenation that are neighbouring pieces, the others something else.
 
 Refused: pieces that overlap, leave a gap, are cut with a step, or do not begin and end where the tensor does; a tensor
-that does not lie row by row in memory, because a view of the concatenation may rest on that (told with its reason).
+that does not lie row by row in memory where a later view may rest on that (told with its reason).
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ import torch
 from torch import fx
 
 from passes import operators as ops
-from passes.dataflow import same_shape, tensor_value
+from passes.dataflow import descendants, same_shape, tensor_value
 from passes.infra import Pass, PassResult, Skip
 
 aten = ops.aten
 
 _JOINS = frozenset({aten.cat.default, aten.stack.default})
+_NEEDS_ORDER = frozenset({aten.view.default, aten._unsafe_view.default, aten.view.dtype, aten.as_strided.default})
 
 Size = Any  # an int or a sympy expression
 
@@ -89,7 +90,7 @@ def _replace(node: fx.Node) -> Skip | bool:
     if isinstance(found, list):
         node.update_arg(0, found)
         return True
-    if found is not None and not _lies_in_rows(found):
+    if found is not None and not _lies_in_rows(found) and _may_be_viewed(node):
         return Skip(node.name, f"{node.name} is {found.name}, which does not lie row by row in memory")
     if found is not None:
         node.replace_all_uses_with(found)
@@ -248,6 +249,11 @@ def _wrapped(place: Size, source: fx.Node, axis: int) -> Size | None:
 
 def _equal(left: Size, right: Size) -> bool:
     return bool(left == right or sympy.simplify(left - right) == 0)
+
+
+def _may_be_viewed(node: fx.Node) -> bool:
+    """Whether an operator that needs an order in memory comes later; a captured graph has reshapes for views."""
+    return any(later.target in _NEEDS_ORDER for later in descendants([node]))
 
 
 def _lies_in_rows(node: fx.Node) -> bool:

@@ -1,6 +1,6 @@
 """Write operators that have several spellings in one of them.
 
-    x.swapaxes(1, 2)  ->  transpose(x, 1, 2)        x.view_as(y)     ->  view(x, sizes of y)
+    x.swapaxes(1, 2)  ->  transpose(x, 1, 2)        x.view_as(y)     ->  reshape(x, sizes of y)
     x.max(-1)[0]      ->  amax(x, [-1])             x.std(-1)        ->  sqrt(var(x, [-1]))
     addcmul(x, a, b)  ->  x + a * b                 x.norm(dim=-1)   ->  sqrt(sum(x * x, [-1]))
 

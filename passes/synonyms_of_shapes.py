@@ -155,7 +155,7 @@ def _take_along(place: Replacing, node: fx.Node) -> fx.Node | None:
 
 SPELLINGS: dict[object, Spelling] = {
     aten.reshape_as.default: _like(aten.reshape.default),
-    aten.view_as.default: _like(aten.view.default),
+    aten.view_as.default: _like(aten.reshape.default),
     aten.expand_as.default: _like(aten.expand.default),
     aten.broadcast_to.default: _broadcast,
     aten.type_as.default: _type_as,

@@ -106,8 +106,17 @@ def test_pieces_among_other_operands_become_one_operand() -> None:
 
 def test_a_tensor_that_lies_otherwise_in_memory_is_left_with_the_reason() -> None:
     graph = _graph(lambda x: torch.cat([(y := x.transpose(1, 2))[:, :2], y[:, 2:]], 1).view(-1, 6))
+    (view,) = graph.graph.find_nodes(op="call_function", target=aten.reshape.default)
+    view.target = aten.view.default  # capturing makes reshapes of views
     _, record = run(graph, MergePieces(), normal(3, 6, WIDTH))
     assert [skip.reason for skip in record.skipped] == ["cat is transpose, which does not lie row by row in memory"]
+
+
+def test_a_tensor_that_lies_otherwise_in_memory_is_taken_whole_where_no_view_rests_on_it() -> None:
+    graph = _graph(lambda x: torch.cat([(y := x.transpose(1, 2))[:, :2], y[:, 2:]], 1).sin())
+    merged, record = run(graph, MergePieces(), normal(3, 6, WIDTH))
+    assert record.error == 0
+    assert aten.cat.default not in {node.target for node in merged.graph.nodes}
 
 
 @pytest.mark.parametrize("free", [False, True], ids=["fixed sizes", "free sizes"])

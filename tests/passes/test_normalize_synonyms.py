@@ -52,7 +52,7 @@ SPELLINGS = {
     "adjoint": (lambda x: x.adjoint(), [aten.transpose.int]),
     "T of a matrix": (lambda x: x[:, 0].T, [aten.slice.Tensor, aten.select.int, aten.transpose.int]),
     "t": (lambda x: x[:, 0].t(), [aten.slice.Tensor, aten.select.int, aten.transpose.int]),
-    "view_as": (lambda x: x.flatten(1).view_as(x), [aten.flatten.using_ints, aten.view.default]),
+    "view_as": (lambda x: x.flatten(1).view_as(x), [aten.flatten.using_ints, aten.reshape.default]),
     "reshape_as": (lambda x: x.mT.reshape_as(x), [aten.transpose.int, aten.reshape.default]),
     "expand_as": (lambda x: x[..., :1].expand_as(x), None),
     "broadcast_to": (lambda x: x[..., :1].broadcast_to(x.shape), None),

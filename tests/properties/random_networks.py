@@ -10,39 +10,30 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from passes.plan import StackPlan
-from tests.passes.models import Step, after_levels, normal, randomised
-from tests.properties.random_convolutions import (
-    PIXELS,
-    Activation,
-    ConvNextSpec,
-    ConvolutionSpec,
-    convolution_specs,
-)
-from tests.properties.random_layers import EPSILONS, NormSpec, norm_specs
-from tests.properties.random_spellings import Spelling, spelled, spelling_of
+from tests.passes.models import Levels, Step, after_levels, normal, randomised
+from tests.properties.random_convolutions import PIXELS, Activation, ConvNextSpec, ConvolutionSpec
+from tests.properties.random_layers import NormSpec
+from tests.properties.random_mixing import MixSpec
+from tests.properties.random_spellings import Spelling, spelled
 from tests.properties.random_token_terms import (
     TOKENS,
     AttentionSpec,
     MlpSpec,
     ParallelSpec,
     Sides,
-    attention_specs,
-    mlp_specs,
     relative_bias,
     relative_index,
     rotary_tables,
-    with_operators,
 )
 
-Core = AttentionSpec | MlpSpec | ParallelSpec | ConvolutionSpec | ConvNextSpec
+Core = AttentionSpec | MlpSpec | ParallelSpec | ConvolutionSpec | ConvNextSpec | MixSpec
 State = Literal["tokens", "pixels"]
 Scale = Literal["none", "gain", "one number", "constant"]
 Mask = Literal["none", "shared", "per sample", "padding"]
@@ -74,12 +65,14 @@ class StageSpec:
         post: what follows each add.
         tie: blocks that share all parameters with the block named in `owners`, or those of their cores only.
         owners: for each block the one whose parameters it uses.
+        tap: the term after which the state is read once more, by what follows the stage; only where post is "none".
     """
 
     blocks: tuple[tuple[TermSpec, ...], ...]
     post: Post = "none"
     tie: Tie = "none"
     owners: tuple[int, ...] = ()
+    tap: int | None = None
 
     @property
     def terms(self) -> tuple[TermSpec, ...]:
@@ -161,6 +154,7 @@ class Stage(nn.Module):
 
     def __init__(self, spec: StageSpec, width: int, state: State) -> None:
         super().__init__()
+        self.spec = spec
         blocks: list[list[RandomTerm]] = []
         for number, block in enumerate(spec.blocks):
             owner = spec.owners[number] if spec.tie != "none" else number
@@ -225,8 +219,12 @@ class RandomNetwork(nn.Module):
         x, sides = self.stem(x), self.sides(inputs)
         for stage, link in zip(self.stages, [nn.Identity(), *self.links], strict=True):
             x = link(x)
+            states = []
             for step in stage.steps(sides):  # type: ignore[operator]
                 x = step(x)
+                states.append(x)
+            tap = stage.spec.tap  # type: ignore[union-attr]
+            x = x if tap is None else _with_tap(x, states[tap])
         y: Tensor = self.head(x)
         return y
 
@@ -235,8 +233,10 @@ class RandomNetwork(nn.Module):
         with torch.no_grad():
             x, sides = self.stem(x), self.sides(inputs)
             for stage, link, plan in zip(self.stages, [nn.Identity(), *self.links], plans, strict=True):
-                levels = [level.chains for level in plan.levels]
-                x = after_levels(stage.steps(sides), levels, link(x))  # type: ignore[operator]
+                levels, steps, entry = [level.chains for level in plan.levels], stage.steps(sides), link(x)  # type: ignore[operator]
+                x = after_levels(steps, levels, entry)
+                tap = stage.spec.tap  # type: ignore[union-attr]
+                x = x if tap is None else _with_tap(x, _tapped(steps, levels, entry, tap))
             y: Tensor = self.head(x)
         return y
 
@@ -260,84 +260,23 @@ def _attentions(spec: NetworkSpec) -> Iterator[AttentionSpec]:
                 yield core
 
 
-# ------------------------------------------------------------------------------------------------------- strategies
+def _with_tap(x: Tensor, state: Tensor) -> Tensor:
+    return x * torch.tanh(state)
 
 
-@st.composite
-def _cores(draw: st.DrawFn, state: State, *, masks: bool, conditions: bool) -> Core:
-    if state == "pixels":
-        return draw(convolution_specs())
-    attention, mlp = attention_specs(masks=masks), mlp_specs(conditions=conditions)
-    return draw(st.one_of(attention, mlp, attention, mlp, st.builds(ParallelSpec, attention, mlp)))
-
-
-@st.composite
-def _stages(draw: st.DrawFn, state: State, most: int, *, masks: bool, conditions: bool) -> StageSpec:
-    """From two blocks to `most`, alike but for some of another size or another epsilon."""
-    placement = draw(st.sampled_from(("before", "before", "before", "before", "both", "after", "post", "none")))
-    post: Post = "none"
-    if state == "pixels":
-        post, placement = draw(st.sampled_from(("none", "relu", "silu", "batch norm"))), "none"
-    elif placement == "post":
-        post = draw(st.sampled_from(("layer norm", "rms norm")))
-    before = draw(norm_specs()) if placement in ("before", "both") else NO_NORM
-    after = draw(norm_specs()) if placement in ("after", "both") else NO_NORM
-    scale = draw(st.sampled_from(("none", "none", "gain", "one number", "constant")))
-    block = tuple(
-        TermSpec(draw(_cores(state, masks=masks, conditions=conditions)), before, after, scale, draw(st.booleans()))
-        for _ in range(draw(st.sampled_from((1, 1, 2))))
-    )
-    count = draw(st.integers(2, most))
-    tie: Tie = draw(st.sampled_from(("none", "none", "none", "cores", "blocks")))
-    if tie != "none":
-        owners = draw(st.sampled_from(((0,) * count, (*range(count - 1), 0))))
-        return StageSpec((block,) * count, post, tie, owners)
-    return StageSpec((block, *(draw(_variants(block)) for _ in range(count - 1))), post)
-
-
-@st.composite
-def _variants(draw: st.DrawFn, block: tuple[TermSpec, ...]) -> tuple[TermSpec, ...]:
-    """Mostly the block itself, else one of another size or with other epsilons."""
-    kind = draw(st.sampled_from(("same", "same", "same", "size", "epsilon")))
-    if kind == "size":
-        return tuple(replace(term, core=term.core.resized()) for term in block)
-    if kind == "epsilon":
-        eps = draw(st.sampled_from(EPSILONS))
-        return tuple(replace(term, before=replace(term.before, eps=eps)) for term in block)
-    return block
-
-
-@st.composite
-def networks(draw: st.DrawFn) -> NetworkSpec:
-    """Any network."""
-    state: State = draw(st.sampled_from(("tokens", "tokens", "tokens", "pixels")))
-    mask: Mask = draw(st.sampled_from(("none", "none", "shared", "per sample", "padding")))
-    condition = draw(st.sampled_from((False, False, False, True)))
-    if state == "pixels":
-        mask, condition = "none", False
-    most = draw(st.sampled_from(((2,), (2,), (3,), (4,), (2, 2))))
-    stages = [draw(_stages(state, count, masks=mask != "none", conditions=condition)) for count in most]
-    width, stem, head = draw(st.sampled_from((4, 6))), draw(st.booleans()), draw(st.booleans())
-    seed = draw(st.integers(0, 2**16))
-    return NetworkSpec(
-        state=state,
-        width=width,
-        stages=tuple(_respelled(stage, seed) for stage in stages),
-        mask=mask,
-        condition=condition,
-        stem=stem,
-        head=head,
-        seed=seed,
-    )
-
-
-def _respelled(stage: StageSpec, seed: int) -> StageSpec:
-    """The stage with its sums in other spellings and other operators between its layers, the same in each block."""
-    return replace(stage, blocks=tuple(tuple(_terms(block, stage, seed)) for block in stage.blocks))
-
-
-def _terms(block: tuple[TermSpec, ...], stage: StageSpec, seed: int) -> Iterator[TermSpec]:
-    for place, term in enumerate(block):
-        drawn = (seed, place, stage)
-        core = term.core if isinstance(term.core, ConvolutionSpec | ConvNextSpec) else with_operators(term.core, drawn)
-        yield replace(term, core=core, spelling=spelling_of(drawn))
+def _tapped(steps: Sequence[Step], levels: Levels, x: Tensor, tap: int) -> Tensor:
+    """The state after a term: that after all levels of which no term comes later, and what the others up to it add."""
+    whole = 0
+    while whole < len(levels) and all(number <= tap for chain in levels[whole] for number in chain):
+        x = after_levels(steps, levels[whole : whole + 1], x)
+        whole += 1
+    total = x
+    for level in levels[whole:]:
+        for chain in level:
+            state = x
+            for number in chain:
+                after = steps[number](state)
+                total = total + (after - state) if number <= tap else total
+                state = after
+        x = after_levels(steps, [level], x)
+    return total

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-SALT = "operators"  # other numbers than those that choose a spelling
+SALT = "operators 0"  # other numbers than those that choose a spelling
 
 Operator = Literal[
     "none",
@@ -87,3 +87,8 @@ def einsum_of(drawn: object) -> Einsum:
     """A matrix product for half of what may be drawn."""
     generator = random.Random(repr((drawn, SALT)))
     return "none" if generator.random() < 0.5 else generator.choice(get_args(Einsum))
+
+
+def is_chosen(drawn: object, share: float) -> bool:
+    """True for a share of what may be drawn."""
+    return random.Random(repr((drawn, share, SALT))).random() < share

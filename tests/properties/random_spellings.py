@@ -24,6 +24,7 @@ Spelling = Literal[
     "negated",
     "copied",
     "scaled after",
+    "cut",
 ]
 
 _SUMS: dict[Spelling, Callable[[Tensor, Tensor], Tensor]] = {
@@ -40,6 +41,7 @@ _SUMS: dict[Spelling, Callable[[Tensor, Tensor], Tensor]] = {
     "halved": lambda x, f: x / 2 + f,
     "negated": lambda x, f: f - x,
     "copied": lambda x, f: x.clone().add_(f),
+    "cut": lambda x, f: torch.cat([x[:, :2], x[:, 2:]], 1) + f,
     "scaled after": lambda x, f: (x + f) / 2**0.5,
 }
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from tests.properties.random_layers import ACTIVATIONS, LinearSpec, activations, linear_specs
-from tests.properties.random_operators import Einsum, Operator, einsum_of, operated, operator_of, products
+from tests.properties.random_operators import Einsum, Operator, einsum_of, is_chosen, operated, operator_of, products
 
 TOKENS = 4
 
@@ -74,7 +74,12 @@ class AttentionSpec:
 
 @dataclass(frozen=True)
 class MlpSpec:
-    """An MLP; `conditioned` multiplies its input by 1 + a side input, `operator` acts on its hidden values."""
+    """An MLP; `operator` acts on its hidden values.
+
+    Attributes:
+        conditioned: its input is multiplied by 1 + a side input.
+        pieces: shift, scale and gate are cut from one linear of that side input instead.
+    """
 
     kind: MlpKind
     hidden: int
@@ -82,6 +87,7 @@ class MlpSpec:
     conditioned: bool
     linear: LinearSpec
     operator: Operator = "none"
+    pieces: bool = False
 
     def build(self, width: int) -> nn.Module:
         """The module on (batch, TOKENS, width) and `Sides`."""
@@ -210,10 +216,18 @@ class RandomMlp(nn.Module):
             self.middle = spec.linear.build(spec.hidden, spec.hidden)
         self.down = spec.linear.build(spec.hidden, width)
         self.dropout = nn.Dropout(0.1)
+        if spec.pieces:
+            self.modulation = nn.Linear(width, 3 * width)
 
     def forward(self, x: Tensor, sides: Sides) -> Tensor:
+        if self.spec.pieces and sides.condition is not None:
+            shift, scale, gate = self.modulation(sides.condition).chunk(3, dim=-1)
+            return self._mapped(x * (1.0 + scale) + shift) * gate
         if self.spec.conditioned and sides.condition is not None:
             x = x * (1.0 + sides.condition)
+        return self._mapped(x)
+
+    def _mapped(self, x: Tensor) -> Tensor:
         y: Tensor = self.down(self.dropout(operated(self.spec.operator, self._hidden(x))))
         return y
 
@@ -301,4 +315,4 @@ def with_operators(core: TokenCore, drawn: object) -> TokenCore:
         return replace(core, attention=attention, mlp=mlp)
     if isinstance(core, AttentionSpec):
         return replace(core, einsum=einsum_of(drawn))
-    return replace(core, operator=operator_of(drawn))
+    return replace(core, operator=operator_of(drawn), pieces=core.conditioned and is_chosen(drawn, 0.5))

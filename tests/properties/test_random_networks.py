@@ -32,9 +32,11 @@ from passes.registry import PASSES
 from passes.stacks import find_stacks
 from tests.passes.models import relative_error, text, wrong_metadata
 from tests.passes.schedules import form_plans
+from tests.properties.drawing import networks
 from tests.properties.random_convolutions import ChannelNorm, ConvolutionKind
 from tests.properties.random_layers import ACTIVATIONS, LinearStyle, NormKind
-from tests.properties.random_networks import Mask, NetworkSpec, Post, RandomNetwork, Scale, Tie, networks
+from tests.properties.random_mixing import MixKind
+from tests.properties.random_networks import Mask, NetworkSpec, Post, RandomNetwork, Scale, Tie
 from tests.properties.random_operators import Einsum, Operator
 from tests.properties.random_spellings import Spelling
 from tests.properties.random_token_terms import Layout, MlpKind, PositionBias, Repeat
@@ -230,9 +232,18 @@ def test_the_fast_cases_hold_every_kind_of_term_and_layer() -> None:
         for_cases(number, drawn.append)
     described = repr(drawn)
     wanted = [f"{field}={value!r}" for field, kind in KINDS.items() for value in get_args(kind)]
-    wanted += [f"kind={value!r}" for kind in (MlpKind, ConvolutionKind, NormKind) for value in get_args(kind)]
+    wanted += [f"kind={value!r}" for kind in (MlpKind, ConvolutionKind, NormKind, MixKind) for value in get_args(kind)]
     wanted += [f"activation={name!r}" for name in ACTIVATIONS]
-    wanted += ["ParallelSpec", "ConvNextSpec", "kv_heads=1", "causal=True", "rotary=True", "conditioned=True"]
+    wanted += [
+        "ParallelSpec",
+        "ConvNextSpec",
+        "kv_heads=1",
+        "causal=True",
+        "rotary=True",
+        "conditioned=True",
+        "pieces=True",
+        "tap=1",
+    ]
     assert [words for words in wanted if words not in described] == []
 
 
