@@ -11,6 +11,8 @@ from passes.fuse_width import FuseWidth
 from passes.infra import Pass
 from passes.merge_duplicates import MergeDuplicates
 from passes.merge_pieces import MergePieces
+from passes.merge_views import MergeViews
+from passes.move_views import MoveViews
 from passes.normalize_adds import NormalizeAdds
 from passes.normalize_linears import NormalizeLinears
 from passes.normalize_synonyms import NormalizeSynonyms
@@ -26,9 +28,17 @@ CLEANING: tuple[Pass, ...] = (
     DropEmptyMasks(),
     NormalizeLinears(),
     FoldBatchNorm(),
+    MergeViews(),
     MergeDuplicates(),
 )
 
-_ALL: tuple[type[Pass], ...] = (WidenPrecision, *(type(step) for step in CLEANING), ApplyPlan, FuseWidth, CastPrecision)
+_ALL: tuple[type[Pass], ...] = (
+    WidenPrecision,
+    *(type(step) for step in CLEANING),
+    ApplyPlan,
+    FuseWidth,
+    MoveViews,
+    CastPrecision,
+)
 
 PASSES: dict[str, type[Pass]] = {step.name: step for step in _ALL}

@@ -38,10 +38,7 @@ def propagate_shapes(module: fx.GraphModule) -> None:
         PassError: the inputs carry no example values.
     """
     placeholders = [node.meta.get("val") for node in module.graph.find_nodes(op="placeholder")]
-    mode = _mode(placeholders)
-    known = module.meta.get(_SHAPES)
-    if not isinstance(known, Shapes) or known.mode is not mode:
-        known = module.meta[_SHAPES] = Shapes(mode)
+    known = _known(module, _mode(placeholders))
     with torch.no_grad(), enable_python_dispatcher():  # without it, pad fixes sizes that are free
         _Propagation(module, known).propagate_dont_convert_inputs(*placeholders)
 
@@ -53,13 +50,27 @@ def complete_shapes(module: fx.GraphModule, nodes: Iterable[fx.Node]) -> None:
         PassError: the inputs carry no example values.
     """
     mode = _mode([node.meta.get("val") for node in module.graph.find_nodes(op="placeholder")])
+    known = _known(module, mode)
     with torch.no_grad(), enable_python_dispatcher(), mode:
         for node in nodes:
             if node.op == "get_attr":
                 node.meta["val"] = mode.from_tensor(read_parameter(module, node), static_shapes=True)
             elif node.op == "call_function":
                 args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
-                node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
+                key = known.key(node, args, kwargs)
+                if key is None or key not in known.values:
+                    node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
+                    known.remember(key, node.meta["val"])
+                else:
+                    node.meta["val"] = known.values[key]
+
+
+def _known(module: fx.GraphModule, mode: FakeTensorMode) -> Shapes:
+    """What is known of a module's symbols."""
+    known = module.meta.get(_SHAPES)
+    if not isinstance(known, Shapes) or known.mode is not mode:
+        known = module.meta[_SHAPES] = Shapes(mode)
+    return known
 
 
 def _mode(values: Sequence[Any]) -> FakeTensorMode:
@@ -102,6 +113,19 @@ class Shapes:
             return type(value), value
         raise TypeError(f"{type(value)} has no description")
 
+    def key(self, node: fx.Node, args: Any, kwargs: Any) -> Hashable | None:
+        """What the shapes of a node depend on, or None where that is more than descriptions."""
+        target = node.target
+        if isinstance(target, torch._ops.OpOverload):
+            if any(tag in target.tags for tag in _DATA):
+                return None
+        elif isinstance(target, torch._ops.HigherOrderOperator):
+            return None
+        try:
+            return target, self.describe(args), self.describe(kwargs)
+        except TypeError:
+            return None
+
     def _tensor(self, value: Tensor) -> Hashable:
         known = self._described.get(id(value))
         if known is not None:
@@ -118,10 +142,10 @@ class Shapes:
             tuple([size if isinstance(size, int) else _expression(size) for size in sizes]),
         )
 
-    def remember(self, key: Hashable, value: Any) -> None:
+    def remember(self, key: Hashable | None, value: Any) -> None:
         """Keep an example value, unless it has a size that only the data tell."""
         leaves = pytree.tree_leaves(value)
-        if all(_is_plain(leaf) for leaf in leaves):
+        if key is not None and all(_is_plain(leaf) for leaf in leaves):
             self.values[key] = value
             # Known objects need no second description; they are kept here, so that their ids stay theirs.
             self._described.update(
@@ -179,16 +203,6 @@ class _Propagation(FakeTensorProp):
 
     def _key(self, node: fx.Node) -> Hashable | None:
         """What the node's shapes depend on, or None where that is more than descriptions."""
-        target = node.target
         if node.op != "call_function" or "unbacked_bindings" in node.meta:
             return None
-        if isinstance(target, torch._ops.OpOverload):
-            if any(tag in target.tags for tag in _DATA):
-                return None
-        elif isinstance(target, torch._ops.HigherOrderOperator):
-            return None
-        try:
-            args, kwargs = self.fetch_args_kwargs_from_env(node)
-            return target, self.known.describe(args), self.known.describe(kwargs)
-        except TypeError:
-            return None
+        return self.known.key(node, *self.fetch_args_kwargs_from_env(node))

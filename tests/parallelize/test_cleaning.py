@@ -21,7 +21,7 @@ def _forward(self: Function, x: Tensor) -> Tensor:
     hidden = torch.cat(hidden.chunk(2, 1), 1)
     pictures = self.norm(self.conv(hidden.transpose(1, 2))).swapaxes(1, 2)
     state = pictures + hidden.exp() * (hidden.exp() + torch.zeros(WIDTH, dtype=x.dtype))
-    state = state + self.first(state)
+    state = state + self.first(state).transpose(1, 2).transpose(1, 2)
     return state - self.second(state)
 
 

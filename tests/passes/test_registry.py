@@ -22,9 +22,11 @@ def test_passes_are_listed_in_the_order_in_which_they_run() -> None:
         "drop-empty-masks",
         "normalize-linears",
         "fold-batch-norm",
+        "merge-views",
         "merge-duplicates",
         "apply-plan",
         "fuse-width",
+        "move-views",
         "cast-precision",
     ]
 
