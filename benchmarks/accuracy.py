@@ -27,17 +27,17 @@ sys.path.insert(0, str(ROOT))  # the tasks are beside this script, the packages 
 from benchmarks.tasks import TASKS, Task  # noqa: E402
 from benchmarks.tasks.page import write_page  # noqa: E402
 from parallelize.baselines import baselines  # noqa: E402
-from parallelize.cleaning import clean  # noqa: E402
-from parallelize.deletion import deletion_plan  # noqa: E402
-from parallelize.heal_options import HealOptions  # noqa: E402
-from parallelize.healing import heal  # noqa: E402
-from parallelize.inputs import Samples  # noqa: E402
+from parallelize.baselines.deletion import deletion_plan  # noqa: E402
+from parallelize.conversion.report import machine  # noqa: E402
+from parallelize.data import Samples  # noqa: E402
+from parallelize.data.split import split  # noqa: E402
+from parallelize.files.whole_file import output_file  # noqa: E402
+from parallelize.healing.heal import heal  # noqa: E402
+from parallelize.healing.options import HealOptions  # noqa: E402
 from parallelize.metrics import Judge  # noqa: E402
-from parallelize.output_file import output_file  # noqa: E402
+from parallelize.models.clean import clean  # noqa: E402
 from parallelize.planning.planner import Planner, PlannerOptions  # noqa: E402
-from parallelize.refit import Refitted, refit  # noqa: E402
-from parallelize.report import machine  # noqa: E402
-from parallelize.split import split  # noqa: E402
+from parallelize.refitting.refit import Refitted, refit  # noqa: E402
 from passes.plan import Plan  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -38,9 +38,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the packages are those of this checkout
 
 from paraformer.model import VisionConfig, VisionParaFormer  # noqa: E402
-from parallelize.capturing import capture, from_exported  # noqa: E402
-from parallelize.cleaning import clean  # noqa: E402
-from parallelize.program import Program  # noqa: E402
+from parallelize.models.capture import capture, from_exported  # noqa: E402
+from parallelize.models.clean import clean  # noqa: E402
+from parallelize.models.program import Program  # noqa: E402
 from passes.apply_plan import ApplyPlan  # noqa: E402
 from passes.fuse_width import FuseWidth  # noqa: E402
 from passes.infra import flat_outputs, largest_change, run_passes  # noqa: E402

@@ -12,11 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from parallelize.conversion import ConvertOptions, convert
-from parallelize.inputs import load_samples
+from parallelize.conversion.convert import ConvertOptions, convert
+from parallelize.data import load_samples
+from parallelize.data.split import split
+from parallelize.models.sources import LoadOptions, load_program
 from parallelize.planning.planner import Planner
-from parallelize.references import LoadOptions, load_program
-from parallelize.split import split
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "examples" / "fashion_vit"

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from parallelize.backends.tensorrt.build import build
     from parallelize.backends.tensorrt.engine import Engine
     from parallelize.backends.tensorrt.options import BuildOptions
-    from parallelize.benchmark import BenchOptions, BenchResult, bench
-    from parallelize.capturing import capture
-    from parallelize.comparison import CompareOptions, CompareResult, compare
-    from parallelize.conversion import Conversion, ConvertOptions, convert
-    from parallelize.engines import EngineOptions
-    from parallelize.heal_options import HealOptions
-    from parallelize.healing import Healed, heal
-    from parallelize.planning.exploring import PlanOptions, explore
+    from parallelize.conversion.convert import Conversion, ConvertOptions, convert
+    from parallelize.conversion.engines import EngineOptions
+    from parallelize.exploring.explore import PlanOptions, explore
+    from parallelize.healing.heal import Healed, heal
+    from parallelize.healing.options import HealOptions
+    from parallelize.measuring.bench import BenchOptions, BenchResult, bench
+    from parallelize.measuring.compare import CompareOptions, CompareResult, compare
+    from parallelize.models.capture import capture
+    from parallelize.models.prepare import Source
+    from parallelize.models.program import Program
     from parallelize.planning.planner import PlannerOptions
-    from parallelize.preparation import Source
-    from parallelize.program import Program
     from passes.errors import ParallelizeError
     from passes.plan import Plan
     from passes.stacks import find_stacks
@@ -61,31 +61,31 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BenchOptions": "parallelize.benchmark",
-    "BenchResult": "parallelize.benchmark",
+    "BenchOptions": "parallelize.measuring.bench",
+    "BenchResult": "parallelize.measuring.bench",
     "BuildOptions": "parallelize.backends.tensorrt.options",
-    "CompareOptions": "parallelize.comparison",
-    "CompareResult": "parallelize.comparison",
-    "Conversion": "parallelize.conversion",
-    "ConvertOptions": "parallelize.conversion",
+    "CompareOptions": "parallelize.measuring.compare",
+    "CompareResult": "parallelize.measuring.compare",
+    "Conversion": "parallelize.conversion.convert",
+    "ConvertOptions": "parallelize.conversion.convert",
     "Engine": "parallelize.backends.tensorrt.engine",
-    "EngineOptions": "parallelize.engines",
-    "HealOptions": "parallelize.heal_options",
-    "Healed": "parallelize.healing",
+    "EngineOptions": "parallelize.conversion.engines",
+    "HealOptions": "parallelize.healing.options",
+    "Healed": "parallelize.healing.heal",
     "ParallelizeError": "passes.errors",
     "Plan": "passes.plan",
-    "PlanOptions": "parallelize.planning.exploring",
+    "PlanOptions": "parallelize.exploring.explore",
     "PlannerOptions": "parallelize.planning.planner",
-    "Program": "parallelize.program",
-    "Source": "parallelize.preparation",
-    "bench": "parallelize.benchmark",
+    "Program": "parallelize.models.program",
+    "Source": "parallelize.models.prepare",
+    "bench": "parallelize.measuring.bench",
     "build": "parallelize.backends.tensorrt.build",
-    "capture": "parallelize.capturing",
-    "compare": "parallelize.comparison",
-    "convert": "parallelize.conversion",
-    "explore": "parallelize.planning.exploring",
+    "capture": "parallelize.models.capture",
+    "compare": "parallelize.measuring.compare",
+    "convert": "parallelize.conversion.convert",
+    "explore": "parallelize.exploring.explore",
     "find_stacks": "passes.stacks",
-    "heal": "parallelize.healing",
+    "heal": "parallelize.healing.heal",
 }
 
 

@@ -1,6 +1,6 @@
 """`python -m parallelize` and the console script."""
 
-from parallelize.cli import main
+from parallelize.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-LONGEST = ("properties", "architectures", "parallelize/test_cli", "parallelize/test_conversion", "parallelize/backends")
+LONGEST = ("properties", "architectures", "parallelize/cli", "parallelize/conversion", "parallelize/backends")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from parallelize.backends.tensorrt.library import RTX, TENSORRT, find_library
-from parallelize.onnx_export import write_onnx
-from parallelize.program import Program
+from parallelize.export.onnx import write_onnx
+from parallelize.models.program import Program
 from passes.errors import ParallelizeError
 
 Note = Callable[[str], None]

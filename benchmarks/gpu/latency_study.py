@@ -44,7 +44,7 @@ from benchmarks.gpu.measuring import (  # noqa: E402
 )
 from benchmarks.gpu.networks import SERIAL, Family, Network, families, para_formers, rewrites  # noqa: E402
 from benchmarks.gpu.page import page  # noqa: E402
-from parallelize.cuda import driver_version  # noqa: E402
+from parallelize.machine.gpu import driver_version  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 BATCHES = (1, 2, 4, 8, 16, 32)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from paraformer.model import VisionConfig, VisionParaFormer
-from parallelize.capturing import capture
-from parallelize.cleaning import clean
-from parallelize.program import Program
+from parallelize.models.capture import capture
+from parallelize.models.clean import clean
+from parallelize.models.program import Program
 from passes.apply_plan import ApplyPlan
 from passes.fuse_width import FuseWidth
 from passes.infra import run_passes

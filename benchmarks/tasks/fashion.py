@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.tasks.task import LABELS, Data, Task, make_task
 from paraformer import fashion_mnist
-from parallelize.references import LoadOptions, load_program
+from parallelize.models.sources import LoadOptions, load_program
 
 MODEL = Path(__file__).resolve().parents[2] / "examples" / "fashion_vit" / "vit12.pt"
 CALIBRATION_IMAGES = 12_000

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from parallelize.svg_figure import svg_figure
+from parallelize.inspecting.svg_figure import svg_figure
 
 OURS, RIVAL = "#0072b2", "#d55e00"
 SERIES: dict[str, tuple[Callable[[str], bool], str, str, str]] = {  # which rows; colour, marker, line

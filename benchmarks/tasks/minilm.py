@@ -21,7 +21,7 @@ from benchmarks.sources.debian import LIST
 from benchmarks.tasks.descriptions import read_descriptions, split
 from benchmarks.tasks.pretrained import load_model, load_tokenizer
 from benchmarks.tasks.task import Data, Task, make_task, padded
-from parallelize.capturing import capture
+from parallelize.models.capture import capture
 
 TOKENS = 64
 PAIRS = 1000

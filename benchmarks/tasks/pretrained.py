@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from parallelize.capturing import quiet_logs
+from parallelize.models.capture import quiet_logs
 from passes.errors import EnvironmentLackError
 
 _INSTALL_HINT = 'Install what reads it with `pip install "parallelize[bench]"`.'

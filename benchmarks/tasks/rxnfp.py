@@ -21,7 +21,7 @@ from benchmarks.sources import require
 from benchmarks.tasks.pretrained import load_model
 from benchmarks.tasks.smiles import read_vocabulary, smiles_row
 from benchmarks.tasks.task import LABELS, Data, Task, make_task, padded
-from parallelize.capturing import capture
+from parallelize.models.capture import capture
 
 CLASSES = 50
 TOKENS = 192

@@ -20,8 +20,8 @@ from benchmarks.tasks.descriptions import read_descriptions, split
 from benchmarks.tasks.prepared import prepared
 from benchmarks.tasks.pretrained import load_model, load_tokenizer, quiet
 from benchmarks.tasks.task import Data, Task, make_task
-from parallelize.capturing import capture
-from parallelize.inputs import Array
+from parallelize.data import Array
+from parallelize.models.capture import capture
 from passes.errors import ParallelizeError
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.tasks.prepared import prepared
-from parallelize.inputs import Array, Samples, load_samples
-from parallelize.program import Program
+from parallelize.data import Array, Samples, load_samples
+from parallelize.models.program import Program
 
 CALIBRATION, TEST, LABELS = "calibration.npz", "test.npz", "labels"
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from benchmarks.zoo.entry import Entry, Kinds
-from parallelize.cleaning import clean
-from parallelize.program import Program
+from parallelize.models.clean import clean
+from parallelize.models.program import Program
 from passes.agreement import largest_change
 from passes.apply_plan import ApplyPlan, rewrite
 from passes.fuse_width import FuseWidth
@@ -129,7 +129,7 @@ def fuse(module: fx.GraphModule, form: Form, inputs: Sequence[Tensor]) -> Fusion
 def onnx_error(entry: Entry) -> float:
     """The largest relative difference of the fused pairs in ONNX Runtime from the same graph in PyTorch, float32."""
     from parallelize.backends.onnxruntime import OnnxRuntime
-    from parallelize.onnx_export import write_onnx
+    from parallelize.export.onnx import write_onnx
 
     program, _ = clean(entry.capture())
     plan = pairs_plan(find_stacks(program.module).stacks, "sublayer")

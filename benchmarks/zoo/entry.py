@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from parallelize.capturing import capture
-from parallelize.program import Program
+from parallelize.models.capture import capture
+from parallelize.models.program import Program
 
 Build = Callable[[], nn.Module]
 Kinds = Mapping[str, int]

@@ -22,7 +22,7 @@ from benchmarks.zoo.checks import (
     picard_error,
 )
 from benchmarks.zoo.entry import Entry
-from parallelize.cleaning import clean
+from parallelize.models.clean import clean
 from passes.accounting import unaccounted
 from passes.errors import ParallelizeError
 from passes.measures import critical_gemms

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parallelize.program import TensorSpec
+from parallelize.data.tensor_spec import TensorSpec
 from passes.errors import EnvironmentLackError, ParallelizeError
 
 CUDA = "CUDAExecutionProvider"

@@ -18,8 +18,8 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 
 from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import Trial, move, states_at
-from parallelize.inputs import Samples
-from parallelize.states import placeholders, run_segment
+from parallelize.data import Samples
+from parallelize.models.states import placeholders, run_segment
 from passes.apply_plan import StackSite, rewrite
 from passes.plan import Level, Plan, StackPlan
 from passes.segment import extract

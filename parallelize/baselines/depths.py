@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from parallelize.shared_depth import share_depth
+from parallelize.planning.shared_depth import share_depth
 from passes.apply_plan import check_fits
 from passes.errors import ParallelizeError
 from passes.plan import Plan

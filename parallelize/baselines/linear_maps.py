@@ -22,8 +22,8 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 
 from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import States, Trial, move, states_at
-from parallelize.inputs import Samples
-from parallelize.ridge import Moments, choose, solve
+from parallelize.data import Samples
+from parallelize.refitting.ridge import Moments, choose, solve
 from passes import operators as ops
 from passes.apply_plan import restore_order
 from passes.channels import channel_axis

@@ -26,9 +26,9 @@ from parallelize.baselines.depths import Depths, wanted_depths
 from parallelize.baselines.linear_maps import Ranges, best_maps, replaced
 from parallelize.baselines.ranges import CQIL, LP, PAINTERS, RangeMethod, best_ranges
 from parallelize.baselines.trial import CHOICE_SAMPLES, Trial
-from parallelize.inputs import Samples
+from parallelize.data import Samples
 from parallelize.metrics import Metric
-from parallelize.refit import refit
+from parallelize.refitting.refit import refit
 from passes.apply_plan import rewrite
 from passes.errors import ParallelizeError
 from passes.plan import Plan, Refit

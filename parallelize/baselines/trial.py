@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, fx
 
-from parallelize.inputs import Samples
+from parallelize.data import Samples
 from parallelize.metrics import Judge, Metric
-from parallelize.states import batch_size, outputs_from, placeholders, run_segment
+from parallelize.models.states import batch_size, outputs_from, placeholders, run_segment
 from passes.segment import extract
 
 CHOICE_SAMPLES = 256  # held-out samples that choose between ways to do a method

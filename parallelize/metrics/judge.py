@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from parallelize.inputs import Samples
+from parallelize.data import Samples
+from parallelize.data.padding import layouts, output_nodes
 from parallelize.metrics.catalogue import METRICS, Metric
 from parallelize.metrics.columns import Columns, Reference, joined, logit_axes
 from parallelize.metrics.next_tokens import next_tokens
 from parallelize.metrics.own import find_metric, own_scores
 from parallelize.metrics.scores import Scores
-from parallelize.padding import layouts, output_nodes
 from passes.errors import ParallelizeError
 from passes.infra import flat_outputs
 

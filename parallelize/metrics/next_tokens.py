@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from parallelize.inputs import Samples
+from parallelize.data import Samples
 from passes.errors import ParallelizeError
 
 _TOKENS = "input_ids"

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parallelize.inputs import Samples
+from parallelize.data import Samples
 from parallelize.metrics.catalogue import METRICS, Metric, named, own_metric
-from parallelize.references.user_code import at_home, described, imported, names_code
+from parallelize.models.sources.user_code import at_home, described, imported, names_code
 from passes.errors import ParallelizeError
 
 _HINT = "Return one score for each sample, a tensor (samples,), larger is better."

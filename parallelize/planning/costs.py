@@ -13,11 +13,11 @@ from math import inf, isnan, prod
 
 from torch import fx
 
-from parallelize.inputs import Samples
+from parallelize.data import Samples
 from parallelize.metrics import Judge
+from parallelize.models.states import Batch, batch_size, example_size, outputs_from, start_batches
 from parallelize.planning.forms import GroupForm, main_form
-from parallelize.refit import StackWalk
-from parallelize.states import Batch, batch_size, example_size, outputs_from, start_batches
+from parallelize.refitting.refit import StackWalk
 from passes.apply_plan import schedule
 from passes.channels import channel_axis
 from passes.infra import clone

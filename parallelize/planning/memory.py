@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from parallelize.output_file import output_file
+from parallelize.files.whole_file import output_file
 from passes.errors import ParallelizeError
 
 FORMAT = "parallelize-search/1"

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from torch import fx
 
-from parallelize.identity import run_identity
-from parallelize.inputs import Samples
+from parallelize.data import Samples
+from parallelize.data.fingerprint import run_identity
 from parallelize.metrics import Budget, Judge, Metric, Scores
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm, Span, alike, deletion, forms, main_form, other_forms
@@ -32,9 +32,9 @@ from parallelize.planning.fusibility import Fusibility
 from parallelize.planning.memory import open_memory
 from parallelize.planning.neighbours import neighbours
 from parallelize.planning.partition import Groups, best_partitions
-from parallelize.refit import Refitted, refit
-from parallelize.shared_depth import share_depth
-from parallelize.words import counted
+from parallelize.planning.shared_depth import share_depth
+from parallelize.refitting.refit import Refitted, refit
+from parallelize.terminal.words import counted
 from passes.errors import CheckError, ParallelizeError
 from passes.plan import REFITS, Plan, Refit, StackPlan
 from passes.stack_graph import stack_graph

@@ -16,8 +16,8 @@ from torch import fx
 from parallelize.planning.forms import GroupForm, Span, alike, forms, main_form
 from parallelize.planning.fusibility import Fusibility
 from parallelize.planning.partition import best_partitions
-from parallelize.shared_depth import share_depth
-from parallelize.words import counted
+from parallelize.planning.shared_depth import share_depth
+from parallelize.terminal.words import counted
 from passes.errors import ParallelizeError
 from passes.plan import Plan, StackPlan
 from passes.stack_graph import StackGraph

@@ -13,8 +13,8 @@ from torch import Tensor, fx
 from benchmarks.zoo import ZOO
 from benchmarks.zoo.checks import is_serial_to_the_bit, kinds, pairs_plan, picard_error
 from benchmarks.zoo.measured import refusal_of_capture
-from parallelize.cleaning import clean
-from parallelize.program import Program
+from parallelize.models.clean import clean
+from parallelize.models.program import Program
 from passes.accounting import unaccounted
 from passes.agreement import largest_change
 from passes.apply_plan import ApplyPlan, rewrite

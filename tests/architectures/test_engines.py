@@ -25,11 +25,11 @@ from parallelize.backends.tensorrt.layers import critical_layers, kernels, layer
 from parallelize.backends.tensorrt.library import RTX
 from parallelize.backends.tensorrt.options import STORED, BuildOptions
 from parallelize.backends.tensorrt.sidecar import Sidecar
-from parallelize.capturing import capture
-from parallelize.cleaning import clean
-from parallelize.onnx_export import write_onnx
-from parallelize.precision import cast
-from parallelize.program import Program
+from parallelize.export.onnx import write_onnx
+from parallelize.export.precision import cast
+from parallelize.models.capture import capture
+from parallelize.models.clean import clean
+from parallelize.models.program import Program
 from passes.apply_plan import ApplyPlan
 from passes.cast_precision import Precision
 from passes.fuse_width import FuseWidth

@@ -9,7 +9,7 @@ from benchmarks.architectures import PAGE, kept, part_of
 from benchmarks.zoo import FAMILIES, ZOO
 from benchmarks.zoo.measured import FORMS, structure
 from benchmarks.zoo.page import page
-from parallelize.cleaning import clean
+from parallelize.models.clean import clean
 from passes.stacks import find_stacks
 
 RESULTS = kept()

@@ -8,15 +8,15 @@ import pytest
 from torch import fx
 
 from parallelize.baselines import baselines
-from parallelize.cleaning import clean
-from parallelize.heal_options import HealOptions
-from parallelize.healing import heal
-from parallelize.inputs import load_samples
+from parallelize.data import load_samples
+from parallelize.data.split import Split, split
+from parallelize.healing.heal import heal
+from parallelize.healing.options import HealOptions
 from parallelize.metrics import Judge
+from parallelize.models.clean import clean
+from parallelize.models.sources import LoadOptions, load_program
 from parallelize.planning.planner import Candidate, Planner, PlannerOptions
-from parallelize.references import LoadOptions, load_program
-from parallelize.refit import refit
-from parallelize.split import Split, split
+from parallelize.refitting.refit import refit
 
 MODEL = Path(__file__).resolve().parents[2] / "examples" / "fashion_vit"
 DEPTH = 9

@@ -14,8 +14,8 @@ from benchmarks.sources import CACHE, SOURCES
 from benchmarks.tasks import TASKS, Task
 from benchmarks.tasks.recall import recall_at_1
 from paraformer.fashion_mnist import DEFAULT_ROOT
-from parallelize.cleaning import clean
-from parallelize.inputs import Samples
+from parallelize.data import Samples
+from parallelize.models.clean import clean
 from passes.stacks import find_stacks
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from parallelize.onnx_file import WIDE
+from parallelize.export.onnx_file import WIDE
 
 Sizes = Sequence[int | str | None]
 ELEMENTS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from paraformer.model import VisionConfig, VisionParaFormer
-from parallelize.capturing import capture
-from parallelize.inputs import Samples
-from parallelize.program import Program
+from parallelize.data import Samples
+from parallelize.models.capture import capture
+from parallelize.models.program import Program
 from passes.plan import Level, Plan, Refit, StackPlan, grouped
 
 SMALL = VisionConfig(depth=4, width=16, heads=2, hidden=32, image_size=8, patch_size=4)

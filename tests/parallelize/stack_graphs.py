@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from paraformer.model import VisionConfig, VisionParaFormer
-from parallelize.capturing import capture
-from parallelize.cleaning import clean
+from parallelize.models.capture import capture
+from parallelize.models.clean import clean
 from passes.plan import Plan, grouped
 from passes.stack_graph import StackGraph, stack_graph
 from passes.stacks import find_stacks

@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 from torch.utils import _pytree as pytree
 
 from paraformer.model import Block, VisionConfig, VisionParaFormer
-from parallelize.capturing import capture
+from parallelize.models.capture import capture
 from passes.apply_plan import ApplyPlan
 from passes.infra import Pass, PassRecord, run_passes
 from passes.operators import ATTENTION, LAYER_NORM, LINEAR

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from paraformer.model import VisionConfig, VisionParaFormer
-from parallelize.capturing import capture
-from parallelize.cleaning import clean
+from parallelize.models.capture import capture
+from parallelize.models.clean import clean
 from passes.apply_plan import ApplyPlan
 from passes.fuse_width import FuseWidth
 from passes.infra import run_passes

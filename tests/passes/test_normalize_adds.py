@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from parallelize.capturing import capture
-from parallelize.cleaning import clean
+from parallelize.models.capture import capture
+from parallelize.models.clean import clean
 from passes import operators as ops
 from passes.apply_plan import rewrite
 from passes.fuse_width import FuseWidth

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from parallelize.capturing import capture
-from parallelize.cleaning import clean
+from parallelize.models.capture import capture
+from parallelize.models.clean import clean
 from passes.apply_plan import LevelSite, rewrite
 from passes.infra import Skip, finish
 from passes.operators import LAYER_NORM, LINEAR, aten

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parallelize.capturing import capture
-from parallelize.program import Program
+from parallelize.models.capture import capture
+from parallelize.models.program import Program
 from passes.dataflow import tensor_value
 from passes.infra import run_passes
 from passes.remove_identities import RemoveIdentities

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from parallelize.backends.onnxruntime import OnnxRuntime
-from parallelize.capturing import capture
-from parallelize.onnx_export import write_onnx
-from parallelize.program import Program, TensorSpec
+from parallelize.data.tensor_spec import TensorSpec
+from parallelize.export.onnx import write_onnx
+from parallelize.models.capture import capture
+from parallelize.models.program import Program
 from passes.accounting import unaccounted
 from passes.apply_plan import ApplyPlan, schedule
 from passes.fuse_width import FuseWidth

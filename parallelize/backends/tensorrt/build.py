@@ -23,10 +23,10 @@ from parallelize.backends.tensorrt.options import STORED, BuildOptions, Precisio
 from parallelize.backends.tensorrt.parsing import parse
 from parallelize.backends.tensorrt.profiles import Profile, choose_profiles
 from parallelize.backends.tensorrt.sidecar import BUILDER, INSPECTOR, Sidecar, sidecar_path
-from parallelize.cuda import cuda_version, driver_version, gpu_name
-from parallelize.onnx_file import OnnxFile, Product, read_onnx
-from parallelize.output_file import output_file, require_place
-from parallelize.progress import Report
+from parallelize.export.onnx_file import OnnxFile, Product, read_onnx
+from parallelize.files.whole_file import output_file, require_place
+from parallelize.machine.gpu import cuda_version, driver_version, gpu_name
+from parallelize.terminal.progress import Report
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
 
 

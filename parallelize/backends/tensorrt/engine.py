@@ -22,8 +22,8 @@ from parallelize.backends.tensorrt.library import TENSORRT, Library, find_librar
 from parallelize.backends.tensorrt.messages import last_words, make_logger
 from parallelize.backends.tensorrt.profiles import Profile
 from parallelize.backends.tensorrt.sidecar import Sidecar, check_fits, read_sidecar
-from parallelize.inputs import readable
-from parallelize.program import TensorSpec
+from parallelize.data import readable
+from parallelize.data.tensor_spec import TensorSpec
 from passes.errors import EnvironmentLackError, ParallelizeError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parallelize.progress import Report
+from parallelize.terminal.progress import Report
 
 
 def make_monitor(module: Any, report: Report) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from parallelize.backends.tensorrt.library import Library
 from parallelize.backends.tensorrt.messages import last_words
-from parallelize.onnx_file import OnnxFile
+from parallelize.export.onnx_file import OnnxFile
 from passes.errors import ParallelizeError
 
 _SHOWN = 5

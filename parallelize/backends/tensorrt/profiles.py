@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from parallelize.program import TensorSpec
+from parallelize.data.tensor_spec import TensorSpec
 from passes.errors import ParallelizeError
 
 Shape = tuple[int, ...]

@@ -18,9 +18,9 @@ from parallelize.backends.tensorrt.layers import Layer, as_plain, from_plain
 from parallelize.backends.tensorrt.library import RTX, TENSORRT
 from parallelize.backends.tensorrt.options import PRECISIONS, Precision
 from parallelize.backends.tensorrt.profiles import Profile
-from parallelize.inputs import readable
-from parallelize.onnx_file import Product, file_hash
-from parallelize.program import TensorSpec
+from parallelize.data import readable
+from parallelize.data.tensor_spec import TensorSpec
+from parallelize.export.onnx_file import Product, file_hash
 from passes.errors import EnvironmentLackError, ParallelizeError
 
 SCHEMA = "parallelize-engine/1"

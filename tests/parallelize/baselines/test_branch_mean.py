@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from parallelize.baselines.branch_mean import averaged
-from parallelize.inputs import Samples
+from parallelize.data import Samples
 from parallelize.metrics import predict
-from parallelize.program import Program
+from parallelize.models.program import Program
 from passes.errors import ParallelizeError
 from passes.fuse_width import FuseWidth
 from passes.infra import flat_outputs, run_passes

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from parallelize.baselines.depths import wanted_depths
 from parallelize.baselines.linear_maps import LinearMap, best_maps, cheapest, fit_map, replaced
 from parallelize.baselines.trial import States, Trial
-from parallelize.capturing import capture
-from parallelize.inputs import Samples
+from parallelize.data import Samples
 from parallelize.metrics import predict
+from parallelize.models.capture import capture
 from passes.apply_plan import rewrite
 from passes.infra import largest_change
 from passes.measures import operator_counts

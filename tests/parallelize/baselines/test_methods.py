@@ -9,7 +9,7 @@ from torch import nn
 from parallelize.baselines import Baseline, baselines
 from parallelize.baselines.branch_mean import averaged
 from parallelize.metrics import predict, score
-from parallelize.refit import refit
+from parallelize.refitting.refit import refit
 from passes.apply_plan import rewrite
 from passes.errors import ParallelizeError
 from passes.infra import largest_change

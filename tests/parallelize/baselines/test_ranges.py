@@ -10,7 +10,7 @@ from parallelize.baselines.branch_mean import averaged
 from parallelize.baselines.depths import wanted_depths
 from parallelize.baselines.ranges import CQIL, LP, PAINTERS, RangeMethod, best_ranges
 from parallelize.baselines.trial import Trial
-from parallelize.inputs import Samples
+from parallelize.data import Samples
 from passes.apply_plan import rewrite
 from passes.plan import Plan, grouped
 from passes.stacks import find_stacks

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from parallelize.capturing import capture
-from parallelize.inputs import Samples
+from parallelize.data import Samples
 from parallelize.metrics import METRICS, Judge, judge, predict, score
+from parallelize.models.capture import capture
 from passes.errors import ParallelizeError
 from tests.parallelize.small_models import images, language, text, vision
 

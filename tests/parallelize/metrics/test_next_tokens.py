@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parallelize.inputs import Samples
+from parallelize.data import Samples
 from parallelize.metrics.next_tokens import next_tokens
 from passes.errors import ParallelizeError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from parallelize.inputs import Samples
+from parallelize.data import Samples
 from parallelize.metrics import METRICS, Judge, find_metric, predict
 from parallelize.metrics.catalogue import own_metric
 from passes.errors import ParallelizeError

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from parallelize.metrics import Metric
+from parallelize.models.program import Program
 from parallelize.planning.planner import Planner, PlannerOptions
-from parallelize.program import Program
 from passes.plan import Plan
 from passes.stacks import Stack, find_stacks
 from tests.parallelize.small_models import PostNorm, Residual, capture_vectors, images, mlp, vectors, vision

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parallelize.capturing import capture
 from parallelize.metrics import Judge, predict, score
+from parallelize.models.capture import capture
+from parallelize.models.states import batch_size, start_batches
 from parallelize.planning.costs import GroupCosts, sample_count
 from parallelize.planning.forms import GroupForm, main_form, other_forms, sublayer
-from parallelize.refit import StackWalk
-from parallelize.states import batch_size, start_batches
+from parallelize.refitting.refit import StackWalk
 from passes.apply_plan import restore_order, rewrite
 from passes.infra import finish
 from passes.plan import Level, Plan, Refit, StackPlan, serial

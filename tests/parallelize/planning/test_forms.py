@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from parallelize.metrics import predict
+from parallelize.models.program import Program
 from parallelize.planning.forms import GroupForm, alike, gptj, main_form, other_forms, sublayer
-from parallelize.program import Program
 from passes.apply_plan import rewrite
 from passes.plan import Level, Plan, StackPlan
 from passes.stacks import Stack

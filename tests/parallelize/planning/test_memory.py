@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from parallelize.identity import run_identity
-from parallelize.inputs import Samples
+from parallelize.data import Samples
+from parallelize.data.fingerprint import run_identity
 from parallelize.metrics import Metric
 from parallelize.metrics.catalogue import own_metric
 from parallelize.planning.costs import GroupCosts

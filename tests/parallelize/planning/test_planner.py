@@ -14,7 +14,7 @@ from parallelize.metrics import predict, score
 from parallelize.metrics.catalogue import own_metric
 from parallelize.planning.forms import GroupForm, gptj, main_form, other_forms
 from parallelize.planning.planner import ROUNDS, Planner, PlannerOptions
-from parallelize.refit import refit
+from parallelize.refitting.refit import refit
 from passes.errors import ParallelizeError
 from passes.plan import Plan
 from tests.parallelize.planning.cases import (

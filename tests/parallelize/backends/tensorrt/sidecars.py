@@ -12,8 +12,8 @@ import torch
 from parallelize.backends.tensorrt.layers import Layer, LayerTensor
 from parallelize.backends.tensorrt.profiles import Profile
 from parallelize.backends.tensorrt.sidecar import INSPECTOR, Sidecar, sidecar_path
-from parallelize.onnx_file import Product
-from parallelize.program import TensorSpec
+from parallelize.data.tensor_spec import TensorSpec
+from parallelize.export.onnx_file import Product
 
 CONTENT = b"a serialized engine"
 FULL = Sidecar(

@@ -18,8 +18,8 @@ from parallelize.backends.tensorrt.layers import Layer
 from parallelize.backends.tensorrt.options import BuildOptions, Precision
 from parallelize.backends.tensorrt.profiles import Profile, ShapeOptions
 from parallelize.backends.tensorrt.sidecar import BUILDER, Sidecar, read_sidecar
-from parallelize.onnx_export import write_onnx
-from parallelize.onnx_file import Product, read_onnx
+from parallelize.export.onnx import write_onnx
+from parallelize.export.onnx_file import Product, read_onnx
 from passes.errors import CheckError, ParallelizeError
 from tests.parallelize.onnx_models import mlp, one_node, save, value, weight
 from tests.parallelize.small_models import vision

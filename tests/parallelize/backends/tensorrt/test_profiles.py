@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallelize.backends.tensorrt.profiles import Profile, Shape, ShapeOptions, choose_profiles, parse_shapes
-from parallelize.program import TensorSpec
+from parallelize.data.tensor_spec import TensorSpec
 from passes.errors import ParallelizeError
 
 

@@ -1,0 +1,152 @@
+"""The networks that a conversion compares: serial, the rewrite in its stages, and deletion to the same depth.
+
+Where nothing is scheduled there are two: the network as it was captured, and with its branches fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import fx
+
+from parallelize.baselines.deletion import deletion_plan
+from parallelize.data import Samples
+from parallelize.healing.heal import Healed
+from parallelize.metrics import Metric
+from parallelize.models.program import Program
+from parallelize.refitting.refit import LevelRefit, Refitted, refit
+from passes.apply_plan import ApplyPlan
+from passes.fuse_width import FuseWidth
+from passes.infra import PassRecord, run_passes
+from passes.measures import critical_gemms, parameter_count
+from passes.plan import Plan
+from passes.stack_graph import stack_graph
+from passes.stacks import find_stacks
+
+SERIAL = "serial"
+FUSED = "fused"
+AS_IS = "rewrite, as is"
+UNFUSED = "rewrite, unfused"
+REWRITE = "rewrite, refitted"
+HEALED = "rewrite, healed"
+DELETED = "deletion, as is"
+DELETED_REFITTED = "deletion, refitted"
+
+Report = Callable[[str], None]
+Heal = Callable[[Refitted], Healed]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network of the comparison.
+
+    Attributes:
+        depth: terms on the longest path through its stacks.
+        blocks: the same in blocks, rounded up.
+        gemms: matrix products on the critical path of the whole graph.
+    """
+
+    name: str
+    program: Program
+    depth: int
+    blocks: int
+    parameters: int
+    gemms: int
+
+
+@dataclass(frozen=True)
+class Variants:
+    """All networks of the comparison, what the passes did for the rewrite, what the refits chose and a healing did.
+
+    Attributes:
+        deletion: the plan of the deletion; None where nothing was scheduled, so that there is none.
+    """
+
+    items: tuple[Variant, ...]
+    plan: Plan
+    deletion: Plan | None
+    records: tuple[PassRecord, ...]
+    levels: tuple[LevelRefit, ...] = ()
+    healed: Healed | None = None
+
+    def __getitem__(self, name: str) -> Variant:
+        return next(variant for variant in self.items if variant.name == name)
+
+
+def fused_variants(program: Program, plan: Plan, held_out: Samples) -> Variants:
+    """The network as it was captured, and with its branches fused: what there is where nothing is scheduled.
+
+    Args:
+        program: the captured model.
+        plan: its serial plan.
+        held_out: samples on which the fusion must change nothing.
+    """
+    fused, records = run_passes(program.module, [FuseWidth()], held_out.batch(4))
+    items = (_variant(SERIAL, program, program.module, None), _variant(FUSED, program, fused, plan))
+    return Variants(items, plan, None, records)
+
+
+def build_variants(
+    program: Program,
+    plan: Plan,
+    fit: Samples,
+    held_out: Samples,
+    metric: Metric | str | None,
+    refitted: Refitted | None = None,
+    report: Report = lambda _: None,
+    heal: Heal | None = None,
+) -> Variants:
+    """Build every network of the comparison.
+
+    Args:
+        program: the captured model.
+        plan: schedule and strength of refit; without a refit the refitted rows are left out.
+        fit: samples that refits are fitted on.
+        held_out: samples that refits are chosen on.
+        metric: what the choice of blocks to delete minimises on `held_out`; None where that is no data, so that the
+            first block of each group stays.
+        refitted: the rewrite where a search has made it already.
+        report: told what is being done.
+        heal: heals the rewrite; the healed row is there where that helped.
+    """
+    teacher = program.module
+    probe = held_out.batch(4)
+    as_is, records = run_passes(teacher, [ApplyPlan(plan), FuseWidth()], probe)
+    variants = [_variant(SERIAL, program, teacher, None), _variant(AS_IS, program, as_is, plan)]
+    levels: tuple[LevelRefit, ...] = ()
+    wants_refit = any(part.refit != "none" for part in plan.stacks)
+    if wants_refit:
+        report("refitting the rewrite")
+        refitted = refitted or refit(teacher, plan, fit, held_out)
+        fused, (fusion,) = run_passes(refitted.module, [FuseWidth()], probe)
+        records, levels = (*records[:-1], fusion), refitted.levels
+        variants.append(_variant(UNFUSED, program, refitted.module, plan))
+        variants.append(_variant(REWRITE, program, fused, plan))
+    healed = None
+    if heal is not None:
+        healed = heal(refitted or refit(teacher, plan, fit, held_out))
+        if healed.helped:
+            fused, _ = run_passes(healed.module, [FuseWidth()], probe)
+            variants.append(_variant(HEALED, program, fused, plan))
+    report("deleting blocks to the same depth")
+    deletion = deletion_plan(teacher, plan, fit, held_out, metric)
+    deleted, _ = run_passes(teacher, [ApplyPlan(deletion)])
+    variants.append(_variant(DELETED, program, deleted, deletion))
+    if wants_refit:
+        report("refitting the deletion")
+        deleted, _ = run_passes(refit(teacher, deletion, fit, held_out).module, [FuseWidth()], probe)
+        variants.append(_variant(DELETED_REFITTED, program, deleted, deletion))
+    return Variants(tuple(variants), plan, deletion, records, levels, healed)
+
+
+def _variant(name: str, program: Program, module: fx.GraphModule, plan: Plan | None) -> Variant:
+    graph = stack_graph(find_stacks(program.module).stacks)
+    return Variant(
+        name,
+        replace(program, module=module),
+        graph.serial_terms if plan is None else graph.terms(plan),
+        graph.serial_blocks if plan is None else graph.blocks(plan),
+        parameter_count(module),
+        critical_gemms(module),
+    )

@@ -1,0 +1,86 @@
+"""The application that commands register with, and how their errors end.
+
+Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 3 the machine lacks something, 4 a bug.
+"""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable
+from typing import Annotated, NoReturn, ParamSpec
+
+import typer
+
+from parallelize import __version__
+from parallelize.cli.output import notes_shown, stdout_alone
+
+P = ParamSpec("P")
+BUG = 4
+
+app = typer.Typer(
+    name="parallelize",
+    help="Turn the depth of neural networks into width, with the cost in accuracy measured.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+class Settings:
+    """Options that hold for every command."""
+
+    debug = False
+
+
+def _fail(error: Exception, hint: str, code: int) -> NoReturn:
+    if Settings.debug:
+        traceback.print_exception(error)
+    typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+    typer.secho(f"hint:  {hint}", err=True)
+    raise typer.Exit(code)
+
+
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """One sentence and one hint for what the user can mend; exit code 4 for what is a bug."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        from paraformer.errors import ParaFormerError
+        from passes.errors import ParallelizeError
+
+        try:
+            with stdout_alone(), notes_shown():
+                command(*args, **kwargs)
+        except ParallelizeError as error:
+            _fail(error, error.hint, error.exit_code)
+        except ParaFormerError as error:
+            _fail(error, error.hint, ParallelizeError.exit_code)
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001  (the one place where a bug is reported)
+            text = f"{type(error).__name__}: {error}"
+            _fail(
+                error if Settings.debug else RuntimeError(text),
+                "This is a bug in parallelize; run again with --debug and report what it prints.",
+                BUG,
+            )
+
+    return wrapped
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"parallelize {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version  # its callback has ended the run where it is set
+    Settings.debug = debug or Settings.debug

@@ -1,0 +1,216 @@
+"""The command line. Heavy modules are imported inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from parallelize.cli import engines as cli_engines
+from parallelize.cli import measuring as cli_measuring
+from parallelize.cli import rewriting as cli_rewriting
+from parallelize.cli.app import Settings, app, reports_errors
+from parallelize.cli.options import (
+    AllowPickle,
+    Inputs,
+    InputShapes,
+    Inspected,
+    Mode,
+    Model,
+    Weights,
+    WeightsKey,
+)
+from parallelize.cli.output import console, descriptor_alone, echo, print_notes
+from parallelize.files.plan import read_plan
+
+# The commands of other files are registered first.
+__all__ = ["app", "cli_engines", "cli_measuring", "cli_rewriting", "main"]
+
+
+@app.command()
+@reports_errors
+def inspect(
+    model: Inspected,
+    inputs: Inputs = None,
+    weights: Weights = None,
+    weights_key: WeightsKey = None,
+    input_shapes: InputShapes = None,
+    allow_pickle: AllowPickle = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """List a model's residual stacks and what was refused and why; an ONNX file's operators; an engine's layers."""
+    suffix = Path(model).suffix.lower()
+    if suffix in (".onnx", ".engine"):
+        _require_no_capture(Path(model), {"--inputs": inputs, "--weights": weights, "--input": input_shapes})
+        _inspect_file(Path(model), suffix, json_output=json_output)
+        return
+    from parallelize.inspecting.network import as_dict, print_tables
+    from parallelize.models.clean import clean
+
+    raw, notes = _load(model, inputs, weights, weights_key, input_shapes, allow_pickle=allow_pickle)
+    program, _ = clean(raw)
+    if json_output:
+        _echo_json({**as_dict(program), "notes": notes})
+        return
+    print_tables(program, console())
+    print_notes(notes, console())
+
+
+def _require_no_capture(path: Path, options: Mapping[str, object]) -> None:
+    from passes.errors import ParallelizeError
+
+    for option, given in options.items():
+        if given:
+            raise ParallelizeError(
+                f"{option} is for a model that is captured, and {path} is read as it is.", f"Leave {option} out."
+            )
+
+
+def _inspect_file(path: Path, suffix: str, *, json_output: bool) -> None:
+    """Print an ONNX file, or an engine by its sidecar: no GPU is needed."""
+    from parallelize.backends.tensorrt.sidecar import read_sidecar
+    from parallelize.export.onnx_file import read_onnx
+    from parallelize.inspecting.engine import engine_as_dict, onnx_as_dict, print_engine, print_onnx
+
+    if suffix == ".onnx":
+        model = read_onnx(path)
+        _echo_json(onnx_as_dict(model)) if json_output else print_onnx(model, console())
+        return
+    sidecar = read_sidecar(path)
+    _echo_json(engine_as_dict(sidecar)) if json_output else print_engine(sidecar, path, console())
+
+
+def _echo_json(value: Any) -> None:
+    import json
+
+    echo(json.dumps(value, indent=1))
+
+
+@app.command()
+@reports_errors
+def draw(
+    model: Model,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File: .svg, .dot, .graphml or .json.", metavar="FILE")
+    ],
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Draw this plan; without it the serial model.", metavar="FILE", show_default=False),
+    ] = None,
+    inputs: Inputs = None,
+    weights: Weights = None,
+    weights_key: WeightsKey = None,
+    input_shapes: InputShapes = None,
+    allow_pickle: AllowPickle = False,
+    expand: Annotated[bool, typer.Option("--expand", help="Draw every block, repeated ones too.")] = False,
+) -> None:
+    """Draw a model's schedule as a networkx diagram, level by level, with the critical path marked."""
+    from parallelize.inspecting.diagrams import check_suffix, schedule_graph
+    from parallelize.inspecting.diagrams import draw as write
+    from parallelize.models.clean import clean
+    from passes.apply_plan import check_fits
+    from passes.plan import Plan, serial
+    from passes.stacks import find_stacks
+
+    check_suffix(output)
+    raw, notes = _load(model, inputs, weights, weights_key, input_shapes, allow_pickle=allow_pickle)
+    program, _ = clean(raw)
+    stacks = find_stacks(program.module).stacks
+    chosen = Plan(tuple(serial(len(s.terms)) for s in stacks)) if plan is None else read_plan(plan)
+    check_fits(stacks, chosen)
+    write(schedule_graph(stacks, chosen, Path(model).name, collapse=not expand), output)
+    print_notes(notes, console())
+    echo(f"Written to {output}")
+
+
+@app.command()
+@reports_errors
+def passes(name: Annotated[str | None, typer.Argument(help="Show one pass.", show_default=False)] = None) -> None:
+    """List the graph passes: what each does, whether it is exact, its parameters."""
+    from parallelize.inspecting.network import print_passes
+
+    print_passes(name, console())
+
+
+@app.command()
+@reports_errors
+def train(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.", metavar="FILE.pt")],
+    data: Annotated[Path, typer.Option(help="Folder of the Fashion-MNIST IDX files.", metavar="DIR")] = Path(
+        "/usr/share/datasets/fashion-mnist"
+    ),
+    mode: Annotated[Mode, typer.Option(help="Serial, or branches that all read the embedding.")] = Mode.serial,
+    branches: Annotated[int, typer.Option(help="Branches of a para-former.", min=1)] = 1,
+    depth: Annotated[int, typer.Option(help="Blocks in all.", min=1)] = 12,
+    width: Annotated[int, typer.Option(help="Features of the state.", min=1)] = 64,
+    heads: Annotated[int, typer.Option(help="Attention heads.", min=1)] = 4,
+    hidden: Annotated[int | None, typer.Option(help="Hidden features of an MLP (default: 4 x width).", min=1)] = None,
+    patch_size: Annotated[int, typer.Option(help="Pixels of a patch's side.", min=1)] = 4,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 18,
+    batch_size: Annotated[int, typer.Option(help="Images in a step.", min=1)] = 128,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.", min=0.0)] = 2e-3,
+    seed: Annotated[int, typer.Option(help="Seeds weights, order and augmentation.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Train and test on the first N images only.", min=1, show_default=False)
+    ] = None,
+) -> None:
+    """Train a Para-Former or its serial twin on Fashion-MNIST; run again to go on with a stopped training."""
+    from parallelize.cli.training import train_model
+    from parallelize.terminal.progress import reporting
+
+    sizes = {
+        "depth": depth,
+        "width": width,
+        "heads": heads,
+        "hidden": hidden or 4 * width,
+        "patch_size": patch_size,
+        "mode": mode.value,
+        "branches": branches,
+    }
+    schedule = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    with reporting() as report:
+        top1 = train_model(output, data, sizes, schedule, limit, report)
+    echo(f"Written to {output}: top-1 {top1:.2%} on the test images")
+
+
+def _load(
+    model: str,
+    inputs: Path | None,
+    weights: Path | None,
+    weights_key: str | None,
+    shapes: list[str] | None,
+    *,
+    allow_pickle: bool,
+) -> Any:
+    from parallelize.data import parse_inputs
+    from parallelize.models.prepare import Source, looked_at
+
+    source = Source(
+        model,
+        inputs,
+        weights=weights,
+        weights_key=weights_key,
+        input_specs=parse_inputs(shapes),
+        allow_pickle=allow_pickle,
+    )
+    return looked_at(source)
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Let clean-up run when the process is asked to end."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+def main() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, _terminated)
+    if "--debug" in sys.argv:  # accepted behind the command as well
+        sys.argv.remove("--debug")
+        Settings.debug = True
+    with descriptor_alone():
+        app()

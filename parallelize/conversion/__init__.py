@@ -1,0 +1,1 @@
+"""`parallelize convert`: a schedule is chosen, written with its evidence, measured and reported."""

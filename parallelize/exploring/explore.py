@@ -1,0 +1,258 @@
+"""`parallelize plan`: the frontier of schedules of one model, measured, and a directory to choose from.
+
+    frontier.json    every schedule that was measured, with its error, depth, parameters and latency
+    frontier.svg     error against depth and against latency
+    plans/NN.json    one plan for each schedule of the frontier, for `parallelize convert --plan`
+    heatmap.svg      what each term needs of the earlier ones, where it was asked for
+
+Errors are of samples that did not fit the refits. They chose the plans, so `convert` judges the one that is taken on
+samples that did neither.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+from torch import fx
+
+from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.baselines.deletion import deletion_plan
+from parallelize.exploring import heat_map, sensitivity
+from parallelize.exploring.frontier import Point, by_depth, frontier
+from parallelize.exploring.frontier_plot import plot
+from parallelize.export.onnx import write_onnx
+from parallelize.files.whole_directory import output_directory, refuse_foreign
+from parallelize.machine.latency import in_turn
+from parallelize.machine.measured_on import machine
+from parallelize.metrics import Metric
+from parallelize.metrics.choice import choose_metric
+from parallelize.models.prepare import Prepared, Source, prepare
+from parallelize.planning.planner import Candidate, Planner, PlannerOptions
+from parallelize.terminal.progress import Report
+from parallelize.terminal.words import counted
+from passes.errors import ParallelizeError
+from passes.fuse_width import FuseWidth
+from passes.infra import run_passes
+from passes.measures import parameter_count
+from passes.plan import Plan, serial
+
+FORMAT = "parallelize-frontier/1"
+MOST_DEPTHS = 10  # that are measured where none are named
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What to look for.
+
+    Attributes:
+        metric: what is minimised, as for a conversion.
+        depths: depths in blocks to measure; None spreads them over all that there are.
+        planner: how to search.
+        latency: whether to time the schedules on ONNX Runtime at batch 1.
+        heatmap: whether to measure and draw the sensitivity.
+        threads: of ONNX Runtime.
+        rounds: how often each network is timed.
+    """
+
+    metric: Metric | str | None = None
+    depths: tuple[int, ...] | None = None
+    planner: PlannerOptions = field(default_factory=PlannerOptions)
+    latency: bool = True
+    heatmap: bool = False
+    threads: int = 1
+    rounds: int = 200
+
+
+def explore(
+    source: Source,
+    output: Path,
+    options: PlanOptions | None = None,
+    *,
+    force: bool = False,
+    report: Report = lambda _what, _share: None,
+) -> dict[str, Any]:
+    """Measure a model's frontier and write it to a directory.
+
+    Args:
+        source: the model and its data.
+        output: directory to make.
+        options: what to look for.
+        force: replace an existing directory that an earlier call made.
+        report: told what is being done.
+
+    Returns:
+        The content of frontier.json.
+
+    Raises:
+        ParallelizeError: with one sentence and a hint; `output` is then as it was before.
+    """
+    options = options or PlanOptions()
+    refuse_foreign(output, "frontier.json", "a search for plans")
+    with output_directory(output, force=force) as directory:
+        prepared = prepare(source, options.planner.seed, report)
+        if prepared.random:
+            raise ParallelizeError("A plan is chosen on data.", "Give calibration samples with --inputs.")
+        metric = choose_metric(options.metric, prepared.program, prepared.data.judge)
+        if options.latency:  # what has no ONNX form has none after a search either
+            report("writing the serial network as ONNX", None)
+            write_onnx(prepared.program, directory / "serial.onnx")
+            for written in directory.glob("serial.onnx*"):
+                written.unlink()
+        if options.heatmap:
+            report("measuring what terms need of each other", None)
+            found = sensitivity.measure(prepared.program.module, prepared.data.fit)
+            heat_map.draw(found, directory / "heatmap.svg")
+        points = _timed(_measure(prepared, metric, options, report), prepared, options, report)
+        content = _content(prepared, metric, points, options)
+        (directory / "frontier.json").write_text(json.dumps(content, indent=1) + "\n")
+        plot([point for point, _ in points], str(metric), directory / "frontier.svg")
+        (directory / "plans").mkdir()
+        for number, (point, _) in enumerate(points):
+            (directory / "plans" / f"{number:02}.json").write_text(point.plan.to_json())
+    return content
+
+
+Networks = list[tuple[Point, fx.GraphModule]]
+
+
+def _measure(prepared: Prepared, metric: Metric, options: PlanOptions, report: Report) -> Networks:
+    """The serial network, and for each depth the best rewrite and the best deletion, fused."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        report(f"{what}{best}", done / total if total > 1 else None)
+
+    best = ""
+    data, module = prepared.data, prepared.program.module
+    planner = Planner(module, data.fit, data.held_out, metric, options.planner, progress)
+    found: Networks = [(_serial_point(prepared, planner), module)]
+    for depth in _depths(planner, options.depths):
+        candidate = planner.measure(depth)
+        found.append(_network("rewrite", candidate, metric))
+        report(f"deleting blocks down to {depth}", None)
+        found.append(_network("deletion", _deletion(candidate.plan, prepared, planner), metric))
+        least = min(found[1:], key=lambda pair: (pair[0].error, pair[0].depth))[0]
+        best = f" (best so far: {least.depth} deep, {metric} {least.error:.3g})"
+    return found
+
+
+def _depths(planner: Planner, wanted: Sequence[int] | None) -> list[int]:
+    """The depths to measure, deepest first.
+
+    Raises:
+        ParallelizeError: no schedule is of a depth that was named.
+    """
+    there = sorted((depth for depth in planner.partitions() if depth < planner.blocks), reverse=True)
+    if wanted is None:
+        step = max(1, -(-len(there) // MOST_DEPTHS))
+        return sorted({*there[::step], *there[-1:]}, reverse=True)
+    missing = sorted(set(wanted) - set(there))
+    if missing:
+        raise ParallelizeError(
+            f"No rewrite is {counted(missing[0], 'block')} deep.",
+            f"Depths are {', '.join(map(str, reversed(there))) or 'none'}.",
+        )
+    return sorted(set(wanted), reverse=True)
+
+
+def _serial_point(prepared: Prepared, planner: Planner) -> Point:
+    plan = Plan(tuple(serial(len(stack.terms)) for stack in prepared.stacks.stacks), planner.options.seed)
+    parameters = parameter_count(prepared.program.module)
+    return Point("serial", plan, planner.blocks, parameters, planner.judge.serial.error(planner.metric), (0.0, 0.0))
+
+
+def _network(kind: str, measured: Candidate, metric: Metric) -> tuple[Point, fx.GraphModule]:
+    fused, _ = run_passes(measured.refitted.module, [FuseWidth()])
+    error, interval = measured.scores.error(metric), measured.scores.interval(metric)
+    return Point(kind, measured.plan, measured.depth, parameter_count(fused), error, interval), fused
+
+
+def _deletion(plan: Plan, prepared: Prepared, planner: Planner) -> Candidate:
+    """The best deletion to the depth of a plan, with the refit that the search allows."""
+    data, module = prepared.data, prepared.program.module
+    chosen = deletion_plan(module, plan.with_refit(planner.options.refit), data.fit, data.held_out, planner.metric)
+    return planner.candidate(chosen, planner.graph.blocks(chosen))
+
+
+def _timed(found: Networks, prepared: Prepared, options: PlanOptions, report: Report) -> Networks:
+    """The networks with their latency, timed in turn, where that was asked for."""
+    if not options.latency:
+        return found
+    single = prepared.data.held_out.batch(1)
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = {}
+        for number, (_, module) in enumerate(found):
+            report("writing ONNX to time", number / len(found))
+            path = Path(folder) / f"{number}.onnx"
+            write_onnx(replace(prepared.program, module=module), path)
+            sessions[str(number)] = OnnxRuntime(path, options.threads).bound(single)
+            path.unlink()
+        report("timing", None)
+        latencies = in_turn(sessions, options.rounds)
+    return [
+        (replace(point, latency=latencies[str(number)].median), module) for number, (point, module) in enumerate(found)
+    ]
+
+
+def _content(prepared: Prepared, metric: Metric, points: Networks, options: PlanOptions) -> dict[str, Any]:
+    every = [point for point, _ in points]
+    unbeaten, best = set(frontier(every)), set(by_depth(every[1:]))
+    return {
+        "format": FORMAT,
+        "model": prepared.program.origin,
+        "measured_on": machine(options.threads),
+        "metric": {"name": str(metric), "meaning": metric.meaning},
+        "data": {"fit": len(prepared.data.fit), "held_out": len(prepared.data.held_out)},
+        "points": [
+            {
+                "plan_file": f"plans/{number:02}.json",
+                **point.as_dict(),
+                "on_frontier": point in unbeaten,
+                "best_of_its_depth": point in best,
+            }
+            for number, point in enumerate(every)
+        ],
+    }
+
+
+def table(content: Mapping[str, Any]) -> Table:
+    """Every measured schedule as a row; a star marks those that no other one beats."""
+    metric, points = content["metric"]["name"], content["points"]
+    timed = points[0]["latency_ms"] is not None
+    result = Table(
+        title=Text(f"{content['model']}: {content['data']['held_out']} held-out samples", "table.title"),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=0,
+        caption=f"*: no other schedule is as good in error, parameters and {'latency' if timed else 'depth'}. 95 %:"
+        " bootstrap interval.",
+        caption_justify="left",
+    )
+    for heading in ("plan", "network"):
+        result.add_column(heading, no_wrap=True)
+    headings = ["blocks\ndeep", "para-\nmeters", metric, "95 %", *(["median\nms", "speed\nup"] if timed else [])]
+    for heading in headings:
+        result.add_column(Text(heading), justify="right", no_wrap=True)
+    for point in points:
+        result.add_row(*_row(point, points[0]["latency_ms"]))
+    return result
+
+
+def _row(point: Mapping[str, Any], serial_ms: float | None) -> Iterator[str]:
+    low, high = point["error_interval"]
+    yield point["plan_file"]
+    yield point["kind"] + (" *" if point["on_frontier"] else "")
+    yield str(point["depth_blocks"])
+    yield f"{point['parameters']:,}"
+    yield f"{point['error']:.4f}"
+    yield f"{low:.4f}..{high:.4f}"
+    if serial_ms is not None:
+        yield f"{point['latency_ms']:.2f}"
+        yield f"{serial_ms / point['latency_ms']:.2f}x"

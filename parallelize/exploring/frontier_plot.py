@@ -1,0 +1,41 @@
+"""A picture of the frontier: error against depth, and against latency where that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parallelize.exploring.frontier import Point
+from parallelize.inspecting.svg_figure import svg_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_STYLE = {"rewrite": ("#0072b2", "o"), "deletion": ("#d55e00", "x"), "serial": ("#222222", "s")}
+
+
+def plot(points: Sequence[Point], metric: str, path: Path) -> None:
+    """Write an .svg of measured schedules."""
+    timed = all(point.latency is not None for point in points)
+    with svg_figure(path, 8.0 if timed else 4.2, 3.2) as figure:
+        count = 2 if timed else 1
+        axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
+        _draw(axes[0], points, [point.depth for point in points], "blocks deep", metric)
+        if timed:
+            _draw(axes[1], points, [point.latency for point in points], "ms, batch 1", metric)
+
+
+def _draw(axes: Axes, points: Sequence[Point], positions: Sequence[Any], label: str, metric: str) -> None:
+    for kind, (colour, marker) in _STYLE.items():
+        chosen = [(x, point) for x, point in zip(positions, points, strict=True) if point.kind == kind]
+        if not chosen:
+            continue
+        x, y = [x for x, _ in chosen], [point.error for _, point in chosen]
+        below = [point.error - min(point.error, point.interval[0]) for _, point in chosen]
+        above = [max(point.error, point.interval[1]) - point.error for _, point in chosen]
+        axes.errorbar(x, y, [below, above], color=colour, marker=marker, linestyle="none", capsize=2, label=kind)
+    axes.set_xlabel(label)
+    axes.set_ylabel(metric)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()

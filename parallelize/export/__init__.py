@@ -1,0 +1,1 @@
+"""Programs as ONNX files, in the precision that they shall run in."""

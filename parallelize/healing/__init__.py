@@ -1,0 +1,1 @@
+"""Training a rewritten network on what its serial twin computes."""

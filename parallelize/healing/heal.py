@@ -1,0 +1,329 @@
+"""Healing: the rewritten model learns from the unrewritten one, its teacher, by gradient steps and without labels.
+
+    loss = KL(teacher || student) + w * mean over states |h - t|^2 / |t|^2        (distillation.py)
+
+The states are those after levels up to which the same terms have run in both. AdamW with a clipped gradient; the
+learning rate goes through one cycle over the share of the run that is used up, of its steps or of its time, whichever
+is larger, and is cut where it proves too high (pace.py). The weights that are kept are those with the smallest error of
+the outputs on held-out samples, which are never trained on; where none is better than the start, the start is kept.
+
+The order of the samples depends on (seed, epoch) alone, so that a run that was stopped goes on from its state file and
+ends in the weights of one that was not; with a time limit they are as good, but not the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from parallelize.data import Samples
+from parallelize.data.fingerprint import run_identity
+from parallelize.healing.loss import Quotient
+from parallelize.healing.options import HealOptions
+from parallelize.healing.pace import Pace
+from parallelize.healing.pair import Pair, choose_device, pair
+from parallelize.healing.resume import read_state, write_state
+from parallelize.healing.weights import merged, trainable
+from parallelize.refitting.refit import Refitted
+from parallelize.terminal.progress import Report
+from passes.channels import channel_axis
+from passes.errors import ParallelizeError
+from passes.plan import Plan
+from passes.stacks import Stack, find_stacks
+
+BETAS = (0.9, 0.99)
+KEEP_EVERY = 30.0  # seconds between two state files
+
+Ending = Literal["finished", "time limit", "no progress", "diverged"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """After `step` steps: the mean loss since the evaluation before, and the error on held-out samples."""
+
+    step: int
+    loss: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Healed:
+    """A healed graph.
+
+    Attributes:
+        module: the refitted graph with its best weights, its branches side by side.
+        before: error on held-out samples at the start: KL in nats for logits, else relative L2.
+        after: the same with the best weights.
+        best_step: the step that the weights are of; 0 where none was better than the start, which is then kept.
+        steps: steps in all.
+        seconds: what they took, evaluations included.
+        trained: numbers that were trained.
+        learning_rate: its peak, as it was in the end.
+        device: where.
+        ending: why the run ended.
+        history: all evaluations.
+    """
+
+    module: fx.GraphModule
+    before: float
+    after: float
+    best_step: int
+    steps: int
+    seconds: float
+    trained: int
+    learning_rate: float
+    device: str
+    ending: Ending
+    history: tuple[Evaluation, ...]
+
+    @property
+    def helped(self) -> bool:
+        """Whether any weights were better than those of the start."""
+        return self.best_step > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the graph, as plain values."""
+        names = ("before", "after", "best_step", "steps", "seconds", "trained", "learning_rate", "device", "ending")
+        return {name: getattr(self, name) for name in names} | {"history": [asdict(e) for e in self.history]}
+
+
+def heal(
+    refitted: Refitted,
+    teacher: fx.GraphModule,
+    plan: Plan,
+    fit: Samples,
+    held_out: Samples,
+    options: HealOptions,
+    *,
+    logits: bool = True,
+    state_file: Path | None = None,
+    report: Report = lambda _what, _share: None,
+) -> Healed:
+    """Heal a rewritten graph.
+
+    Args:
+        refitted: the rewrite; it is not changed.
+        teacher: the captured graph; it is not changed.
+        plan: what the graph was rewritten by.
+        fit: samples to train on.
+        held_out: samples that choose the weights.
+        options: see HealOptions.
+        logits: compare outputs by KL; by their relative L2 error otherwise.
+        state_file: where the run keeps its state, and goes on from; the caller removes it. None keeps no state.
+        report: told step, loss and the best error so far, and the share of the run that is done.
+
+    Raises:
+        ParallelizeError: nothing to train, no samples, outputs that are no logits, or the state file of another run.
+        EnvironmentLackError: no such GPU, or the state file cannot be written.
+    """
+    if not len(fit) or not len(held_out):
+        raise ParallelizeError(
+            "Healing needs samples to train on and samples to choose on.", "Give more with --inputs."
+        )
+    device, stacks = choose_device(options.device), find_stacks(teacher).stacks
+    weights = trainable(refitted.module, stacks, plan, [ours for ours, _ in refitted.ends], options, device)
+    both = pair(teacher, refitted, weights, fit, device, logits=logits)
+    run = ""
+    if state_file is not None:
+        run = run_identity(teacher, (fit, held_out), json.dumps([plan.to_json(), asdict(options), logits]))
+    rate = options.rate(max(channels(stack) for stack in stacks))
+    healing = Healing(both, fit, held_out, options, rate)
+    ending = healing.run(state_file, run, report)
+    healing.restore_best()
+    return Healed(
+        merged(refitted.module, weights) if healing.best_step else refitted.module,
+        healing.before,
+        healing.best_error,
+        healing.best_step,
+        healing.step,
+        healing.seconds,
+        sum(leaf.numel() for leaf in healing.leaves),
+        healing.pace.peak,
+        str(device),
+        ending,
+        tuple(healing.history),
+    )
+
+
+def channels(stack: Stack) -> int:
+    """Channels of the state."""
+    return int(stack.entry.meta["val"].shape[channel_axis(stack)])
+
+
+class Healing:
+    """One run: the trained weights, the optimizer, and the best weights so far."""
+
+    def __init__(self, both: Pair, fit: Samples, held_out: Samples, options: HealOptions, rate: float) -> None:
+        self.pair, self.fit, self.held_out, self.options, self.pace = both, fit, held_out, options, Pace(rate)
+        leaves = {leaf: max(len(node.meta["val"].shape) for node in w.nodes) for w in both.weights for leaf in w.leaves}
+        self.leaves: list[nn.Parameter] = list(leaves)
+        groups = [
+            {"params": [leaf for leaf in leaves if leaves[leaf] > 1], "weight_decay": options.weight_decay},
+            {"params": [leaf for leaf in leaves if leaves[leaf] <= 1], "weight_decay": 0.0},
+        ]
+        self.groups = [group for group in groups if group["params"]]
+        self.optimizer = self._fresh_optimizer()
+        self.total = options.total_steps(len(fit))
+        self.step, self.seconds = 0, 0.0
+        self.before, self.best_error, self.best_step = math.inf, math.inf, 0
+        self.best: list[Tensor] = []
+        self.history: list[Evaluation] = []
+
+    def _fresh_optimizer(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW([dict(group) for group in self.groups], self.pace.peak, betas=BETAS)
+
+    @property
+    def share(self) -> float:
+        """The share of the run that is used up, of its steps or of its time."""
+        steps = 0.0 if self.total is None else self.step / self.total
+        limit = self.options.time_limit
+        return max(steps, 0.0 if limit is None else self.seconds / limit)
+
+    def run(self, state_file: Path | None, run: str, report: Report) -> Ending:
+        """Train to the end, from the start or from the state file."""
+        state = None if state_file is None else read_state(state_file, run)
+        if state is None:
+            self.before = self.best_error = self._error()
+            self.best = [leaf.detach().clone() for leaf in self.leaves]
+        else:
+            self._load(state)
+        kept = time.monotonic()
+        ending = self._ending()
+        while ending is None:
+            ending = self._steps(report) or self._ending()
+            if state_file is not None and (ending is not None or time.monotonic() - kept >= KEEP_EVERY):
+                write_state(state_file, run, self._state())
+                kept = time.monotonic()
+        return ending
+
+    def restore_best(self) -> None:
+        """Put the best weights into the student."""
+        with torch.no_grad():
+            for leaf, value in zip(self.leaves, self.best, strict=True):
+                leaf.copy_(value)
+
+    def _ending(self) -> Ending | None:
+        if self.total is not None and self.step >= self.total:
+            return "finished"
+        if self.share >= 1:
+            return "time limit"
+        since = [evaluation for evaluation in self.history if evaluation.step > self.best_step]
+        return "no progress" if len(since) >= self.options.patience else None
+
+    def _steps(self, report: Report) -> Ending | None:
+        """Steps up to the next evaluation, and that."""
+        begin, before = time.monotonic(), self.seconds
+        said = f"healing: {self._told()}"
+        losses = []
+        for samples in self._steps_samples():
+            loss = self._advance(samples)
+            if not math.isfinite(loss):
+                self.seconds = before + time.monotonic() - begin
+                return "diverged"
+            losses.append(loss)
+            if self.pace.is_too_fast(loss, self.share):
+                self._restart()
+            self.seconds = before + time.monotonic() - begin
+            report(said, min(self.share, 1.0))
+            if self.share >= 1:
+                break
+        error = self._error()
+        self.seconds = before + time.monotonic() - begin
+        self.history.append(Evaluation(self.step, sum(losses) / len(losses), error))
+        if error < self.best_error:
+            self.best_error, self.best_step = error, self.step
+            self.best = [leaf.detach().clone() for leaf in self.leaves]
+        elif self.pace.is_far_off(error, self.best_error, self.share):
+            self._restart()
+        report(f"healing: {self._told()}", min(self.share, 1.0))
+        return None
+
+    def _restart(self) -> None:
+        """Go on from the best weights, with nothing that the optimizer has gathered since."""
+        self.restore_best()
+        self.optimizer = self._fresh_optimizer()
+
+    def _told(self) -> str:
+        """Where the run is, in words."""
+        of = "" if self.total is None else f" of {self.total}"
+        loss = f", loss {self.history[-1].loss:.4f}" if self.history else ""
+        return f"step {self.step}{of}{loss}, held-out error {self.best_error:.4f} at best, {self.before:.4f} at first"
+
+    def _steps_samples(self) -> Iterator[Samples]:
+        """The samples of the steps up to the next evaluation."""
+        per_epoch, size = self.options.steps_per_epoch(len(self.fit)), self.options.batch_size
+        last = self.step + self.options.evaluate_every - self.step % self.options.evaluate_every
+        for step in range(self.step, last if self.total is None else min(last, self.total)):
+            epoch, place = divmod(step, per_epoch)
+            if place == 0 or step == self.step:
+                generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + epoch)
+                order = torch.randperm(len(self.fit), generator=generator)
+            yield self.fit.take(order[place * size : (place + 1) * size])
+
+    def _batches(self, samples: Samples) -> Iterator[tuple[tuple[Tensor, ...], int]]:
+        """Batches as the program takes them, on the device, each with how many of its samples count."""
+        size = self.options.batch_size
+        for arrays, count in zip(samples.batches(size), samples.counts(size), strict=True):
+            yield tuple(array.to(self.pair.device) for array in arrays), count
+
+    def _advance(self, samples: Samples) -> float:
+        """One step; returns the loss, or infinity where loss or gradient is not finite and nothing was changed.
+
+        Where the program takes fewer samples at a time than a step has, their gradients add up.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.pace.rate(self.share)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for inputs, count in self._batches(samples):
+            taught = self.pair.taught(inputs)
+            loss = self.pair.distance.loss(inputs, self.pair.answered(inputs), taught, self.options.hidden_weight)
+            share = loss * (count / len(samples)) if count < len(samples) else loss
+            share.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            total += share.item()
+        norm = nn.utils.clip_grad_norm_(self.leaves, self.options.clip)
+        if not bool(norm.isfinite()):
+            return math.inf
+        self.optimizer.step()
+        self.step += 1
+        return total
+
+    @torch.no_grad()
+    def _error(self) -> float:
+        """The error of the outputs on the held-out samples."""
+        total: Quotient | None = None
+        for inputs, count in self._batches(self.held_out):
+            values = (self.pair.answered(inputs), self.pair.taught(inputs), inputs)
+            ours, theirs, read = ([self.held_out.cut(v, count) for v in each] for each in values)
+            part = self.pair.distance.output_error(read, ours, theirs)
+            total = part if total is None else total + part
+        assert total is not None
+        error = self.pair.distance.error(total)
+        return error if math.isfinite(error) else math.inf
+
+    def _state(self) -> dict[str, Any]:
+        names = ("step", "seconds", "before", "best_error", "best_step", "best")
+        return {name: getattr(self, name) for name in names} | {
+            "weights": [leaf.detach() for leaf in self.leaves],
+            "optimizer": self.optimizer.state_dict(),
+            "pace": asdict(self.pace),
+            "history": [asdict(evaluation) for evaluation in self.history],
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        for name in ("step", "seconds", "before", "best_error", "best_step", "best"):
+            setattr(self, name, state[name])
+        with torch.no_grad():
+            for leaf, value in zip(self.leaves, state["weights"], strict=True):
+                leaf.copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.pace = Pace(**state["pace"])
+        self.history = [Evaluation(**evaluation) for evaluation in state["history"]]

@@ -1,0 +1,1 @@
+"""What is in a network, a schedule or an engine, as text and as diagrams."""

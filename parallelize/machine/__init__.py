@@ -1,0 +1,1 @@
+"""The machine: its GPU, its clock, its libraries and their settings."""

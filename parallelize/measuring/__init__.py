@@ -1,0 +1,1 @@
+"""`parallelize bench` and `compare`: networks in any form side by side, their latencies and their outputs."""

@@ -1,0 +1,1 @@
+"""A model in any form becomes a captured, accepted and clean program."""

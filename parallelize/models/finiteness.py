@@ -1,0 +1,152 @@
+"""A teacher must be made of numbers: NaN at a position that counts is told with the parameter or node where it begins.
+
+Cases:
+    1. a parameter that is NaN somewhere is refused before anything runs, by its name;
+    2. an output that is NaN at a real position is refused with the first sample that shows it, and with the stored
+       tensor or the operator in which NaN begins: its inputs are numbers, its result is none.
+
+Infinity in an output is not refused: logits of forbidden classes are -inf. Neither is what is NaN at padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from parallelize.data import Samples
+from parallelize.data.padding import layouts, mask_position, output_nodes, real_parts
+from parallelize.models.blame import blaming
+from parallelize.models.program import Program
+from parallelize.models.states import batch_size
+from passes.dataflow import carries_tensors, described
+from passes.errors import ParallelizeError
+from passes.infra import flat_outputs
+from passes.parameters import is_learned, read_parameter
+
+_DIVERGED = "A training that diverged leaves such numbers: take another checkpoint, or mend this one."
+
+
+def refuse_not_finite(program: Program, samples: Samples, what: str = "sample", most: int = 100) -> None:
+    """Run a program on samples and refuse it where it is NaN.
+
+    Args:
+        program: the captured model.
+        samples: real ones, or random ones.
+        what: what one of them is called in the sentence.
+        most: samples at a time.
+
+    Raises:
+        ParallelizeError: naming the parameter that is NaN, or the sample and the node where NaN begins.
+    """
+    refuse_nan_parameters(program)
+    place, found = mask_position(samples), layouts(program.module, samples)
+    start, most = 0, batch_size(program.module, most)
+    for batch, count in zip(samples.batches(most), samples.counts(most), strict=True):
+        size = samples.fixed or count
+        with blaming(program, samples, start, size, what):
+            outputs = flat_outputs(program.module, batch)
+        refuse_nan_outputs(program, batch, outputs, real_parts(found, outputs, batch, place), start, size, what)
+        start += count
+
+
+def refuse_nan_parameters(program: Program) -> None:
+    """Case 1 of the module's docstring.
+
+    Raises:
+        ParallelizeError: naming the parameter.
+    """
+    for node in program.module.graph.find_nodes(op="get_attr"):
+        if not node.users or not carries_tensors(node) or not is_learned(program.module, node):
+            continue
+        value = read_parameter(program.module, node)
+        if value.isnan().any():
+            raise ParallelizeError(
+                f"The parameter {node.target} of {program.origin} is NaN in {_share(value.isnan())}.", _DIVERGED
+            )
+
+
+def refuse_nan_outputs(
+    program: Program,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    real: Sequence[Tensor | None],
+    start: int = 0,
+    size: int = 1,
+    what: str = "sample",
+) -> None:
+    """Case 2 of the module's docstring, for one batch that has run.
+
+    Args:
+        program: the captured model.
+        inputs: the batch.
+        outputs: what the program's graph made of it.
+        real: for each output where it is real, as `parallelize.padding.real_parts` gives it.
+        start: how many samples came before the batch.
+        size: how many samples it has.
+        what: what a sample is called in the sentence.
+
+    Raises:
+        ParallelizeError: naming the output, the sample, and the node or the stored tensor where NaN begins.
+    """
+    for place, (value, mask) in enumerate(zip(outputs, real, strict=True)):
+        bad = value.isnan() if mask is None else value.isnan() & mask
+        if bad.any():
+            name = program.outputs[place].name if place < len(program.outputs) else str(place)
+            rows = bad.reshape(len(bad), -1).any(1) if bad.ndim else bad.reshape(1)
+            number = int(rows.int().argmax()) * size // max(len(rows), 1)
+            begins = _beginning(program.module, output_nodes(program.module)[place], inputs)
+            raise ParallelizeError(
+                f"The output {name!r} of {program.origin} is NaN in {what} {start + number}: {begins}.",
+                "Mend the model or leave out such samples; where they are padding or see nothing, name the mask of"
+                " padding with --mask.",
+            )
+
+
+def _beginning(module: fx.GraphModule, output: fx.Node, inputs: Sequence[Tensor]) -> str:
+    """Where the NaN of an output begins, as the end of a sentence."""
+    watch = _Watch(module, _ancestors(output))
+    with torch.no_grad():
+        watch.run(*inputs, enable_io_processing=False)
+    node = watch.first or output
+    if node.op == "get_attr":
+        return f"its stored tensor {node.target} is NaN in {_share(read_parameter(module, node).isnan())}"
+    infinite = [source.name for source in node.all_input_nodes if source in watch.infinite]
+    return f"it begins at {described(node)}" + (f", which reads infinity from {infinite[0]}" if infinite else "")
+
+
+class _Watch(fx.Interpreter):
+    """Runs a graph and notes the first of some nodes whose value is NaN, and all that are infinite before it."""
+
+    def __init__(self, module: fx.GraphModule, nodes: set[fx.Node]) -> None:
+        super().__init__(module)
+        self.nodes = nodes
+        self.first: fx.Node | None = None
+        self.infinite: set[fx.Node] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if self.first is None and n in self.nodes:
+            tensors = [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+            if any(tensor.isnan().any() for tensor in tensors):
+                self.first = n
+            elif any(tensor.isinf().any() for tensor in tensors):
+                self.infinite.add(n)
+        return value
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    found, pending = {node}, [node]
+    while pending:
+        for source in pending.pop().all_input_nodes:
+            if source not in found:
+                found.add(source)
+                pending.append(source)
+    return found
+
+
+def _share(bad: Tensor) -> str:
+    return f"{int(bad.sum())} of its {bad.numel()} numbers"

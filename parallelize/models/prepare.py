@@ -1,0 +1,188 @@
+"""What every command that rewrites begins with: the model is captured and cleaned, its data loaded and split.
+
+capture -> load data -> accept -> refuse NaN -> clean -> find stacks -> split
+
+Stacks are found in the cleaned graph alone, as `inspect` finds them: clean-up brings to light residual adds that were
+written in other ways.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from parallelize.data import InputSpec, Samples, load_samples, read_headers
+from parallelize.data.split import Split, split
+from parallelize.models.acceptance import accept, accepted_at_random, random_data
+from parallelize.models.capture import capture
+from parallelize.models.clean import clean
+from parallelize.models.finiteness import refuse_not_finite
+from parallelize.models.program import Program
+from parallelize.models.sources import LoadOptions, load_program
+from parallelize.models.widening import widened
+from parallelize.terminal.progress import Report
+from passes.cast_precision import Precision as CastPrecision
+from passes.errors import ParallelizeError
+from passes.fuse_width import FuseWidth
+from passes.infra import PassRecord, clone
+from passes.stacks import Refusal, Stacks, find_stacks
+
+RANDOM_SAMPLES = 64
+PROBE = 4  # samples that exact passes are checked on
+
+Model = str | os.PathLike[str] | nn.Module | Program
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and its data as a user names them.
+
+    Attributes:
+        model: a reference as on the command line, a captured program, or a module in eval mode with `example`.
+        inputs: .npz of calibration samples, one array for each input of the model, first axis samples.
+        test_inputs: .npz to judge on; without it a fifth of `inputs` is kept apart for that.
+        labels: name of the array of class labels in the .npz that judges.
+        mask: name of the input that is 0 at padding; `attention_mask` is found by itself.
+        example: example inputs of a module.
+        weights: state dict for a `module:factory` reference.
+        input_specs: shapes of the inputs of a `module:factory` reference.
+        allow_pickle: load a pickled module, which runs code from the file.
+        weights_key: the key under which `weights` holds them, where several would fit.
+    """
+
+    model: Model
+    inputs: str | os.PathLike[str] | None = None
+    test_inputs: str | os.PathLike[str] | None = None
+    labels: str | None = None
+    mask: str | None = None
+    example: tuple[Any, ...] | None = None
+    weights: str | os.PathLike[str] | None = None
+    input_specs: tuple[InputSpec, ...] = ()
+    allow_pickle: bool = False
+    weights_key: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A cleaned program with stacks, and its data.
+
+    Attributes:
+        random: whether the data is random numbers.
+        cleaning: what the clean-up passes did.
+        notes: what a reader of any number should know of model and data.
+        precision: in which the model computes; where that is half, the program is of fp32 all the same.
+    """
+
+    program: Program
+    stacks: Stacks
+    data: Split
+    random: bool
+    cleaning: tuple[PassRecord, ...]
+    notes: tuple[str, ...] = ()
+    precision: CastPrecision = "fp32"
+
+
+def prepare(source: Source, seed: int, report: Report) -> Prepared:
+    """Capture, load, clean and split.
+
+    Args:
+        source: the model and its data.
+        seed: of the split, and of random inputs.
+        report: told what is being done.
+
+    Raises:
+        ParallelizeError: a model without stacks or branches, one that is random, mixes samples or is NaN on its data,
+            data that does not fit it, or too little of it.
+    """
+    report("capturing the model", None)
+    program, precision, widening = widened(captured(source))
+    samples, judge = _load_data(program, source, seed)
+    report("running the model on a few samples", None)
+    what = "random sample" if source.inputs is None else "sample"
+    notes = accept(program, samples, what=what).notes
+    program = replace(program, original=None)
+    refuse_not_finite(program, samples, what)
+    if judge is not None:
+        refuse_not_finite(program, judge, "judging sample")
+    program, cleaning = clean(program, samples.batch(PROBE))
+    stacks = find_stacks(program.module)
+    _require_branches(stacks, program)
+    data = split(samples, judge, seed)
+    return Prepared(program, stacks, data, source.inputs is None, (*widening, *cleaning), notes, precision)
+
+
+def looked_at(source: Source) -> tuple[Program, tuple[str, ...]]:
+    """The captured model for a command that looks at it, not yet cleaned, and what is to be told of it.
+
+    Without data it need not run on random inputs, which may mean nothing to it.
+
+    Raises:
+        ParallelizeError: it cannot be captured, does not run on its data, or is random.
+    """
+    program = captured(source)
+    if source.inputs is not None:
+        samples = load_samples(Path(source.inputs), program.inputs)
+        notes = accept(program, samples, strict=False).notes
+    else:
+        notes = accepted_at_random(program)
+    return replace(program, original=None), notes
+
+
+def captured(source: Source) -> Program:
+    """The captured model, not yet cleaned.
+
+    Raises:
+        ParallelizeError: it cannot be loaded or captured.
+    """
+    model = source.model
+    if isinstance(model, Program):
+        return model
+    if isinstance(model, nn.Module):
+        if source.example is None:
+            raise ParallelizeError("A module needs example inputs to be captured.", "Pass example=(tensor, ...).")
+        return capture(model, source.example, origin=type(model).__name__)
+    samples = None if source.inputs is None else read_headers(Path(source.inputs))
+    weights = None if source.weights is None else Path(source.weights)
+    options = LoadOptions(weights, source.input_specs, source.allow_pickle, source.weights_key)
+    return load_program(os.fspath(model), options, samples)
+
+
+def _require_branches(stacks: Stacks, program: Program) -> None:
+    """Refuse a network in which nothing could run side by side and nothing does."""
+    if stacks.stacks or FuseWidth(dry=True).apply(clone(program.module)).matches:
+        return
+    why = f" ({weightiest(stacks.refused)})" if stacks.refused else ""
+    raise ParallelizeError(
+        f"{program.origin} has no residual stack and no parallel branches{why}.",
+        "Only chains x + f(x) can be parallelized; `parallelize inspect MODEL` lists what was found.",
+    )
+
+
+def weightiest(refused: Sequence[Refusal]) -> str:
+    """The refusal that stands most between a network and a stack: what is said of the most adds, but for names."""
+    alike: dict[str, list[Refusal]] = {}
+    for refusal in refused:
+        alike.setdefault(re.sub(r"\w*[\d_]\w*", "_", refusal.reason), []).append(refusal)
+    first, *others = max(alike.values(), key=len)
+    more = f" and {len(others)} more" if others else ""
+    return f"{first.node}{more}: {first.reason}"
+
+
+def _load_data(program: Program, source: Source, seed: int) -> tuple[Samples, Samples | None]:
+    """Calibration samples, and samples to judge on where they are of their own."""
+    if source.inputs is None:
+        if (source.test_inputs, source.labels, source.mask) != (None, None, None):
+            raise ParallelizeError(
+                "--test-inputs, --labels and --mask need --inputs.", "Give calibration data with --inputs."
+            )
+        return random_data(program, RANDOM_SAMPLES, seed), None
+    if source.test_inputs is None:
+        return load_samples(Path(source.inputs), program.inputs, source.labels, source.mask), None
+    judge = load_samples(Path(source.test_inputs), program.inputs, source.labels, source.mask)
+    return load_samples(Path(source.inputs), program.inputs, None, source.mask), judge

@@ -1,0 +1,56 @@
+"""A kind of model reference: how it is spelled, what it matches, how it loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from parallelize.data import Array, InputSpec
+from parallelize.models.program import Program
+from passes.errors import ParallelizeError
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to load a reference.
+
+    Attributes:
+        weights: state dict for a factory.
+        inputs: shapes of the inputs of a factory.
+        allow_pickle: unpickle objects, which runs code from the file.
+        weights_key: the key under which a checkpoint holds the weights, where several would fit.
+    """
+
+    weights: Path | None = None
+    inputs: tuple[InputSpec, ...] = ()
+    allow_pickle: bool = False
+    weights_key: str | None = None
+
+
+Loader = Callable[[str, LoadOptions, Mapping[str, Array]], Program]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of model reference.
+
+    Attributes:
+        spelling: how a user writes it.
+        matches: whether a reference is of this kind; the first kind that says so loads it.
+        load: gives the program, or raises ParallelizeError.
+    """
+
+    spelling: str
+    matches: Callable[[str], bool]
+    load: Loader
+
+
+def refuse_extras(reference: str, options: LoadOptions, *, inputs: bool) -> None:
+    """Options that a reference which knows better has no use for are an error."""
+    if options.weights is not None:
+        raise ParallelizeError(
+            f"{reference} has weights of its own.", "Leave out --weights, or name a module:factory to load them into."
+        )
+    if inputs and options.inputs:
+        raise ParallelizeError(f"{reference} states the shapes of its inputs.", "Leave out --input.")

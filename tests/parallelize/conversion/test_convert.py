@@ -1,0 +1,381 @@
+"""The main job from Python: what is written, that it can be replayed, and that its numbers are those of the files."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+import parallelize
+import parallelize.conversion.convert
+import parallelize.conversion.scheduling
+from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.conversion.convert import Conversion, ConvertOptions, convert
+from parallelize.conversion.notes import notes
+from parallelize.conversion.report import table
+from parallelize.data import load_samples
+from parallelize.data.split import split
+from parallelize.healing.options import HealOptions
+from parallelize.metrics import Judge, predict, score
+from parallelize.planning.planner import PlannerOptions
+from passes.errors import CheckError, ParallelizeError
+from passes.plan import Plan
+from tests.parallelize.small_models import images, language, pairs, text, vision
+
+OPTIONS = ConvertOptions(depth=2, rounds=1)
+HEALING = HealOptions(steps=40, batch_size=16, evaluate_every=10, learning_rate=3e-3)
+
+
+class SeenError(Exception):
+    """Ends a conversion."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name, count, seed in (("fit", 60, 1), ("test", 30, 2)):
+        samples = images(count, seed, labelled=True)
+        assert samples.labels is not None
+        np.savez(folder / f"{name}.npz", images=samples.arrays["images"].numpy(), labels=samples.labels.numpy())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def conversion(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
+    return convert(
+        vision(),
+        tmp_path_factory.mktemp("out") / "first",
+        inputs=data / "fit.npz",
+        test_inputs=data / "test.npz",
+        labels="labels",
+        options=OPTIONS,
+    )
+
+
+def outputs(path: Path, inputs: Tensor) -> Tensor:
+    with torch.inference_mode():
+        result: Tensor = torch.export.load(path).module()(inputs)
+    return result
+
+
+def test_the_written_model_has_the_scores_of_the_report(conversion: Conversion, data: Path) -> None:
+    judge = load_samples(data / "test.npz", vision().inputs, "labels")
+    pixels = judge.arrays["images"]
+    ours = [outputs(conversion.output / "model.pt2", pixels)]
+    scores = score(ours, predict(vision().module, judge), judge.labels)
+    reported = next(n for n in conversion.report["networks"] if n["name"] == "rewrite, refitted")["scores"]
+    assert reported["kl"] == pytest.approx(scores.kl, rel=1e-3)
+    assert reported["top1"] == pytest.approx(scores.top1)
+    assert reported["samples"] == len(judge)
+
+
+def test_the_search_is_as_it_was_asked_for(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def search(*arguments: Any) -> None:
+        seen.append(arguments[4])
+        raise SeenError
+
+    monkeypatch.setattr(parallelize.conversion.scheduling, "Planner", search)
+    options = replace(OPTIONS, refit="affine", seed=7, time_limit=5.0, refine=3)
+    with pytest.raises(SeenError):
+        convert(vision(), tmp_path / "out", inputs=data / "fit.npz", options=options)
+    assert seen == [PlannerOptions("affine", 7, 5.0, refine=3)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "logits"), [(None, True), ("disagreement", True), ("cosine", False), ("relative-l2", False)]
+)
+def test_outputs_are_healed_by_kl_where_the_metric_reads_logits(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str | None, logits: bool
+) -> None:
+    def build(*arguments: Any) -> None:
+        raise SeenError(arguments[-1].keywords["logits"])
+
+    monkeypatch.setattr(parallelize.conversion.convert, "build_variants", build)
+    options = replace(OPTIONS, plan=pairs("none"), depth=None, heal=HEALING, metric=metric)
+    with pytest.raises(SeenError, match=str(logits)):
+        convert(vision(), tmp_path / "out", inputs=data / "fit.npz", options=options)
+
+
+def test_the_onnx_is_the_written_model_at_any_batch(conversion: Conversion) -> None:
+    session = OnnxRuntime(conversion.output / "model.onnx", 1)
+    for count in (1, 3, 8):
+        pixels = images(count, count).arrays["images"]
+        expected = outputs(conversion.output / "model.pt2", pixels)
+        torch.testing.assert_close(session([pixels])[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_replayed_plan_gives_the_same_tensors(conversion: Conversion, data: Path, tmp_path: Path) -> None:
+    plan = Plan.from_json((conversion.output / "plan.json").read_text())
+    again = convert(
+        vision(),
+        tmp_path / "out",
+        inputs=data / "fit.npz",
+        test_inputs=data / "test.npz",
+        options=ConvertOptions(plan=plan, rounds=1),
+    )
+    assert (again.output / "plan.json").read_bytes() == (conversion.output / "plan.json").read_bytes()
+    first, second = (torch.export.load(c.output / "model.pt2").state_dict for c in (conversion, again))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_two_runs_with_one_seed_agree_to_the_bit(conversion: Conversion, data: Path, tmp_path: Path) -> None:
+    again = convert(
+        vision(),
+        tmp_path / "out",
+        inputs=data / "fit.npz",
+        test_inputs=data / "test.npz",
+        labels="labels",
+        options=OPTIONS,
+    )
+    assert (again.output / "plan.json").read_bytes() == (conversion.output / "plan.json").read_bytes()
+    first, second = (torch.export.load(c.output / "model.pt2").state_dict for c in (conversion, again))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_report_says_where_and_on_what_it_was_measured(conversion: Conversion) -> None:
+    content = json.loads((conversion.output / "report.json").read_text())
+    assert content == json.loads(json.dumps(conversion.report))
+    assert content["schema"] == "parallelize-report/1"
+    assert content["data"] == {"random": False, "fit": 48, "held_out": 12, "judge": 30, "batch": 1}
+    assert {"date", "processor", "cores", "torch", "onnx", "onnxruntime", "onnxruntime_threads"} <= set(
+        content["measured_on"]
+    )
+    assert all(network["onnx_against_graph"]["error"] <= 1e-3 for network in content["networks"])
+    serial, *others = content["networks"]
+    assert (serial["name"], serial["depth_blocks"], serial["scores"]["kl"]) == ("serial", 4, 0.0)
+    assert {network["depth_blocks"] for network in others} == {2}
+    assert max(network["critical_gemms"] for network in others) < serial["critical_gemms"]
+
+
+def test_every_number_of_the_report_has_its_interval(conversion: Conversion) -> None:
+    measured = {"kl", "relative-l2", "cosine", "disagreement", "top1-drop"}
+    for network in conversion.report["networks"]:
+        assert set(network["errors"]) == set(network["error_intervals"]) == measured
+        assert set(network["values"]) == set(network["value_intervals"]) == {"top1-drop"}
+        assert network["values"]["top1-drop"] == network["scores"]["top1"]
+        for kind in ("error", "value"):
+            for name, (low, high) in network[f"{kind}_intervals"].items():
+                assert low <= network[f"{kind}s"][name] <= high
+    assert conversion.report["intervals"]["confidence"] == 0.95
+    rewrite = next(n for n in conversion.report["networks"] if n["name"] == "rewrite, refitted")
+    low, high = rewrite["error_intervals"]["kl"]
+    assert f"{low:.4f}..{high:.4f}" in (conversion.output / "report.html").read_text()
+
+
+def test_diagrams_and_page_are_drawn(conversion: Conversion) -> None:
+    before, after = ((conversion.output / f"{name}.svg").read_text() for name in ("before", "after"))
+    page = (conversion.output / "report.html").read_text()
+    assert before.lstrip().startswith("<")
+    assert before != after
+    assert "<table>" in page
+    assert before in page
+
+
+def test_a_budget_is_kept_on_held_out_samples(data: Path, tmp_path: Path) -> None:
+    generous = convert(
+        vision(), tmp_path / "a", inputs=data / "fit.npz", options=ConvertOptions(max_error=10.0, rounds=1)
+    )
+    assert generous.plan.stacks[0].depth == 2
+    assert all(step["held_out"]["kl"] <= 10.0 for step in generous.report["search"][-1:])
+    with pytest.raises(CheckError, match="budget"):
+        convert(vision(), tmp_path / "b", inputs=data / "fit.npz", options=ConvertOptions(max_error=0.0, rounds=1))
+    assert not (tmp_path / "b").exists()
+
+
+def test_without_data_nothing_is_refitted_and_the_report_warns(tmp_path: Path) -> None:
+    result = convert(vision(), tmp_path / "out", options=ConvertOptions(rounds=1))
+    assert result.report["warnings"]
+    assert "random" in result.report["warnings"][0]
+    names = [network["name"] for network in result.report["networks"]]
+    assert names == ["serial", "rewrite, as is", "deletion, as is"]
+    plan = Plan(tuple(result.plan.with_refit("full").stacks))
+    with pytest.raises(ParallelizeError, match="needs data"):
+        convert(vision(), tmp_path / "again", options=ConvertOptions(plan=plan, rounds=1))
+
+
+@pytest.fixture(scope="module")
+def healed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
+    options = ConvertOptions(plan=pairs("affine"), rounds=1, heal=HEALING)
+    return convert(vision(), tmp_path_factory.mktemp("healed") / "out", inputs=data / "fit.npz", options=options)
+
+
+def test_the_healed_network_is_one_more_row_and_is_what_is_written(healed: Conversion, data: Path) -> None:
+    networks = {network["name"]: network for network in healed.report["networks"]}
+    ours, before = networks["rewrite, healed"], networks["rewrite, refitted"]
+    assert list(networks).index("rewrite, healed") == list(networks).index("rewrite, refitted") + 1
+    assert ours["scores"]["kl"] < before["scores"]["kl"]
+    assert (ours["critical_gemms"], ours["parameters"]) == (before["critical_gemms"], before["parameters"])
+    pixels = load_samples(data / "fit.npz", vision().inputs).arrays["images"]
+    written = outputs(healed.output / "model.pt2", pixels)
+    torch.testing.assert_close(written, healed.program.module(pixels), rtol=1e-5, atol=1e-5)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(written, vision().module(pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_the_report_says_how_it_was_healed(healed: Conversion) -> None:
+    content = healed.report["healing"]
+    assert content["options"]["steps"] == 40
+    assert (content["steps"], content["ending"]) == (40, "finished")
+    assert content["after"] < content["before"]
+    assert min(e["error"] for e in content["history"]) == content["after"]
+    assert "healing" in (healed.output / "report.html").read_text()
+    assert not (healed.output.parent / "out.resume").exists()
+    assert notes(healed.report) == [note for note in notes(healed.report) if "Healing" not in note]
+
+
+def test_a_healing_that_did_not_help_is_told(healed: Conversion) -> None:
+    for change, note in (
+        ({"best_step": 0, "ending": "no progress"}, "Healing did not help on held-out samples in 40 steps"),
+        ({"best_step": 10, "ending": "diverged"}, "Healing diverged after step 40; the weights are those of step 10"),
+    ):
+        content = {**healed.report, "healing": {**healed.report["healing"], **change}}
+        assert any(text.startswith(note) for text in notes(content))
+
+
+def test_a_conversion_that_fails_after_the_healing_keeps_its_state(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ConvertOptions(plan=pairs("affine"), rounds=1, heal=replace(HEALING, steps=2))
+    monkeypatch.setattr("parallelize.conversion.convert.ONNX_TOLERANCE", -1.0)
+    with pytest.raises(CheckError):
+        convert(vision(), tmp_path / "out", inputs=data / "fit.npz", options=options)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.resume"]
+
+
+def test_healing_needs_data(tmp_path: Path) -> None:
+    with pytest.raises(ParallelizeError, match="Healing needs data"):
+        convert(vision(), tmp_path / "out", options=ConvertOptions(rounds=1, heal=HealOptions()))
+
+
+def _printed(content: dict[str, Any]) -> list[str]:
+    stream = io.StringIO()
+    Console(width=100, file=stream).print(table(content))
+    return stream.getvalue().splitlines()
+
+
+def test_a_language_model_within_a_percentage_of_its_perplexity_padding_left_out(tmp_path: Path) -> None:
+    samples = text(60, 0)
+    np.savez(tmp_path / "text.npz", **{name: array.numpy() for name, array in samples.arrays.items()})
+    options = ConvertOptions(max_error="30%", metric="perplexity", refit="none", rounds=1)
+    report = convert(language(), tmp_path / "out", inputs=tmp_path / "text.npz", options=options).report
+    assert report["metric"]["max_error"] == "30%"
+    chosen = report["search"][-1]["held_out"]
+    assert chosen["perplexity"] <= 1.3 * chosen["perplexity_teacher"]
+    serial = report["networks"][0]
+    judged = Judge(language().module, split(samples, None, 0).judge, "perplexity").serial
+    assert serial["errors"]["perplexity"] == 0
+    assert serial["values"]["perplexity"] == pytest.approx(judged.value("perplexity"))
+    low, high = serial["value_intervals"]["perplexity"]
+    row = next(line for line in _printed(report) if line.startswith(" serial "))
+    assert f" {serial['values']['perplexity']:.2f} {low:.1f}..{high:.1f} " in row
+
+
+def test_a_score_of_ones_own_stands_in_the_table_with_its_interval(conversion: Conversion) -> None:
+    measured = {"values": {"mine.py:f": 12.25}, "value_intervals": {"mine.py:f": (11.5, 13.0)}}
+    networks = [{**network, **measured} for network in conversion.report["networks"]]
+    metric = {**conversion.report["metric"], "name": "mine.py:f"}
+    lines = _printed({**conversion.report, "networks": networks, "metric": metric})
+    assert "own" in lines[2]
+    assert sum(" 12.25 11.5..13 " in line for line in lines) == len(networks)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (ConvertOptions(max_error="1%", metric="kl"), "has no meaning for kl"),
+        (ConvertOptions(max_error="1%"), "has no meaning for kl"),
+        (ConvertOptions(max_error="much"), "'much' is not a number"),
+        (ConvertOptions(depth=2, metric="bleu"), "no metric 'bleu'"),
+        (ConvertOptions(depth=2, metric="perplexity"), "perplexity needs one output"),
+    ],
+)
+def test_budgets_and_metrics_without_a_meaning_are_refused(
+    data: Path, tmp_path: Path, options: ConvertOptions, sentence: str
+) -> None:
+    with pytest.raises(ParallelizeError, match=sentence):
+        convert(vision(), tmp_path / "out", inputs=data / "fit.npz", options=options)
+    assert not (tmp_path / "out").exists()
+
+
+class Actor(nn.Module):
+    """Two outputs by name, post-activation blocks, a block whose branch ends in a change of shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(4)
+        )
+        self.value, self.action = nn.Linear(8, 1), nn.Linear(8, 3)
+
+    def forward(self, state: Tensor) -> dict[str, Tensor]:
+        for term in self.terms:
+            state = state + term(state.transpose(0, 1)).transpose(0, 1)
+        return {"value": self.value(state), "action": self.action(state)}
+
+
+def test_named_outputs_and_branches_that_swap_dimensions(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    np.savez(tmp_path / "data.npz", state=torch.randn(60, 5, 8).numpy())
+    result = parallelize.convert(
+        Actor().eval(),
+        tmp_path / "out",
+        inputs=tmp_path / "data.npz",
+        example=(torch.zeros(2, 5, 8),),
+        options=parallelize.ConvertOptions(depth=1, rounds=1),
+    )
+    names = [spec.name for spec in OnnxRuntime(tmp_path / "out" / "model.onnx", 1).outputs]
+    assert names == ["value", "action"]
+    fusion = next(record for record in result.report["passes"] if record["name"] == "fuse-width")
+    assert not fusion["skipped"]
+    serial, rewritten = result.report["networks"][0], result.report["networks"][-3]
+    assert rewritten["critical_gemms"] == serial["critical_gemms"] - 6
+    assert rewritten["scores"]["kl"] is None
+
+
+def test_a_module_needs_an_example(tmp_path: Path) -> None:
+    with pytest.raises(ParallelizeError, match="example"):
+        convert(nn.Linear(2, 2).eval(), tmp_path / "out")
+
+
+class Bessel(nn.Module):
+    """Residual terms with an operator that has no ONNX form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + torch.special.bessel_j0(layer(x))
+        return x
+
+
+@pytest.mark.parametrize("job", ["convert", "explore"])
+def test_what_has_no_onnx_form_is_told_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    def search(*_: Any, **__: Any) -> None:
+        raise SeenError
+
+    monkeypatch.setattr("parallelize.conversion.convert.chosen_schedule", search)
+    monkeypatch.setattr("parallelize.exploring.explore._measure", search)
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((20, 4)).astype("f4"))
+    model, example = Bessel().eval(), (torch.zeros(2, 4),)
+    source = parallelize.Source(model, tmp_path / "x.npz", example=example)
+    jobs = {
+        "convert": lambda: convert(model, tmp_path / "out", example=example, inputs=tmp_path / "x.npz"),
+        "explore": lambda: parallelize.explore(source, tmp_path / "out"),
+    }
+    with pytest.raises(ParallelizeError, match=r"The operator aten\.special_bessel_j0 .*has no ONNX form"):
+        jobs[job]()

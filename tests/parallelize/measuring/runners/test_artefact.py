@@ -1,0 +1,60 @@
+"""What a user names: which kind it is, which runner it gets, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from parallelize.measuring.runners import parse_artefact
+from passes.errors import ParallelizeError
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    for name in ("a.onnx", "a.engine", "a.pt2", "odd@name.onnx", "out/model.pt2", "out/model.onnx", "out/report.json"):
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+KINDS = {
+    "a.pt2": ("a.pt2", "program", "torch"),
+    "a.pt2@torch-compile": ("a.pt2", "program", "torch-compile"),
+    "a.pt2@onnxruntime": ("a.pt2", "program", "onnxruntime"),
+    "a.onnx": ("a.onnx", "onnx", "onnxruntime"),
+    "a.onnx@onnxruntime-cuda": ("a.onnx", "onnx", "onnxruntime-cuda"),
+    "odd@name.onnx": ("odd@name.onnx", "onnx", "onnxruntime"),
+    "a.engine": ("a.engine", "engine", "tensorrt"),
+    "a.engine@tensorrt-rtx": ("a.engine", "engine", "tensorrt-rtx"),
+    "out": ("out/model.pt2", "program", "torch"),
+    "out/@onnxruntime": ("out/model.onnx", "onnx", "onnxruntime"),
+    "timm:vit_tiny@torch": ("timm:vit_tiny", "program", "torch"),
+    "package.module:factory": ("package.module:factory", "program", "torch"),
+}
+
+
+@pytest.mark.parametrize("text", KINDS)
+def test_what_is_named_tells_kind_and_runner(home: Path, text: str) -> None:
+    found = parse_artefact(text)
+    assert (found.source, found.kind, found.runner, found.label) == (*KINDS[text], text)
+
+
+REFUSED = {
+    "a.onnx@tensor": "There is no runner 'tensor'",
+    "a.onnx@torch": "torch does not run a.onnx@torch, which is an ONNX file",
+    "a.engine@onnxruntime": "which is an engine",
+    "a.pt2@tensorrt": "which is a program",
+    "gone.onnx": "gone.onnx does not exist",
+    "gone.engine": "gone.engine does not exist",
+    "out@tensorrt": "out/model.engine does not exist",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_cannot_be_run_is_refused_in_one_sentence(home: Path, text: str) -> None:
+    with pytest.raises(ParallelizeError, match=REFUSED[text]) as caught:
+        parse_artefact(text)
+    assert caught.value.exit_code == 2
+    assert caught.value.hint

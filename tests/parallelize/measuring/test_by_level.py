@@ -1,0 +1,186 @@
+"""Where networks part: a planted error is found at its level, in programs, ONNX files and rewrites."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from paraformer.model import VisionParaFormer
+from parallelize.export.onnx import write_onnx
+from parallelize.export.state_names import KEY
+from parallelize.measuring.by_level import LevelErrors
+from parallelize.measuring.compare import CompareOptions, compare
+from parallelize.measuring.compare_report import as_dict, notes
+from parallelize.measuring.runners import parse_artefact
+from parallelize.measuring.stack_states import onnx_states, program_states
+from parallelize.models.capture import export
+from parallelize.models.program import Program
+from passes.apply_plan import ApplyPlan
+from passes.errors import ParallelizeError
+from passes.fuse_width import FuseWidth
+from passes.infra import run_passes
+from passes.plan import Plan
+from tests.parallelize.small_models import SMALL, capture_images, images, pairs, stack_plan, vision
+
+LEVELS = CompareOptions(by_level=True, threshold=1e-3)
+
+
+def model(bad_block: int | None = None) -> VisionParaFormer:
+    """A small vision transformer, one block of which may have a wrong weight."""
+    torch.manual_seed(0)
+    made = VisionParaFormer(SMALL)
+    if bad_block is not None:
+        with torch.no_grad():
+            made.blocks[bad_block].down.weight[0, 0] += 5
+    return made
+
+
+def levels_of(*artefacts: Program | Path, options: CompareOptions = LEVELS) -> LevelErrors:
+    found = compare(*artefacts, options=options).networks[0].levels
+    assert found is not None
+    return found
+
+
+def converted(directory: Path, plan: Plan, program: Program) -> Path:
+    """What matters here of a directory of `convert`."""
+    directory.mkdir()
+    module, _ = run_passes(program.module, [ApplyPlan(plan), FuseWidth()])
+    rewritten = replace(program, module=module)
+    torch.export.save(export(rewritten), directory / "model.pt2")
+    write_onnx(rewritten, directory / "model.onnx")
+    (directory / "plan.json").write_text(plan.to_json())
+    return directory
+
+
+@pytest.mark.parametrize("bad", range(SMALL.depth))
+def test_a_planted_error_is_found_at_its_level(bad: int) -> None:
+    found = levels_of(capture_images(model()), capture_images(model(bad)))
+    assert found.first is not None
+    assert found.first.terms == 2 * bad + 2
+    assert f"(mlp, blocks.{bad})" in str(found.first)
+    assert [level.error for level in found.levels[: 2 * bad + 2]] == [0.0] * (2 * bad + 2)
+
+
+def test_it_is_found_in_an_onnx_file_as_well(tmp_path: Path) -> None:
+    write_onnx(capture_images(model(2)), tmp_path / "bad.onnx")
+    write_onnx(capture_images(model()), tmp_path / "good.onnx")
+    for reference in (capture_images(model()), tmp_path / "good.onnx"):
+        found = levels_of(reference, tmp_path / "bad.onnx")
+        assert found.first is not None
+        assert found.first.terms == 6
+        assert max(level.error for level in found.levels[:6]) < 1e-5
+
+
+def test_the_states_of_an_onnx_file_are_those_of_its_program(tmp_path: Path) -> None:
+    write_onnx(vision(), tmp_path / "small.onnx")
+    ours, theirs = program_states("a", vision()), onnx_states("b", tmp_path / "small.onnx", 1)
+    (stack,), (other,) = ours.stacks, theirs.stacks
+    assert stack.kinds == other.kinds
+    inputs = next(images(3, 0).batches(3))
+    values = zip(ours.reader(stack.states)(inputs), theirs.reader(other.states)(inputs), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in values)
+
+
+def test_equal_networks_part_nowhere() -> None:
+    found = levels_of(vision(), copy.copy(vision()))
+    assert (found.first, found.note, len(found.levels)) == (None, "", 9)
+
+
+def test_a_rewrite_has_the_states_after_whole_groups(tmp_path: Path) -> None:
+    groups = stack_plan(8, [[[0]], [[1]], [[2], [4]], [[3], [5]], [[6]], [[7]]], "none")
+    out = converted(tmp_path / "out", groups, vision())
+    found = levels_of(vision(), out)
+    assert [level.terms for level in found.levels] == [0, 1, 2, 6, 7, 8]
+    assert max(level.error for level in found.levels[:3]) < 1e-6
+    assert found.first is not None
+    assert found.first.terms == 6
+    assert "6 of 9 compared" in found.note
+
+
+def test_a_rewrite_and_its_onnx_have_every_level(tmp_path: Path) -> None:
+    out = converted(tmp_path / "out", pairs("none"), vision())
+    found = levels_of(out, out / "model.onnx")
+    assert [str(level).split(": ")[1] for level in found.levels] == [
+        "entry",
+        *(f"after level {n}" for n in range(1, 5)),
+    ]
+    assert found.first is None
+
+
+def test_a_rewrite_without_its_plan_has_only_ends_in_common(tmp_path: Path) -> None:
+    out = converted(tmp_path / "out", pairs("none"), vision())
+    (out / "plan.json").unlink()
+    found = levels_of(vision(), out)
+    assert [str(level).split(": ")[1] for level in found.levels] == ["entry", "exit"]
+    assert "only their first and last states" in found.note
+
+
+def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
+    out = converted(tmp_path / "out", pairs("none"), vision())
+    with pytest.raises(ParallelizeError, match=r"is for 8 terms, small has 12"):
+        levels_of(vision(6), out)
+
+
+def test_a_plan_that_the_graph_does_not_follow_is_refused(tmp_path: Path) -> None:
+    out = converted(tmp_path / "out", pairs("none"), vision())
+    (out / "plan.json").write_text(stack_plan(8, [[[n]] for n in range(8)], "none").to_json())
+    with pytest.raises(ParallelizeError, match=r"its graph has 4 terms, its plan\.json 8 levels"):
+        levels_of(vision(), out)
+
+
+def test_an_onnx_file_that_says_nothing_of_states_is_refused(tmp_path: Path) -> None:
+    import onnx
+
+    write_onnx(vision(), tmp_path / "small.onnx")
+    content = onnx.load(tmp_path / "small.onnx")
+    assert [entry.key for entry in content.metadata_props] == [KEY]
+    del content.metadata_props[:]
+    onnx.save(content, tmp_path / "bare.onnx")
+    with pytest.raises(ParallelizeError, match="does not say which of its values are states"):
+        levels_of(vision(), tmp_path / "bare.onnx")
+    onnx.helper.set_model_props(content, {KEY: json.dumps([{"name": "x"}])})
+    onnx.save(content, tmp_path / "bare.onnx")
+    with pytest.raises(ParallelizeError, match="does not say"):
+        levels_of(vision(), tmp_path / "bare.onnx")
+
+
+def test_engines_and_compiled_programs_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.engine").write_bytes(b"")
+    with pytest.raises(ParallelizeError, match="is an engine: the values inside cannot be read"):
+        levels_of(vision(), tmp_path / "model.engine")
+    torch.export.save(export(vision()), tmp_path / "model.pt2")
+    with pytest.raises(ParallelizeError, match="is compiled"):
+        compare(vision(), f"{tmp_path}/model.pt2@torch-compile", options=LEVELS)
+
+
+def test_another_number_of_stacks_is_refused(tmp_path: Path) -> None:
+    from parallelize.models.capture import capture
+    from tests.parallelize.small_models import Residual, TwoStacks, mlp
+
+    one = capture(Residual([mlp(6, 12) for _ in range(7)]).eval(), (torch.zeros(2, 6),), origin="one")
+    two = capture(TwoStacks().eval(), (torch.zeros(2, 6),), origin="two")
+    with pytest.raises(ParallelizeError, match="two has 2 residual stacks, one has 1"):
+        levels_of(one, two)
+
+
+def test_nan_counts_as_parted_and_json_has_no_infinity() -> None:
+    broken = model()
+    with torch.no_grad():
+        broken.blocks[1].down.weight[0, 0] = float("nan")
+    result = compare(capture_images(model()), capture_images(broken), options=LEVELS)
+    content = as_dict(result)
+    levels = content["networks"][0]["levels"]
+    assert (levels["first"]["terms"], levels["first"]["error"]) == (4, None)
+    json.dumps(content, allow_nan=False)
+    assert any("parts from the reference at blocks: after term 4" in note for note in notes(result))
+
+
+def test_a_plan_beside_a_file_of_another_name_is_not_its_own(tmp_path: Path) -> None:
+    out = converted(tmp_path / "out", pairs("none"), vision())
+    (out / "model.pt2").rename(out / "other.pt2")
+    assert parse_artefact(out / "other.pt2").plan is None
