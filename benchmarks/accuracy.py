@@ -37,7 +37,8 @@ from parallelize.healing.options import HealOptions  # noqa: E402
 from parallelize.metrics import Judge  # noqa: E402
 from parallelize.models.clean import clean  # noqa: E402
 from parallelize.planning.planner import Planner, PlannerOptions  # noqa: E402
-from parallelize.refitting.refit import Refitted, refit  # noqa: E402
+from parallelize.refitting.records import Refitted  # noqa: E402
+from parallelize.refitting.refit import refit  # noqa: E402
 from passes.plan import Plan  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"

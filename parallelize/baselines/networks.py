@@ -15,7 +15,8 @@ from parallelize.data import Samples
 from parallelize.healing.heal import Healed
 from parallelize.metrics import Metric
 from parallelize.models.program import Program
-from parallelize.refitting.refit import LevelRefit, Refitted, refit
+from parallelize.refitting.records import LevelRefit, Refitted
+from parallelize.refitting.refit import refit
 from passes.apply_plan import ApplyPlan
 from passes.fuse_width import FuseWidth
 from passes.infra import PassRecord, run_passes

@@ -32,7 +32,7 @@ from parallelize.healing.pace import Pace
 from parallelize.healing.pair import Pair, choose_device, pair
 from parallelize.healing.resume import read_state, write_state
 from parallelize.healing.weights import merged, trainable
-from parallelize.refitting.refit import Refitted
+from parallelize.refitting.records import Refitted
 from parallelize.terminal.progress import Report
 from passes.channels import channel_axis
 from passes.errors import ParallelizeError

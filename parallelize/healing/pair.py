@@ -22,7 +22,7 @@ from parallelize.data.padding import layouts, mask_position
 from parallelize.healing.loss import Distance
 from parallelize.healing.weights import Weight, held
 from parallelize.models.states import output_tensors, placeholders
-from parallelize.refitting.refit import Refitted
+from parallelize.refitting.records import Refitted
 from passes.dataflow import is_float, tensor_value
 from passes.errors import EnvironmentLackError, ParallelizeError
 from passes.segment import extract

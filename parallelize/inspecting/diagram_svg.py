@@ -9,12 +9,13 @@ side, so that text is shortened rather than let out of its box.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from typing import Any
 
 import networkx as nx
+
+from parallelize.inspecting.diagram_layout import ROW_GAP, Box, cards, frames_of, lanes_of, layout, long_ways
 
 # Kind -> fill and text. Lightness falls from "other" to "attention", so that kinds differ in grayscale too.
 COLOURS = {
@@ -29,54 +30,16 @@ _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 _THIN = f'stroke="{_GREY}" stroke-width="1.1"'
 _NARROW, _WIDE = " .,:;'()[]|!fijlrt", "mwMWOQGDH@%&<>+="
 _FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
-
-_BOX, _PILL, _NAME, _SUM = (172.0, 56.0), (132.0, 34.0), (172.0, 34.0), (28.0, 28.0)
-_COLUMN_GAP, _ROW_GAP, _CARD, _LANE = 40.0, 60.0, 5.0, 34.0
-_PADS = {"run": (11.0, 16.0), "frame": (18.0, 24.0)}  # around what is repeated: sides and bottom, top
 _MARGIN, _GUTTER, _LEAST_WIDTH = 40.0, 96.0, 640.0
-_LANE_NAMES, _LANE_GAP = 84.0, 20.0  # left of each of several stacks side by side, and between them
-
-
-@dataclass(frozen=True)
-class _Box:
-    """A rectangle by its centre and size, in pixels."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-
-    @property
-    def left(self) -> float:
-        return self.x - self.width / 2
-
-    @property
-    def right(self) -> float:
-        return self.x + self.width / 2
-
-    @property
-    def top(self) -> float:
-        return self.y - self.height / 2
-
-    @property
-    def bottom(self) -> float:
-        return self.y + self.height / 2
-
-    @classmethod
-    def around(cls, boxes: Sequence[_Box], pad: float = 0, top_pad: float = 0) -> _Box:
-        """The smallest box that holds others, with margins."""
-        left, right = min(b.left for b in boxes) - pad, max(b.right for b in boxes) + pad
-        top, bottom = min(b.top for b in boxes) - top_pad, max(b.bottom for b in boxes) + pad
-        return cls((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
 
 
 def to_svg(graph: nx.DiGraph) -> str:
     """The SVG text of a graph made by `schedule_graph`; equal bytes for equal graphs."""
-    boxes = _layout(graph)
-    lanes = _lanes(graph, boxes)
-    ways = _long_ways(graph, boxes, lanes)
-    frames = [*_frames(graph, boxes, lanes, "frame"), *_frames(graph, boxes, lanes, "run")]
-    extent = _Box.around([*boxes.values(), *lanes.values(), *ways.values(), *(box for box, _ in frames)])
+    boxes = layout(graph)
+    lanes = lanes_of(graph, boxes)
+    ways = long_ways(graph, boxes, lanes)
+    frames = [*frames_of(graph, boxes, lanes, "frame"), *frames_of(graph, boxes, lanes, "run")]
+    extent = Box.around([*boxes.values(), *lanes.values(), *ways.values(), *(box for box, _ in frames)])
     names = _level_names(graph, boxes, frames)
     reach = max(extent.right, -extent.left + _GUTTER)  # the states' column stays in the middle of the picture
     width = max(_LEAST_WIDTH, 2 * (reach + _MARGIN))
@@ -160,124 +123,7 @@ def _shorten_list(text: str, size: float, room: float) -> str:
     return _shorten(text, size, room)
 
 
-def _size(kind: str) -> tuple[float, float]:
-    if kind in COLOURS:
-        return _BOX
-    if kind in ("between", "join"):
-        return _NAME
-    return _SUM if kind == "sum" else _PILL
-
-
-def _layout(graph: nx.DiGraph) -> dict[str, _Box]:
-    """Where each node is; the picture's middle is at x = 0, the first row is at y = 0."""
-    columns = _columns(graph)
-    middles = _middles(graph, columns)
-    rows = list(nx.topological_generations(graph))
-    x = {name: _place_in_lane(data, middles, columns) for name, data in graph.nodes(data=True) if data["lane"] >= 0}
-    for row in rows:
-        for name in row:
-            if name not in x:
-                ends = [x[other] for other in (graph.predecessors(name) or ()) if other in x]
-                ends = ends or list(middles.values()) or [0.0]
-                x[name] = (min(ends) + max(ends)) / 2
-    boxes = {}
-    y = 0.0
-    for row in rows:
-        row_height = max(_size(graph.nodes[name]["kind"])[1] for name in row)
-        for name in row:
-            boxes[name] = _Box(x[name], y + row_height / 2, *_size(graph.nodes[name]["kind"]))
-        y += row_height + _ROW_GAP
-    return boxes
-
-
-Columns = dict[tuple[int, int], list[int]]  # stack and level -> the chains that are drawn
-
-
-def _columns(graph: nx.DiGraph) -> Columns:
-    columns: Columns = {}
-    for _, data in graph.nodes(data=True):
-        if data["kind"] in COLOURS:
-            chains = columns.setdefault((data["part"], data["level"]), [])
-            chains.extend([data["chain"]] if data["chain"] not in chains else [])
-    return {key: sorted(chains) for key, chains in columns.items()}
-
-
-def _middles(graph: nx.DiGraph, columns: Columns) -> dict[int, float]:
-    """For each lane the x on which its states are."""
-    widths: dict[int, tuple[float, float]] = {}
-    for _, data in graph.nodes(data=True):
-        if data["lane"] < 0:
-            continue
-        chains = len(columns.get((data["part"], data["level"]), [0]))
-        half = (chains - 1) / 2 * (_BOX[0] + _COLUMN_GAP) + _BOX[0] / 2
-        framed = 2 * _PADS["frame"][0] * (data.get("frame_repeat", 1) > 1 or data.get("run_repeat", 1) > 1)
-        left, right = half + framed, half + framed + _LANE * (data["kind"] == "sum")
-        known = widths.get(data["lane"], (0.0, 0.0))
-        widths[data["lane"]] = max(known[0], left), max(known[1], right)
-    if len(widths) < 2:
-        return dict.fromkeys(widths, 0.0)
-    middles, x = {}, 0.0
-    for lane, (left, right) in sorted(widths.items()):
-        middles[lane] = x + _LANE_NAMES + left
-        x = middles[lane] + right + _LANE_GAP
-    shift = (x - _LANE_GAP + _LANE_NAMES) / 2
-    return {lane: middle - shift for lane, middle in middles.items()}
-
-
-def _place_in_lane(data: dict[str, Any], middles: dict[int, float], columns: Columns) -> float:
-    middle = middles[data["lane"]]
-    if data["kind"] not in COLOURS:
-        return middle
-    chains = columns[data["part"], data["level"]]
-    return middle + (chains.index(data["chain"]) - (len(chains) - 1) / 2) * (_BOX[0] + _COLUMN_GAP)
-
-
-def _lanes(graph: nx.DiGraph, boxes: dict[str, _Box]) -> dict[str, _Box]:
-    """For each sum, the vertical line on which the residual passes its level."""
-    right: dict[tuple[int, int], float] = {}
-    for name, data in graph.nodes(data=True):
-        key = data["part"], data["level"]
-        right[key] = max(right.get(key, boxes[name].right), boxes[name].right)
-    lanes = {}
-    for source, target, data in graph.edges(data=True):
-        if data["kind"] == "skip":
-            start, end = boxes[source].y + 5, boxes[target].y - 5
-            x = right[graph.nodes[target]["part"], graph.nodes[target]["level"]] + _LANE
-            lanes[target] = _Box(x, (start + end) / 2, 0, end - start)
-    return lanes
-
-
-def _long_ways(graph: nx.DiGraph, boxes: dict[str, _Box], lanes: dict[str, _Box]) -> dict[str, _Box]:
-    """For each edge past stacks, the vertical line on which it passes them, right of everything."""
-    ways: dict[str, _Box] = {}
-    right = max(box.right for box in (*boxes.values(), *lanes.values())) + 2 * _PADS["frame"][0]
-    for source, target, data in graph.edges(data=True):
-        if data["kind"] == "long":
-            start, end = boxes[source].y, boxes[target].y
-            ways[f"{source} {target}"] = _Box(right + _LANE * len(ways), (start + end) / 2, 0, end - start)
-    return ways
-
-
-def _frames(graph: nx.DiGraph, boxes: dict[str, _Box], lanes: dict[str, _Box], kind: str) -> list[tuple[_Box, int]]:
-    """Frames around what is repeated in series, with the number of repeats."""
-    members: dict[tuple[int, int], list[_Box]] = {}
-    for name, data in graph.nodes(data=True):
-        if data.get(f"{kind}_repeat", 1) == 1:
-            continue
-        inside = members.setdefault((data[kind], data[f"{kind}_repeat"]), [])
-        inside.extend(_cards(data, boxes[name]))
-        if name in lanes:
-            inside.append(_Box(lanes[name].x, boxes[name].y, 0, 0))
-    return [(_Box.around(inside, *_PADS[kind]), repeat) for (_, repeat), inside in members.items()]
-
-
-def _cards(data: dict[str, Any], box: _Box) -> list[_Box]:
-    """The box of a node, behind it two more where it stands for several branches."""
-    shifts = (2 * _CARD, _CARD, 0) if data.get("branches", 1) > 1 else (0,)
-    return [_Box(box.x + shift, box.y + shift, box.width, box.height) for shift in shifts]
-
-
-def _frame(box: _Box, repeat: int) -> str:
+def _frame(box: Box, repeat: int) -> str:
     return (
         f"<g><title>{repeat} times, one after another</title>"
         f'<rect x="{_n(box.left)}" y="{_n(box.top)}" width="{_n(box.width)}" height="{_n(box.height)}" rx="14" '
@@ -285,7 +131,7 @@ def _frame(box: _Box, repeat: int) -> str:
     )
 
 
-def _badge(box: _Box, repeat: int) -> str:
+def _badge(box: Box, repeat: int) -> str:
     width = 16 + _text_width(f"{_TIMES} {repeat}", 12, 600)
     return (
         f'<rect x="{_n(box.left + 10)}" y="{_n(box.top - 11)}" width="{_n(width)}" height="22" rx="11" fill="{_INK}"/>'
@@ -300,7 +146,7 @@ def _text(text: str, x: float, y: float, size: float, colour: str, *, anchor: st
     )
 
 
-def _node(data: dict[str, Any], box: _Box) -> str:
+def _node(data: dict[str, Any], box: Box) -> str:
     outline = f'stroke="{_INK}" stroke-width="3"' if data["critical"] else _THIN
     if data["kind"] == "sum":
         arm = 6
@@ -318,9 +164,9 @@ def _node(data: dict[str, Any], box: _Box) -> str:
     return _term(data, box, outline)
 
 
-def _term(data: dict[str, Any], box: _Box, outline: str) -> str:
+def _term(data: dict[str, Any], box: Box, outline: str) -> str:
     fill, ink = COLOURS[data["kind"]]
-    cards = [_rect(card, 9, fill, 'stroke="#b4bdc8" stroke-width="1.1"') for card in _cards(data, box)[:-1]]
+    behind = [_rect(card, 9, fill, 'stroke="#b4bdc8" stroke-width="1.1"') for card in cards(data, box)[:-1]]
     label = data["label"] + (f" {_TIMES} {data['branches']}" if data["branches"] > 1 else "")
     word = "terms" if "," in data["terms"] else "term"
     room = box.width - 28
@@ -329,21 +175,21 @@ def _term(data: dict[str, Any], box: _Box, outline: str) -> str:
     counts += [f"{data['repeat']} in series"] * (data["repeat"] > 1)
     tip = "; ".join([f"{data['module']}, {word} {data['terms']} of {data['stack']}", *counts])
     return (
-        f"<g><title>{_escape(tip)}</title>{''.join(cards)}{_rect(box, 9, fill, outline)}"
+        f"<g><title>{_escape(tip)}</title>{''.join(behind)}{_rect(box, 9, fill, outline)}"
         + _text(_shorten(label, 15, room, 600), box.x, box.y - 3.5, 15, ink, weight=600)
         + _text(f"{word} {numbers}", box.x, box.y + 15.5, 11.5, ink)
         + "</g>"
     )
 
 
-def _rect(box: _Box, radius: float, fill: str, outline: str) -> str:
+def _rect(box: Box, radius: float, fill: str, outline: str) -> str:
     return (
         f'<rect x="{_n(box.left)}" y="{_n(box.top)}" width="{_n(box.width)}" height="{_n(box.height)}" '
         f'rx="{_n(radius)}" fill="{fill}" {outline}/>'
     )
 
 
-def _edges(graph: nx.DiGraph, boxes: dict[str, _Box], lanes: dict[str, _Box]) -> Iterable[str]:
+def _edges(graph: nx.DiGraph, boxes: dict[str, Box], lanes: dict[str, Box]) -> Iterable[str]:
     """Residuals below, the critical path on top."""
     ranked = sorted(graph.edges(data=True), key=lambda edge: (edge[2]["kind"] != "skip", edge[2]["critical"]))
     for source, target, data in ranked:
@@ -362,7 +208,7 @@ def _edges(graph: nx.DiGraph, boxes: dict[str, _Box], lanes: dict[str, _Box]) ->
             points = [(begin, start.y + 5), (lane, start.y + 5), (lane, end.y - 5), (end.x + reach, end.y - 5)]
         else:
             begins = graph.nodes[target]["kind"] == "between" and kind == "state"  # from there on its column is free
-            bus = start.bottom + _ROW_GAP / 2 if begins else end.top - _ROW_GAP / 2
+            bus = start.bottom + ROW_GAP / 2 if begins else end.top - ROW_GAP / 2
             points = [(start.x, start.bottom), (start.x, bus), (end.x, bus), (end.x, end.top)]
         yield f'<path d="{_path(points)}" fill="none" {style}/>'
 
@@ -393,7 +239,7 @@ def _arrow(name: str, colour: str, size: float) -> str:
     )
 
 
-def _level_names(graph: nx.DiGraph, boxes: dict[str, _Box], frames: Sequence[tuple[_Box, int]]) -> list[str]:
+def _level_names(graph: nx.DiGraph, boxes: dict[str, Box], frames: Sequence[tuple[Box, int]]) -> list[str]:
     """The numbers of the levels on the left of each column, one name for a frame of several."""
     rows: dict[tuple[int, int], list[str]] = {}
     left: dict[int, float] = {}
@@ -409,7 +255,7 @@ def _level_names(graph: nx.DiGraph, boxes: dict[str, _Box], frames: Sequence[tup
         levels = {graph.nodes[name]["level"] for name in names}
         first = min(levels)
         last = first + len(levels) * graph.nodes[names[0]]["frame_repeat"] - 1
-        y = _Box.around([boxes[name] for name in names]).y
+        y = Box.around([boxes[name] for name in names]).y
         label = f"level {first}" if first == last else f"levels {first}{_TO}{last}"
         lane = graph.nodes[names[0]]["lane"]
         found.append(_text(label, left[lane] - 14, y + 4, 11.5, _GREY, anchor="end"))

@@ -17,7 +17,7 @@ from parallelize.data import Samples
 from parallelize.metrics import Judge
 from parallelize.models.states import Batch, batch_size, example_size, outputs_from, start_batches
 from parallelize.planning.forms import GroupForm, main_form
-from parallelize.refitting.refit import StackWalk
+from parallelize.refitting.walk import StackWalk
 from passes.apply_plan import schedule
 from passes.channels import channel_axis
 from passes.infra import clone

@@ -33,7 +33,8 @@ from parallelize.planning.memory import open_memory
 from parallelize.planning.neighbours import neighbours
 from parallelize.planning.partition import Groups, best_partitions
 from parallelize.planning.shared_depth import share_depth
-from parallelize.refitting.refit import Refitted, refit
+from parallelize.refitting.records import Refitted
+from parallelize.refitting.refit import refit
 from parallelize.terminal.words import counted
 from passes.errors import CheckError, ParallelizeError
 from passes.plan import REFITS, Plan, Refit, StackPlan

@@ -23,7 +23,8 @@ from parallelize.healing.pair import choose_device, on_device
 from parallelize.metrics import predict, score
 from parallelize.models.capture import capture
 from parallelize.models.program import Program
-from parallelize.refitting.refit import Refitted, refit
+from parallelize.refitting.records import Refitted
+from parallelize.refitting.refit import refit
 from passes.apply_plan import ApplyPlan
 from passes.errors import EnvironmentLackError, ParallelizeError
 from passes.fuse_width import FuseWidth

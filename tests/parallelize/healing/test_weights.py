@@ -10,7 +10,8 @@ from parallelize.healing.options import HealOptions, Trained
 from parallelize.healing.weights import Weight, merged, trainable
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
-from parallelize.refitting.refit import Refitted, refit
+from parallelize.refitting.records import Refitted
+from parallelize.refitting.refit import refit
 from passes.errors import ParallelizeError
 from passes.infra import flat_outputs
 from passes.parameters import read_parameter

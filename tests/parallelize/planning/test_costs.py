@@ -15,7 +15,7 @@ from parallelize.models.capture import capture
 from parallelize.models.states import batch_size, start_batches
 from parallelize.planning.costs import GroupCosts, sample_count
 from parallelize.planning.forms import GroupForm, main_form, other_forms, sublayer
-from parallelize.refitting.refit import StackWalk
+from parallelize.refitting.walk import StackWalk
 from passes.apply_plan import restore_order, rewrite
 from passes.infra import finish
 from passes.plan import Level, Plan, Refit, StackPlan, serial
