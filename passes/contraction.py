@@ -96,6 +96,8 @@ def tail_of(branches: Branches, output: fx.Node) -> tuple[fx.Node, ...] | None:
 
 def _is_private(node: fx.Node, tail: Sequence[fx.Node], branches: Branches) -> bool:
     """Whether a value is read by what follows in the tail, or by the sum, and by nothing else of its branch."""
+    if tail and node in branches.outputs[0]:
+        return False
     readers = [user for user in node.users if user in branches.inner]
     return readers == ([tail[-1]] if tail else [])
 

@@ -2,8 +2,8 @@
 
     x - f  ->  x + (-f)        0.9 x + f  ->  x + (f - 0.1 x)        lerp(x, f, w)  ->  x + (w f - w x)
 
-`passes.spelled_adds` lists the spellings. Only sums of a chain of two terms or more are rewritten: elsewhere nothing
-would run beside them. Signs and scales go into the weights at fusion.
+`passes.spelled_adds` and `passes.summands` list the spellings. Only sums of a chain of two terms or more are rewritten:
+elsewhere nothing would run beside them. Signs and scales go into the weights at fusion.
 
 Refused, each with its reason: a sum that is no term of a stack, or the only one on its state.
 """
@@ -22,7 +22,7 @@ from passes.dataflow import same_shape, tensor_value
 from passes.infra import Pass, PassResult, Skip
 from passes.residual_adds import ResidualAdd
 from passes.shapes import complete_shapes
-from passes.spelled_adds import Call, Factor, Summand
+from passes.summands import Call, Factor, Summand
 
 aten = ops.aten
 
@@ -100,7 +100,13 @@ def _node(module: fx.GraphModule, value: fx.Node | Call | float, written: Mappin
     if isinstance(value, fx.Node):
         return written.get(value, value)
     assert isinstance(value, Call)
-    return module.graph.call_function(value.target, fx.map_arg(value.args, lambda node: written.get(node, node)))
+    return module.graph.call_function(value.target, tuple(_argument(module, arg, written) for arg in value.args))
+
+
+def _argument(module: fx.GraphModule, value: Any, written: Mapping[fx.Node, fx.Node]) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_argument(module, part, written) for part in value]
+    return _node(module, value, written) if isinstance(value, (fx.Node, Call)) else value
 
 
 def _expanded(module: fx.GraphModule, rest: fx.Node, root: fx.Node, skip: fx.Node) -> fx.Node:

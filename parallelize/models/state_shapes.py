@@ -20,6 +20,12 @@ from passes.infra import eliminate_dead_code
 aten = ops.aten
 
 _SUMS = ops.ADDS | {aten.sub.Tensor, aten.rsub.Tensor}
+_VIEWS = ops.VIEWS | {
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.view_as.default,
+    aten.reshape_as.default,
+}
 _REORDERS = frozenset({aten.transpose.int, aten.permute.default})
 
 
@@ -48,7 +54,7 @@ def _sum_on_moved_state(undo: fx.Node, place: dict[fx.Node, int]) -> tuple[fx.No
 
     What else is added is computed from that tensor: it is the state, and not what a term adds to another one.
     """
-    total = undo.args[0] if undo.op == "call_function" and undo.target in ops.VIEWS | _REORDERS else None
+    total = undo.args[0] if undo.op == "call_function" and undo.target in _VIEWS | _REORDERS else None
     if not isinstance(total, fx.Node) or total.target not in _SUMS or len(total.users) != 1:
         return None
     for number, moved in enumerate(total.args[:2]):
@@ -65,8 +71,8 @@ def _sum_on_moved_state(undo: fx.Node, place: dict[fx.Node, int]) -> tuple[fx.No
 
 def _undoes(undo: fx.Node, moved: fx.Node) -> bool:
     """Whether two changes of shape are none where the shapes before and after agree."""
-    if undo.target in ops.VIEWS:
-        return moved.target in ops.VIEWS
+    if undo.target in _VIEWS:
+        return moved.target in _VIEWS
     if moved.target not in _REORDERS or len(moved.users) > 1:  # what the term reads too is the state, in that order
         return False
     first, second = _order(moved), _order(undo)
@@ -94,9 +100,13 @@ def _rewrite(module: fx.GraphModule, undo: fx.Node, state: fx.Node, place: int) 
     total = undo.args[0]
     assert isinstance(total, fx.Node)
     other = cast("fx.Node", total.args[1 - place])
-    change = aten.reshape.default if undo.target in ops.VIEWS else undo.target
     with module.graph.inserting_before(undo):
-        moved = module.graph.call_function(change, (other, *undo.args[1:]))  # type: ignore[arg-type]
+        if undo.target in ops.VIEWS:
+            moved = module.graph.call_function(aten.reshape.default, (other, *undo.args[1:]))
+        elif undo.target in _VIEWS:  # of another name; not all of them take what lies otherwise in memory
+            moved = module.graph.call_function(aten.reshape_as.default, (other, state))
+        else:
+            moved = module.graph.call_function(undo.target, (other, *undo.args[1:]))  # type: ignore[arg-type]
         operands = (state, moved) if place == 0 else (moved, state)
         written = module.graph.call_function(total.target, operands, dict(total.kwargs))  # type: ignore[arg-type]
     for node, origin in ((moved, other), (written, total)):

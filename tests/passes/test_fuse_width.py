@@ -497,6 +497,18 @@ def test_a_value_that_two_branches_share_is_computed_once() -> None:
     assert wide_operators(fused) == {"linear": 2, "attention": 0, "norm": 1}
 
 
+def test_an_output_that_another_output_is_computed_from_is_summed_before_it() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        a, b = self.a(x), self.b(x)
+        return x + a + a * self.g + b + b * self.h
+
+    gains = {name: normal(WIDTH, seed=number) for number, name in enumerate("gh")}
+    graph = graph_of(randomised(Function(forward, a=Mlp(), b=Mlp(), **gains)), tokens())
+    fused, record = run(graph, FuseWidth(), tokens())
+    assert len(record.matches) == 1
+    assert relative_error(fused(tokens()), graph(tokens())) < EXACT
+
+
 def test_a_parallel_model_as_it_was_captured_is_fused_without_a_plan() -> None:
     def forward(self: Function, x: Tensor) -> Tensor:
         return x + self.a(x) + self.b(x)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
@@ -19,6 +20,7 @@ from passes.normalize_adds import NormalizeAdds
 from passes.registry import CLEANING
 from passes.stacks import find_stacks
 from tests.passes.models import (
+    TOKENS,
     WIDTH,
     Function,
     Mlp,
@@ -34,6 +36,13 @@ from tests.passes.models import (
 )
 
 Combine = Callable[[Function, Tensor, Tensor], Tensor]
+
+aten = torch.ops.aten
+
+
+def _gated(gate: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return gate * left + (1 - gate) * right
+
 
 SPELLINGS: dict[str, Combine] = {
     "sub": lambda m, x, f: x - f,
@@ -65,6 +74,24 @@ SPELLINGS: dict[str, Combine] = {
     "sums in sums": lambda m, x, f: (x - f) - torch.tanh(f),
     "scaled and two added": lambda m, x, f: (0.5 * x + f) + torch.tanh(f),
     "broadcast": lambda m, x, f: x + f.mean(1, keepdim=True),
+    "a sum that keeps its axis": lambda m, x, f: torch.stack([x, f], 2).sum(2, keepdim=True).squeeze(2),
+    "cat, unflatten and sum": lambda m, x, f: torch.cat([x, f], -1).unflatten(-1, (2, WIDTH)).sum(-2),
+    "a stack times a column": lambda m, x, f: (torch.stack([x, f], -1) @ m.square[:2, :1]).squeeze(-1),
+    "a linear of a stack": lambda m, x, f: F.linear(torch.stack([x, f], -1), m.square[:1, :2]).squeeze(-1),
+    "a moved stack times a column": lambda m, x, f: (
+        torch.stack([x, f]).permute(1, 2, 3, 0) @ m.square[:2, :1]
+    ).squeeze(3),
+    "a stack with a vector of weights": lambda m, x, f: (torch.stack([x, f], -1) * m.gain[:2]).sum(-1),
+    "index_add": lambda m, x, f: x.index_add(1, torch.arange(TOKENS), f, alpha=0.5),
+    "index_add to some": lambda m, x, f: x.index_add(1, torch.tensor([2, 0]), f[:, :2]),
+    "scatter_add": lambda m, x, f: x.scatter_add(1, torch.arange(TOKENS)[None, :, None].expand(x.shape), f),
+    "index_put": lambda m, x, f: aten.index_put(x, [None, torch.tensor([0, 0, 1])], f[:, :3], True),
+    "where the sum is": lambda m, x, f: torch.where(x.mean(-1, keepdim=True) > 0, x + f, x),
+    "where the state is": lambda m, x, f: torch.where(x.mean(-1, keepdim=True) > 0, x, 2 * f + x),
+    "both by a gate": lambda m, x, f: _gated(m.gate(x), x + f, x),
+    "lerp to the sum": lambda m, x, f: torch.lerp(x, x + f, 0.3),
+    "lerp in lerp": lambda m, x, f: torch.lerp(x, torch.lerp(x, f, 0.5), m.gain),
+    "a gate of the state": lambda m, x, f: _gated(torch.sigmoid(x * m.gain), f, x),
 }
 
 

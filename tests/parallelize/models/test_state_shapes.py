@@ -89,6 +89,8 @@ def test_a_view_to_another_shape_is_left_alone() -> None:
         pytest.param(
             lambda x, f: (x.transpose(1, 2) - f.transpose(1, 2)).transpose(-1, -2), id="transposed, subtracted"
         ),
+        pytest.param(lambda x, f: (x.flatten(0, 1) + f.flatten(0, 1)).view_as(x), id="flattened"),
+        pytest.param(lambda x, f: (x.flatten(1) - f.flatten(1)).unflatten(1, x.shape[1:]), id="flattened, unflattened"),
         pytest.param(lambda x, f: (x.permute(2, 0, 1) + f.permute(2, 0, 1)).permute(1, 2, 0), id="permuted"),
     ],
 )
