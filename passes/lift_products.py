@@ -82,9 +82,11 @@ def _batched_linear(lifter: Lifter, node: fx.Node, env: Env, columns: Sequence[f
         folded = [folded_bias(lifter.module, n, shift) for n, shift in zip(columns, shifts, strict=True)]
         return torch.stack(folded)[:, None]
 
-    product = lifter.emit(aten.bmm.default, (rows, lifter.store("weight", weight)))
+    factors = (rows, lifter.store("weight", weight))
     if has_bias(node, shifts):
-        product = lifter.emit(aten.add.Tensor, (product, lifter.store("bias", bias)))
+        product = lifter.emit(aten.baddbmm.default, (lifter.store("bias", bias), *factors))
+    else:
+        product = lifter.emit(aten.bmm.default, factors)
     result = shape_of(node)
     return Wide(lifter.emit(aten.reshape.default, (product, [*back, result[-1]])), -len(result), 1, result)
 

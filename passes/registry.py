@@ -32,12 +32,13 @@ CLEANING: tuple[Pass, ...] = (
     MergeDuplicates(),
 )
 
+FUSION: tuple[Pass, ...] = (FuseWidth(), MoveViews())
+
 _ALL: tuple[type[Pass], ...] = (
     WidenPrecision,
     *(type(step) for step in CLEANING),
     ApplyPlan,
-    FuseWidth,
-    MoveViews,
+    *(type(step) for step in FUSION),
     CastPrecision,
 )
 

@@ -18,10 +18,10 @@ from parallelize.models.program import Program
 from parallelize.refitting.records import LevelRefit, Refitted
 from parallelize.refitting.refit import refit
 from passes.apply_plan import ApplyPlan
-from passes.fuse_width import FuseWidth
 from passes.infra import PassRecord, run_passes
 from passes.measures import critical_gemms, parameter_count
 from passes.plan import Plan
+from passes.registry import FUSION
 from passes.stack_graph import stack_graph
 from passes.stacks import find_stacks
 
@@ -83,7 +83,7 @@ def fused_variants(program: Program, plan: Plan, held_out: Samples) -> Variants:
         plan: its serial plan.
         held_out: samples on which the fusion must change nothing.
     """
-    fused, records = run_passes(program.module, [FuseWidth()], held_out.batch(4))
+    fused, records = run_passes(program.module, FUSION, held_out.batch(4))
     items = (_variant(SERIAL, program, program.module, None), _variant(FUSED, program, fused, plan))
     return Variants(items, plan, None, records)
 
@@ -113,22 +113,22 @@ def build_variants(
     """
     teacher = program.module
     probe = held_out.batch(4)
-    as_is, records = run_passes(teacher, [ApplyPlan(plan), FuseWidth()], probe)
+    as_is, records = run_passes(teacher, [ApplyPlan(plan), *FUSION], probe)
     variants = [_variant(SERIAL, program, teacher, None), _variant(AS_IS, program, as_is, plan)]
     levels: tuple[LevelRefit, ...] = ()
     wants_refit = any(part.refit != "none" for part in plan.stacks)
     if wants_refit:
         report("refitting the rewrite")
         refitted = refitted or refit(teacher, plan, fit, held_out)
-        fused, (fusion,) = run_passes(refitted.module, [FuseWidth()], probe)
-        records, levels = (*records[:-1], fusion), refitted.levels
+        fused, fusion = run_passes(refitted.module, FUSION, probe)
+        records, levels = (*records[: -len(FUSION)], *fusion), refitted.levels
         variants.append(_variant(UNFUSED, program, refitted.module, plan))
         variants.append(_variant(REWRITE, program, fused, plan))
     healed = None
     if heal is not None:
         healed = heal(refitted or refit(teacher, plan, fit, held_out))
         if healed.helped:
-            fused, _ = run_passes(healed.module, [FuseWidth()], probe)
+            fused, _ = run_passes(healed.module, FUSION, probe)
             variants.append(_variant(HEALED, program, fused, plan))
     report("deleting blocks to the same depth")
     deletion = deletion_plan(teacher, plan, fit, held_out, metric)
@@ -136,7 +136,7 @@ def build_variants(
     variants.append(_variant(DELETED, program, deleted, deletion))
     if wants_refit:
         report("refitting the deletion")
-        deleted, _ = run_passes(refit(teacher, deletion, fit, held_out).module, [FuseWidth()], probe)
+        deleted, _ = run_passes(refit(teacher, deletion, fit, held_out).module, FUSION, probe)
         variants.append(_variant(DELETED_REFITTED, program, deleted, deletion))
     return Variants(tuple(variants), plan, deletion, records, levels, healed)
 

@@ -39,10 +39,10 @@ from parallelize.planning.planner import Candidate, Planner, PlannerOptions
 from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted
 from passes.errors import ParallelizeError
-from passes.fuse_width import FuseWidth
 from passes.infra import run_passes
 from passes.measures import parameter_count
 from passes.plan import Plan, serial
+from passes.registry import FUSION
 
 FORMAT = "parallelize-frontier/1"
 MOST_DEPTHS = 10  # that are measured where none are named
@@ -169,7 +169,7 @@ def _serial_point(prepared: Prepared, planner: Planner) -> Point:
 
 
 def _network(kind: str, measured: Candidate, metric: Metric) -> tuple[Point, fx.GraphModule]:
-    fused, _ = run_passes(measured.refitted.module, [FuseWidth()])
+    fused, _ = run_passes(measured.refitted.module, FUSION)
     error, interval = measured.scores.error(metric), measured.scores.interval(metric)
     return Point(kind, measured.plan, measured.depth, parameter_count(fused), error, interval), fused
 
