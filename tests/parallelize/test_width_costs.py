@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from paraformer.model import VisionConfig, VisionParaFormer
-from parallelize.capturing import capture
-from parallelize.cleaning import clean
+from parallelize.models.capture import capture
+from parallelize.models.clean import clean
 from passes.infra import run_passes
 from passes.registry import FUSION
 from tests.passes.models import SMALL
