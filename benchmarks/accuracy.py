@@ -28,12 +28,12 @@ from benchmarks.tasks import TASKS, Task  # noqa: E402
 from benchmarks.tasks.page import write_page  # noqa: E402
 from parallelize.baselines import baselines  # noqa: E402
 from parallelize.baselines.deletion import deletion_plan  # noqa: E402
-from parallelize.conversion.report import machine  # noqa: E402
 from parallelize.data import Samples  # noqa: E402
 from parallelize.data.split import split  # noqa: E402
 from parallelize.files.whole_file import output_file  # noqa: E402
 from parallelize.healing.heal import heal  # noqa: E402
 from parallelize.healing.options import HealOptions  # noqa: E402
+from parallelize.machine.measured_on import machine  # noqa: E402
 from parallelize.metrics import Judge  # noqa: E402
 from parallelize.models.clean import clean  # noqa: E402
 from parallelize.planning.planner import Planner, PlannerOptions  # noqa: E402

@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the tasks are beside this script, the packages are those of this checkout
 
 from benchmarks.tasks import TASKS  # noqa: E402
-from parallelize.conversion.report import machine  # noqa: E402
 from parallelize.data.split import split  # noqa: E402
 from parallelize.files.whole_file import output_file  # noqa: E402
+from parallelize.machine.measured_on import machine  # noqa: E402
 from parallelize.metrics import Judge  # noqa: E402
 from parallelize.models.clean import clean  # noqa: E402
 from parallelize.planning.planner import Planner, PlannerOptions  # noqa: E402

@@ -12,7 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from parallelize.conversion.convert import ConvertOptions, convert
+from parallelize.conversion.convert import convert
+from parallelize.conversion.options import ConvertOptions
 from parallelize.data import load_samples
 from parallelize.data.split import split
 from parallelize.models.sources import LoadOptions, load_program
@@ -84,8 +85,8 @@ def main() -> None:
                 labels="labels",
                 options=ConvertOptions(plan=plan),
             )
-        reports[depth] = {**result.report, "model": str(MODEL.relative_to(ROOT) / "vit12.pt")}
-        print(row(result.report, depth), flush=True)
+        reports[depth] = {**result.report.as_dict(), "model": str(MODEL.relative_to(ROOT) / "vit12.pt")}
+        print(row(reports[depth], depth), flush=True)
     write(reports)
 
 

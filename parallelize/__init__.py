@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from parallelize.backends.tensorrt.build import build
     from parallelize.backends.tensorrt.engine import Engine
     from parallelize.backends.tensorrt.options import BuildOptions
-    from parallelize.conversion.convert import Conversion, ConvertOptions, convert
+    from parallelize.conversion.convert import Conversion, convert
     from parallelize.conversion.engines import EngineOptions
+    from parallelize.conversion.options import ConvertOptions
     from parallelize.exploring.explore import PlanOptions, explore
     from parallelize.healing.heal import Healed, heal
     from parallelize.healing.options import HealOptions
@@ -67,7 +68,7 @@ _HOMES = {
     "CompareOptions": "parallelize.measuring.compare",
     "CompareResult": "parallelize.measuring.compare",
     "Conversion": "parallelize.conversion.convert",
-    "ConvertOptions": "parallelize.conversion.convert",
+    "ConvertOptions": "parallelize.conversion.options",
     "Engine": "parallelize.backends.tensorrt.engine",
     "EngineOptions": "parallelize.conversion.engines",
     "HealOptions": "parallelize.healing.options",

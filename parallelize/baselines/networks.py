@@ -5,7 +5,7 @@ Where nothing is scheduled there are two: the network as it was captured, and wi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from torch import fx
@@ -33,6 +33,8 @@ REWRITE = "rewrite, refitted"
 HEALED = "rewrite, healed"
 DELETED = "deletion, as is"
 DELETED_REFITTED = "deletion, refitted"
+
+PRODUCTS = (HEALED, REWRITE, AS_IS, FUSED)  # what a conversion may be for, the first that there is
 
 Report = Callable[[str], None]
 Heal = Callable[[Refitted], Healed]
@@ -73,6 +75,21 @@ class Variants:
 
     def __getitem__(self, name: str) -> Variant:
         return next(variant for variant in self.items if variant.name == name)
+
+    @property
+    def product(self) -> Variant:
+        """The network that a conversion is for."""
+        return self[product_name(variant.name for variant in self.items)]
+
+
+def product_name(names: Iterable[str]) -> str:
+    """Which of these networks a conversion is for.
+
+    It is healed and refitted where each of them helps, else the rewrite as is. Where nothing is scheduled it is the
+    network with its branches fused.
+    """
+    there = set(names)
+    return next(name for name in PRODUCTS if name in there)
 
 
 def fused_variants(program: Program, plan: Plan, held_out: Samples) -> Variants:

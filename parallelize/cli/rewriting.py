@@ -89,8 +89,8 @@ def convert(
     """Rewrite a model's depth into width: capture, plan, rewrite, refit, fuse, export, compare, time."""
     from parallelize.backends.tensorrt.options import BuildOptions
     from parallelize.backends.tensorrt.profiles import ShapeOptions, parse_shapes
-    from parallelize.conversion.convert import ConvertOptions
     from parallelize.conversion.engines import EngineOptions
+    from parallelize.conversion.options import ConvertOptions
 
     shapes = ShapeOptions(
         parse_shapes(min_shapes, "--min-shapes"),
@@ -274,7 +274,7 @@ def heal(
     rounds: Rounds = 200,
 ) -> None:
     """Convert by a plan, with self-distillation: the rewrite learns from the model itself; run again to go on."""
-    from parallelize.conversion.convert import ConvertOptions
+    from parallelize.conversion.options import ConvertOptions
 
     healing = HealOptions(
         steps=steps,
@@ -320,7 +320,7 @@ def _convert(model: str, output: Path, shapes: list[str] | None, **options: Any)
 
     from parallelize.conversion.convert import convert as run
     from parallelize.conversion.notes import facts, notes
-    from parallelize.conversion.report import table
+    from parallelize.conversion.table import table
     from parallelize.data import parse_inputs
     from parallelize.terminal.progress import reporting
 

@@ -21,11 +21,11 @@ from torch import Tensor
 from parallelize.backends.onnxruntime import OnnxRuntime
 from parallelize.backends.tensorrt.build import build, require
 from parallelize.backends.tensorrt.engine import Engine
-from parallelize.backends.tensorrt.layers import Layer, critical_layers, kernels, streams
 from parallelize.backends.tensorrt.library import AUTO, ONNXRUNTIME, choose_backend
 from parallelize.backends.tensorrt.options import BuildOptions, Precision
 from parallelize.backends.tensorrt.profiles import BATCH, Shape, ShapeOptions, choose_profiles
 from parallelize.backends.tensorrt.sidecar import Sidecar, sidecar_path
+from parallelize.conversion.engine_result import BackendResult, Counts, EngineResult, PrecisionResult
 from parallelize.data import Samples
 from parallelize.data.padding import real_outputs
 from parallelize.data.tensor_spec import TensorSpec
@@ -75,20 +75,6 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Layers of an engine: all kernels, the most that wait for each other, streams."""
-
-    kernels: int
-    critical: int
-    streams: int
-
-    @classmethod
-    def of(cls, layers: Sequence[Layer]) -> Counts:
-        """Counted on the layers of a sidecar."""
-        return cls(kernels(layers), critical_layers(layers), streams(layers))
-
-
-@dataclass(frozen=True)
 class Built:
     """What a conversion tells of precision and engine.
 
@@ -114,30 +100,25 @@ class Built:
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     not_run: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """For the report."""
-        value: dict[str, Any] = {
-            "backend": self.backend,
-            "why": self.why,
-            "precision": self.precision.as_dict(),
-            "onnx_against_graph": self.onnx_error,
-            "onnx_not_run": self.onnx_skipped,
-            "engine": None,
-        }
-        if self.sidecar is not None:
-            value["engine"] = {
-                "library": f"{self.sidecar.backend} {self.sidecar.version}",
-                "targets": list(self.sidecar.targets),
-                "precision": self.sidecar.precision,
-                "profiles": [str(profile) for profile in self.sidecar.profiles],
-                "build_seconds": self.sidecar.build_seconds,
-                "layers": {name: vars(counts) for name, counts in self.counts.items()},
-                "layers_from": self.sidecar.layers_from,
-                "errors": dict(self.sidecar.errors),
-                "latency_ms": {name: vars(latency) for name, latency in self.latencies.items()},
-                "not_run": self.not_run,
-            }
-        return value
+    def result(self) -> BackendResult:
+        """For the result of the conversion."""
+        precision = PrecisionResult.of(self.precision)
+        engine = None if self.sidecar is None else self._engine(self.sidecar)
+        return BackendResult(self.backend, self.why, precision, self.onnx_error, self.onnx_skipped, engine)
+
+    def _engine(self, sidecar: Sidecar) -> EngineResult:
+        return EngineResult(
+            library=f"{sidecar.backend} {sidecar.version}",
+            targets=sidecar.targets,
+            precision=sidecar.precision,
+            profiles=tuple(map(str, sidecar.profiles)),
+            build_seconds=sidecar.build_seconds,
+            layers=self.counts,
+            layers_from=sidecar.layers_from,
+            errors=sidecar.errors,
+            latency_ms=self.latencies,
+            not_run=self.not_run,
+        )
 
 
 def settle(options: EngineOptions) -> tuple[str, str]:

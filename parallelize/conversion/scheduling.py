@@ -16,27 +16,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from parallelize.healing.pair import choose_device
-from parallelize.metrics import Budget, Metric
-from parallelize.models.prepare import Prepared
+from parallelize.conversion.goal import AtDepth, Goal, Replay, Within
+from parallelize.conversion.job import Job
+from parallelize.metrics import Budget
 from parallelize.planning.forms import alike
 from parallelize.planning.planner import Planner, PlannerOptions, Search
 from parallelize.planning.structure import structural_plan
 from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted
-from passes.apply_plan import check_fits
 from passes.errors import ParallelizeError
 from passes.plan import Plan, serial
 from passes.stack_graph import StackGraph
-from passes.stacks import Stack
-
-if TYPE_CHECKING:
-    from parallelize.conversion.convert import ConvertOptions
-
-DEFAULT_BUDGET = Budget(0.02)
+from passes.terms import Stack
 
 
 @dataclass(frozen=True)
@@ -55,95 +48,57 @@ class Schedule:
     budget: Budget | None = None
 
 
-def settled(options: ConvertOptions, graph: StackGraph, *, is_random: bool) -> ConvertOptions:
-    """Refuse what cannot be asked for together or without data, and leave out the refit on noise.
-
-    Raises:
-        ParallelizeError: several of a plan, a depth and a budget, a plan for another model, or what needs data.
-    """
-    given = [name for name in ("plan", "depth", "max_error") if getattr(options, name) is not None]
-    if len(given) > 1:
-        raise ParallelizeError(
-            "Only one of a plan, a depth and a maximal error can be asked for.", "Leave out the rest."
-        )
-    if options.heal is not None:
-        choose_device(options.heal.device)  # what is not there is refused before the long work
-        if is_random:
-            raise ParallelizeError("Healing needs data.", "Give calibration samples with --inputs.")
-    if options.plan is not None:
-        check_fits(graph.stacks, options.plan)
-        wants_refit = any(part.refit != "none" for part in options.plan.stacks)
-        if wants_refit and is_random:
-            raise ParallelizeError(
-                "The plan asks for a refit, which needs data.", 'Give --inputs, or set "refit": "none" in the plan.'
-            )
-    if is_random and options.max_error is not None:
-        raise ParallelizeError(
-            "A largest error is measured on data.", "Give calibration samples with --inputs, or ask for a --depth."
-        )
-    return replace(options, refit="none") if is_random else options
-
-
-def chosen_schedule(
-    prepared: Prepared, graph: StackGraph, metric: Metric, options: ConvertOptions, report: Report
-) -> Schedule:
-    """The schedule that the options ask for.
+def chosen_schedule(job: Job, report: Report) -> Schedule:
+    """The schedule that reaches the goal.
 
     Raises:
         ParallelizeError: there is none, or what was asked for cannot be done where nothing is scheduled.
         CheckError: no schedule is within the budget.
     """
-    as_captured = Plan(tuple(serial(len(stack.terms)) for stack in graph.stacks), options.seed)
-    reason = why_unscheduled(graph, options.plan, options.depth, has_budget=options.max_error is not None)
-    if reason is not None and options.heal is not None:
+    graph, goal, seed = job.graph, job.goal, job.options.seed
+    reason = why_unscheduled(graph, goal)
+    if reason is not None and job.options.heal is not None:
         raise ParallelizeError(
             f"There is nothing to heal: {reason}.", "Leave out the healing, or name a plan that schedules more."
         )
+    if isinstance(goal, Replay):
+        return Schedule(goal.plan, unscheduled=reason)
     if reason is not None:
-        return Schedule(options.plan or as_captured, None, reason)
-    if options.plan is not None:
-        return Schedule(options.plan)
-    if prepared.random:
-        plan = structural_plan(prepared.program.module, graph, options.depth, options.seed)
-        return Schedule(plan, None, "no two neighbouring blocks fuse" if plan.is_serial else None)
-    return _searched(prepared, metric, options, report)
+        return Schedule(Plan(tuple(serial(len(stack.terms)) for stack in graph.stacks), seed), unscheduled=reason)
+    if job.prepared.random:
+        depth = goal.blocks if isinstance(goal, AtDepth) else None
+        plan = structural_plan(job.prepared.program.module, graph, depth, seed)
+        return Schedule(plan, unscheduled="no two neighbouring blocks fuse" if plan.is_serial else None)
+    return _searched(job, goal, report)
 
 
-def _searched(prepared: Prepared, metric: Metric, options: ConvertOptions, report: Report) -> Schedule:
+def _searched(job: Job, goal: AtDepth | Within, report: Report) -> Schedule:
     def progress(what: str, done: int, total: int) -> None:
         report(what, done / total if total > 1 else None)
 
-    budget = DEFAULT_BUDGET if options.max_error is None else Budget.parse(options.max_error)
-    if options.depth is None:
-        budget.check(metric)
+    if isinstance(goal, Within):
+        goal.budget.check(job.metric)
+    options, data = job.options, job.prepared.data
     searching = PlannerOptions(options.refit, options.seed, options.time_limit, refine=options.refine)
-    data = prepared.data
-    planner = Planner(prepared.program.module, data.fit, data.held_out, metric, searching, progress)
-    if options.depth is not None:
-        search = planner.at_depth(options.depth)
+    planner = Planner(job.prepared.program.module, data.fit, data.held_out, job.metric, searching, progress)
+    if isinstance(goal, AtDepth):
+        search = planner.at_depth(goal.blocks)
         return Schedule(search.chosen.plan, search)
-    search = planner.within(budget)
-    return Schedule(search.chosen.plan, search, budget=budget)
+    search = planner.within(goal.budget)
+    return Schedule(search.chosen.plan, search, budget=goal.budget)
 
 
-def why_unscheduled(graph: StackGraph, plan: Plan | None, depth: int | None, *, has_budget: bool) -> str | None:
-    """Why nothing is to be scheduled, as the rest of a sentence, or None where something is.
-
-    Args:
-        graph: the model's stacks.
-        plan: the plan that was given.
-        depth: the depth that was asked for.
-        has_budget: whether a largest error was given.
-    """
-    if plan is not None:
-        return "the plan leaves every stack as it was captured" if plan.is_serial else None
+def why_unscheduled(graph: StackGraph, goal: Goal) -> str | None:
+    """Why nothing is to be scheduled, as the rest of a sentence, or None where something is."""
+    if isinstance(goal, Replay):
+        return "the plan leaves every stack as it was captured" if goal.plan.is_serial else None
     if not graph.stacks:
         return "the network has no residual stack"
     if not _has_group(graph.stacks):
         return branches(graph) if graph.is_parallel else _why_no_group(graph.stacks)
-    if depth is not None and depth >= graph.serial_blocks:
-        return f"the network is {counted(graph.serial_blocks, 'block')} deep as it is, and {depth} were asked for"
-    if depth is None and not has_budget and graph.is_parallel:
+    if isinstance(goal, AtDepth) and goal.blocks >= graph.serial_blocks:
+        return f"the network is {counted(graph.serial_blocks, 'block')} deep as it is, and {goal.blocks} were asked for"
+    if isinstance(goal, Within) and goal.is_default and graph.is_parallel:
         return f"{branches(graph)} (--depth {graph.least_blocks} would schedule each of them)"
     return None
 

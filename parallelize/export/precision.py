@@ -70,20 +70,6 @@ class PrecisionRecord:
     wide: tuple[str, ...] = ()
     why: str = ""
 
-    def as_dict(self) -> dict[str, object]:
-        """The record for a report: plain values, null for an error that is no number."""
-        return {
-            "dtype": self.dtype,
-            "kept_in_fp32": None if self.kept is None else asdict(self.kept),
-            "kept_for_range": list(self.wide),
-            "out_of_range": self.why or None,
-            "metric": self.metric or None,
-            "errors": [
-                {"kept_in_fp32": asdict(kept), "error": error if math.isfinite(error) else None}
-                for kept, error in self.errors
-            ],
-        }
-
 
 def cast(
     program: Program,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import torch
@@ -12,6 +12,33 @@ from torch import Tensor
 from parallelize.metrics.bootstrap import interval, resampled_sums
 from parallelize.metrics.catalogue import Metric, Sums, named
 from passes.errors import ParallelizeError
+
+
+@dataclass(frozen=True)
+class PlainScores:
+    """The numbers of one network without those of its samples; None for what was not measured.
+
+    Attributes:
+        samples: how many were judged.
+        relative_l2: |y - teacher| / |teacher|.
+        cosine: 1 - cosine of outputs and the teacher's.
+        kl: divergence from the teacher in nats.
+        agreement: share of samples whose largest logit stayed.
+        top1: accuracy.
+        top1_teacher: the teacher's accuracy.
+        perplexity: of the network.
+        perplexity_teacher: of the teacher.
+    """
+
+    samples: int
+    relative_l2: float
+    cosine: float | None = None
+    kl: float | None = None
+    agreement: float | None = None
+    top1: float | None = None
+    top1_teacher: float | None = None
+    perplexity: float | None = None
+    perplexity_teacher: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +97,24 @@ class Scores:
         metric = self._required(metric)
         return None if metric.serial is None else self._interval(metric.ours.of, metric.ours.columns)
 
+    def plain(self) -> PlainScores:
+        """The numbers by name."""
+        has_perplexity = self.has("perplexity")
+        return PlainScores(
+            samples=self.samples,
+            relative_l2=self.relative_l2,
+            cosine=self._error_or_none("cosine"),
+            kl=self.kl,
+            agreement=self.agreement,
+            top1=self.top1,
+            top1_teacher=self.top1_teacher,
+            perplexity=self.value("perplexity") if has_perplexity else None,
+            perplexity_teacher=self.serial("perplexity") if has_perplexity else None,
+        )
+
     def as_dict(self) -> dict[str, float | None]:
-        """The plain numbers by name, None for what was not measured."""
-        return {
-            "samples": self.samples,
-            "relative_l2": self.relative_l2,
-            "cosine": self._error_or_none("cosine"),
-            "kl": self.kl,
-            "agreement": self.agreement,
-            "top1": self.top1,
-            "top1_teacher": self.top1_teacher,
-            "perplexity": self.value("perplexity") if self.has("perplexity") else None,
-            "perplexity_teacher": self.serial("perplexity") if self.has("perplexity") else None,
-        }
+        """The same as plain values."""
+        return asdict(self.plain())
 
     @property
     def relative_l2(self) -> float:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from torch import nn
 
@@ -33,10 +33,27 @@ from passes.fuse_width import FuseWidth
 from passes.infra import PassRecord, clone
 from passes.stacks import Refusal, Stacks, find_stacks
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 RANDOM_SAMPLES = 64
 PROBE = 4  # samples that exact passes are checked on
 
 Model = str | os.PathLike[str] | nn.Module | Program
+
+
+class Data(TypedDict, total=False):
+    """What a `Source` holds beside the model, as keywords."""
+
+    inputs: str | os.PathLike[str] | None
+    test_inputs: str | os.PathLike[str] | None
+    labels: str | None
+    mask: str | None
+    example: tuple[Any, ...] | None
+    weights: str | os.PathLike[str] | None
+    input_specs: tuple[InputSpec, ...]
+    allow_pickle: bool
+    weights_key: str | None
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,21 @@ class Source:
     input_specs: tuple[InputSpec, ...] = ()
     allow_pickle: bool = False
     weights_key: str | None = None
+
+    @staticmethod
+    def of(model: Model | Source, **data: Unpack[Data]) -> Source:
+        """A model with its data as keywords, or a source as it is.
+
+        Raises:
+            ParallelizeError: a source, and data beside it.
+        """
+        if not isinstance(model, Source):
+            return Source(model, **data)
+        if data:
+            raise ParallelizeError(
+                f"A Source names its data itself, but {', '.join(data)} was given beside it.", "Put it into the Source."
+            )
+        return model
 
 
 @dataclass(frozen=True, eq=False)

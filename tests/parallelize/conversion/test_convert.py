@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,16 @@ import parallelize
 import parallelize.conversion.convert
 import parallelize.conversion.scheduling
 from parallelize.backends.onnxruntime import OnnxRuntime
-from parallelize.conversion.convert import Conversion, ConvertOptions, convert
+from parallelize.conversion.convert import Conversion, convert
 from parallelize.conversion.notes import notes
-from parallelize.conversion.report import table
+from parallelize.conversion.options import ConvertOptions
+from parallelize.conversion.result import Result
+from parallelize.conversion.table import table
 from parallelize.data import load_samples
 from parallelize.data.split import split
 from parallelize.healing.options import HealOptions
 from parallelize.metrics import Judge, predict, score
+from parallelize.models.prepare import Data
 from parallelize.planning.planner import PlannerOptions
 from passes.errors import CheckError, ParallelizeError
 from passes.plan import Plan
@@ -71,10 +73,10 @@ def test_the_written_model_has_the_scores_of_the_report(conversion: Conversion, 
     pixels = judge.arrays["images"]
     ours = [outputs(conversion.output / "model.pt2", pixels)]
     scores = score(ours, predict(vision().module, judge), judge.labels)
-    reported = next(n for n in conversion.report["networks"] if n["name"] == "rewrite, refitted")["scores"]
-    assert reported["kl"] == pytest.approx(scores.kl, rel=1e-3)
-    assert reported["top1"] == pytest.approx(scores.top1)
-    assert reported["samples"] == len(judge)
+    reported = conversion.report["rewrite, refitted"].scores
+    assert reported.kl == pytest.approx(scores.kl, rel=1e-3)
+    assert reported.top1 == pytest.approx(scores.top1)
+    assert reported.samples == len(judge)
 
 
 def test_the_search_is_as_it_was_asked_for(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,32 +146,32 @@ def test_two_runs_with_one_seed_agree_to_the_bit(conversion: Conversion, data: P
 
 
 def test_the_report_says_where_and_on_what_it_was_measured(conversion: Conversion) -> None:
-    content = json.loads((conversion.output / "report.json").read_text())
-    assert content == json.loads(json.dumps(conversion.report))
-    assert content["schema"] == "parallelize-report/1"
-    assert content["data"] == {"random": False, "fit": 48, "held_out": 12, "judge": 30, "batch": 1}
-    assert {"date", "processor", "cores", "torch", "onnx", "onnxruntime", "onnxruntime_threads"} <= set(
-        content["measured_on"]
-    )
-    assert all(network["onnx_against_graph"]["error"] <= 1e-3 for network in content["networks"])
-    serial, *others = content["networks"]
-    assert (serial["name"], serial["depth_blocks"], serial["scores"]["kl"]) == ("serial", 4, 0.0)
-    assert {network["depth_blocks"] for network in others} == {2}
-    assert max(network["critical_gemms"] for network in others) < serial["critical_gemms"]
+    report = conversion.report
+    written = (conversion.output / "report.json").read_text()
+    assert written == report.to_json()
+    assert Result.from_json(written) == report
+    assert (report.data.random, report.data.batch) == (False, 1)
+    assert (report.data.fit, report.data.held_out, report.data.judge) == (48, 12, 30)
+    assert all(network.onnx_against_graph.error <= 1e-3 for network in report.networks)
+    serial, *others = report.networks
+    assert (serial.name, serial.depth_blocks, serial.scores.kl) == ("serial", 4, 0.0)
+    assert {network.depth_blocks for network in others} == {2}
+    assert max(network.critical_gemms for network in others) < serial.critical_gemms
 
 
 def test_every_number_of_the_report_has_its_interval(conversion: Conversion) -> None:
     measured = {"kl", "relative-l2", "cosine", "disagreement", "top1-drop"}
-    for network in conversion.report["networks"]:
-        assert set(network["errors"]) == set(network["error_intervals"]) == measured
-        assert set(network["values"]) == set(network["value_intervals"]) == {"top1-drop"}
-        assert network["values"]["top1-drop"] == network["scores"]["top1"]
-        for kind in ("error", "value"):
-            for name, (low, high) in network[f"{kind}_intervals"].items():
-                assert low <= network[f"{kind}s"][name] <= high
-    assert conversion.report["intervals"]["confidence"] == 0.95
-    rewrite = next(n for n in conversion.report["networks"] if n["name"] == "rewrite, refitted")
-    low, high = rewrite["error_intervals"]["kl"]
+    for network in conversion.report.networks:
+        assert set(network.errors) == set(network.error_intervals) == measured
+        assert set(network.values) == set(network.value_intervals) == {"top1-drop"}
+        assert network.values["top1-drop"] == network.scores.top1
+        for numbers, intervals in (
+            (network.errors, network.error_intervals),
+            (network.values, network.value_intervals),
+        ):
+            assert all(intervals[name][0] <= number <= intervals[name][1] for name, number in numbers.items())
+    assert conversion.report.intervals.confidence == 0.95
+    low, high = conversion.report["rewrite, refitted"].error_intervals["kl"]
     assert f"{low:.4f}..{high:.4f}" in (conversion.output / "report.html").read_text()
 
 
@@ -187,7 +189,7 @@ def test_a_budget_is_kept_on_held_out_samples(data: Path, tmp_path: Path) -> Non
         vision(), tmp_path / "a", inputs=data / "fit.npz", options=ConvertOptions(max_error=10.0, rounds=1)
     )
     assert generous.plan.stacks[0].depth == 2
-    assert all(step["held_out"]["kl"] <= 10.0 for step in generous.report["search"][-1:])
+    assert all(step.held_out.kl is not None and step.held_out.kl <= 10.0 for step in generous.report.search[-1:])
     with pytest.raises(CheckError, match="budget"):
         convert(vision(), tmp_path / "b", inputs=data / "fit.npz", options=ConvertOptions(max_error=0.0, rounds=1))
     assert not (tmp_path / "b").exists()
@@ -195,10 +197,8 @@ def test_a_budget_is_kept_on_held_out_samples(data: Path, tmp_path: Path) -> Non
 
 def test_without_data_nothing_is_refitted_and_the_report_warns(tmp_path: Path) -> None:
     result = convert(vision(), tmp_path / "out", options=ConvertOptions(rounds=1))
-    assert result.report["warnings"]
-    assert "random" in result.report["warnings"][0]
-    names = [network["name"] for network in result.report["networks"]]
-    assert names == ["serial", "rewrite, as is", "deletion, as is"]
+    assert "random" in result.report.warnings[0]
+    assert result.report.names == ("serial", "rewrite, as is", "deletion, as is")
     plan = Plan(tuple(result.plan.with_refit("full").stacks))
     with pytest.raises(ParallelizeError, match="needs data"):
         convert(vision(), tmp_path / "again", options=ConvertOptions(plan=plan, rounds=1))
@@ -211,11 +211,12 @@ def healed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
 
 
 def test_the_healed_network_is_one_more_row_and_is_what_is_written(healed: Conversion, data: Path) -> None:
-    networks = {network["name"]: network for network in healed.report["networks"]}
-    ours, before = networks["rewrite, healed"], networks["rewrite, refitted"]
-    assert list(networks).index("rewrite, healed") == list(networks).index("rewrite, refitted") + 1
-    assert ours["scores"]["kl"] < before["scores"]["kl"]
-    assert (ours["critical_gemms"], ours["parameters"]) == (before["critical_gemms"], before["parameters"])
+    ours, before = healed.report["rewrite, healed"], healed.report["rewrite, refitted"]
+    assert healed.report.product == ours
+    names = healed.report.names
+    assert names.index("rewrite, healed") == names.index("rewrite, refitted") + 1
+    assert ours.errors["kl"] < before.errors["kl"]
+    assert (ours.critical_gemms, ours.parameters) == (before.critical_gemms, before.parameters)
     pixels = load_samples(data / "fit.npz", vision().inputs).arrays["images"]
     written = outputs(healed.output / "model.pt2", pixels)
     torch.testing.assert_close(written, healed.program.module(pixels), rtol=1e-5, atol=1e-5)
@@ -224,30 +225,22 @@ def test_the_healed_network_is_one_more_row_and_is_what_is_written(healed: Conve
 
 
 def test_the_report_says_how_it_was_healed(healed: Conversion) -> None:
-    content = healed.report["healing"]
-    assert content["options"]["steps"] == 40
-    assert (content["steps"], content["ending"]) == (40, "finished")
-    assert content["after"] < content["before"]
-    assert min(e["error"] for e in content["history"]) == content["after"]
+    content = healed.report.healing
+    assert content is not None
+    assert content.options.steps == 40
+    assert (content.steps, content.ending) == (40, "finished")
+    assert content.after < content.before
+    assert min(evaluation.error for evaluation in content.history) == content.after
     assert "healing" in (healed.output / "report.html").read_text()
     assert not (healed.output.parent / "out.resume").exists()
     assert notes(healed.report) == [note for note in notes(healed.report) if "Healing" not in note]
-
-
-def test_a_healing_that_did_not_help_is_told(healed: Conversion) -> None:
-    for change, note in (
-        ({"best_step": 0, "ending": "no progress"}, "Healing did not help on held-out samples in 40 steps"),
-        ({"best_step": 10, "ending": "diverged"}, "Healing diverged after step 40; the weights are those of step 10"),
-    ):
-        content = {**healed.report, "healing": {**healed.report["healing"], **change}}
-        assert any(text.startswith(note) for text in notes(content))
 
 
 def test_a_conversion_that_fails_after_the_healing_keeps_its_state(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ConvertOptions(plan=pairs("affine"), rounds=1, heal=replace(HEALING, steps=2))
-    monkeypatch.setattr("parallelize.conversion.convert.ONNX_TOLERANCE", -1.0)
+    monkeypatch.setattr("parallelize.conversion.measured.ONNX_TOLERANCE", -1.0)
     with pytest.raises(CheckError):
         convert(vision(), tmp_path / "out", inputs=data / "fit.npz", options=options)
     assert [path.name for path in tmp_path.iterdir()] == ["out.resume"]
@@ -258,9 +251,9 @@ def test_healing_needs_data(tmp_path: Path) -> None:
         convert(vision(), tmp_path / "out", options=ConvertOptions(rounds=1, heal=HealOptions()))
 
 
-def _printed(content: dict[str, Any]) -> list[str]:
+def _printed(result: Result) -> list[str]:
     stream = io.StringIO()
-    Console(width=100, file=stream).print(table(content))
+    Console(width=100, file=stream).print(table(result))
     return stream.getvalue().splitlines()
 
 
@@ -269,25 +262,18 @@ def test_a_language_model_within_a_percentage_of_its_perplexity_padding_left_out
     np.savez(tmp_path / "text.npz", **{name: array.numpy() for name, array in samples.arrays.items()})
     options = ConvertOptions(max_error="30%", metric="perplexity", refit="none", rounds=1)
     report = convert(language(), tmp_path / "out", inputs=tmp_path / "text.npz", options=options).report
-    assert report["metric"]["max_error"] == "30%"
-    chosen = report["search"][-1]["held_out"]
-    assert chosen["perplexity"] <= 1.3 * chosen["perplexity_teacher"]
-    serial = report["networks"][0]
+    assert report.metric.max_error == "30%"
+    chosen = report.search[-1].held_out
+    assert chosen.perplexity is not None
+    assert chosen.perplexity_teacher is not None
+    assert chosen.perplexity <= 1.3 * chosen.perplexity_teacher
+    serial = report.serial
     judged = Judge(language().module, split(samples, None, 0).judge, "perplexity").serial
-    assert serial["errors"]["perplexity"] == 0
-    assert serial["values"]["perplexity"] == pytest.approx(judged.value("perplexity"))
-    low, high = serial["value_intervals"]["perplexity"]
+    assert serial.errors["perplexity"] == 0
+    assert serial.values["perplexity"] == pytest.approx(judged.value("perplexity"))
+    low, high = serial.value_intervals["perplexity"]
     row = next(line for line in _printed(report) if line.startswith(" serial "))
-    assert f" {serial['values']['perplexity']:.2f} {low:.1f}..{high:.1f} " in row
-
-
-def test_a_score_of_ones_own_stands_in_the_table_with_its_interval(conversion: Conversion) -> None:
-    measured = {"values": {"mine.py:f": 12.25}, "value_intervals": {"mine.py:f": (11.5, 13.0)}}
-    networks = [{**network, **measured} for network in conversion.report["networks"]]
-    metric = {**conversion.report["metric"], "name": "mine.py:f"}
-    lines = _printed({**conversion.report, "networks": networks, "metric": metric})
-    assert "own" in lines[2]
-    assert sum(" 12.25 11.5..13 " in line for line in lines) == len(networks)
+    assert f" {serial.values['perplexity']:.2f} {low:.1f}..{high:.1f} " in row
 
 
 @pytest.mark.parametrize(
@@ -336,11 +322,26 @@ def test_named_outputs_and_branches_that_swap_dimensions(tmp_path: Path) -> None
     )
     names = [spec.name for spec in OnnxRuntime(tmp_path / "out" / "model.onnx", 1).outputs]
     assert names == ["value", "action"]
-    fusion = next(record for record in result.report["passes"] if record["name"] == "fuse-width")
-    assert not fusion["skipped"]
-    serial, rewritten = result.report["networks"][0], result.report["networks"][-3]
-    assert rewritten["critical_gemms"] == serial["critical_gemms"] - 6
-    assert rewritten["scores"]["kl"] is None
+    fusion = next(record for record in result.report.passes if record.name == "fuse-width")
+    assert not fusion.skipped
+    assert result.report.product.critical_gemms == result.report.serial.critical_gemms - 6
+    assert result.report.product.scores.kl is None
+
+
+def test_a_source_and_data_beside_it_are_refused(tmp_path: Path) -> None:
+    source = parallelize.Source(nn.Linear(2, 2).eval(), example=(torch.zeros(2, 2),))
+    with pytest.raises(ParallelizeError, match="names its data itself, but inputs, mask was given"):
+        convert(source, tmp_path / "out", inputs="x.npz", mask="m")
+
+
+def test_what_a_source_holds_beside_the_model_are_the_keywords_of_a_conversion() -> None:
+    names = [part.name for part in fields(parallelize.Source)]
+    assert ["model", *Data.__annotations__] == names
+
+
+def test_only_one_goal_can_be_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ParallelizeError, match="Only one of a plan, a depth and a maximal error"):
+        convert("gone.pt", tmp_path / "out", options=ConvertOptions(depth=1, max_error=0.1))
 
 
 def test_a_module_needs_an_example(tmp_path: Path) -> None:
@@ -374,7 +375,7 @@ def test_what_has_no_onnx_form_is_told_before_the_search(
     model, example = Bessel().eval(), (torch.zeros(2, 4),)
     source = parallelize.Source(model, tmp_path / "x.npz", example=example)
     jobs = {
-        "convert": lambda: convert(model, tmp_path / "out", example=example, inputs=tmp_path / "x.npz"),
+        "convert": lambda: convert(source, tmp_path / "out"),
         "explore": lambda: parallelize.explore(source, tmp_path / "out"),
     }
     with pytest.raises(ParallelizeError, match=r"The operator aten\.special_bessel_j0 .*has no ONNX form"):

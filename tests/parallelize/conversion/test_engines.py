@@ -22,9 +22,11 @@ from parallelize.backends.tensorrt.options import STORED, BuildOptions, Precisio
 from parallelize.backends.tensorrt.profiles import Profile, ShapeOptions
 from parallelize.backends.tensorrt.sidecar import read_sidecar
 from parallelize.conversion import engines
-from parallelize.conversion.convert import Conversion, ConvertOptions, convert
+from parallelize.conversion.convert import Conversion, convert
 from parallelize.conversion.engines import EngineOptions, settle
 from parallelize.conversion.notes import facts, notes
+from parallelize.conversion.options import ConvertOptions
+from parallelize.conversion.result import Result
 from parallelize.data import Samples
 from parallelize.export.onnx_file import read_onnx
 from parallelize.models.capture import capture
@@ -131,20 +133,21 @@ def test_the_sidecar_has_the_hashes_the_plan_and_the_precision(converted: Conver
 def test_the_errors_in_the_sidecar_were_measured(converted: Converted, precision: Precision) -> None:
     conversion = converted(precision)
     errors = read_sidecar(conversion.output / "model.engine").errors
-    backend = conversion.report["backend"]
-    assert conversion.report["backend"]["engine"]["errors"] == errors
+    backend = conversion.report.backend
+    assert backend.engine is not None
+    assert backend.engine.errors == errors
     if precision in ("fp16", "bf16"):
-        kept = backend["precision"]["kept_in_fp32"]
-        (measured,) = [entry["error"] for entry in backend["precision"]["errors"] if entry["kept_in_fp32"] == kept]
-        assert errors["cast against fp32 (relative-l2)"] == measured > 0
+        assert backend.precision.error is not None
+        assert errors["cast against fp32 (relative-l2)"] == backend.precision.error > 0
     if precision == "bf16":  # ONNX Runtime has no kernels for it on a CPU
         assert set(errors) == {"cast against fp32 (relative-l2)"}
-        assert backend["onnx_against_graph"] is None
-        assert backend["onnx_not_run"].startswith("ONNX Runtime refuses model.onnx: ")
+        assert backend.onnx_against_graph is None
+        assert backend.onnx_not_run is not None
+        assert backend.onnx_not_run.startswith("ONNX Runtime refuses model.onnx: ")
         return
-    assert errors["onnx against graph"] == backend["onnx_against_graph"]
+    assert errors["onnx against graph"] == backend.onnx_against_graph
     assert 0 < errors["onnx against graph"] < engines.TOLERANCE[precision]
-    assert backend["onnx_not_run"] is None
+    assert backend.onnx_not_run is None
 
 
 @pytest.mark.parametrize("precision", TRIED)
@@ -173,42 +176,38 @@ def test_fewer_kernels_wait_for_each_other_than_in_the_serial_engine(
     converted: Converted, precision: Precision
 ) -> None:
     conversion = converted(precision)
-    layers = conversion.report["backend"]["engine"]["layers"]
-    assert layers["rewrite"]["critical"] <= 0.6 * layers["serial"]["critical"]
-    assert layers["rewrite"]["kernels"] < layers["serial"]["kernels"]
+    assert conversion.report.backend.engine is not None
+    serial, ours = (conversion.report.backend.engine.layers[name] for name in ("serial", "rewrite"))
+    assert ours.critical <= 0.6 * serial.critical
+    assert ours.kernels < serial.kernels
     sidecar = read_sidecar(conversion.output / "model.engine")
-    assert layers["rewrite"]["critical"] == critical_layers(sidecar.layers)
+    assert ours.critical == critical_layers(sidecar.layers)
 
 
 @pytest.mark.parametrize("precision", TRIED)
 def test_the_report_tells_of_the_engine(converted: Converted, precision: Precision) -> None:
     conversion = converted(precision)
-    content = json.loads((conversion.output / "report.json").read_text())["backend"]
-    assert content == json.loads(json.dumps(conversion.report["backend"]))
-    assert (content["backend"], content["why"]) == (RTX, "it was asked for")
-    assert content["precision"]["dtype"] == ("fp32" if precision == "tf32" else precision)
-    engine = content["engine"]
-    assert engine["precision"] == precision
-    assert engine["library"].startswith(f"{RTX} ")
-    assert engine["profiles"] == ["images 1x1x8x8 / 1x1x8x8 / 32x1x8x8"]
-    assert engine["build_seconds"] > 0
+    backend = conversion.report.backend
+    assert Result.from_json((conversion.output / "report.json").read_text()).backend == backend
+    assert (backend.backend, backend.why) == (RTX, "it was asked for")
+    assert backend.precision.dtype == ("fp32" if precision == "tf32" else precision)
+    engine = backend.engine
+    assert engine is not None
+    assert engine.precision == precision
+    assert engine.library.startswith(f"{RTX} ")
+    assert engine.profiles == ("images 1x1x8x8 / 1x1x8x8 / 32x1x8x8",)
+    assert engine.build_seconds > 0
     told = " ".join([*facts(conversion.report), *notes(conversion.report)])
-    critical = {name: counts["critical"] for name, counts in engine["layers"].items()}
+    critical = {name: counts.critical for name, counts in engine.layers.items()}
     assert f"{critical['rewrite']} kernels wait for each other, {critical['serial']} in the serial engine" in told
     assert ("in fp32 stay" in told) == (precision in ("fp16", "bf16"))
 
 
-def test_a_plan_that_asks_for_no_refit_is_not_said_to_have_had_one_that_did_not_help(converted: Converted) -> None:
-    report = converted("fp32").report
-    assert not [note for note in notes(report) if "refit did not help" in note]
-    plan = {**report["plan"], "stacks": [{**stack, "refit": "full"} for stack in report["plan"]["stacks"]]}
-    assert [note for note in notes({**report, "plan": plan}) if "refit did not help" in note]
-
-
 @WITHOUT_GPU
 def test_that_the_engine_was_not_run_is_told_with_the_reason(converted: Converted) -> None:
-    engine = converted("fp32").report["backend"]["engine"]
-    assert (engine["latency_ms"], engine["not_run"]) == ({}, "model.engine runs on a GPU, and there is none here.")
+    engine = converted("fp32").report.backend.engine
+    assert engine is not None
+    assert (engine.latency_ms, engine.not_run) == ({}, "model.engine runs on a GPU, and there is none here.")
     assert "The engine was not run: model.engine runs on a GPU" in " ".join(notes(converted("fp32").report))
 
 
@@ -237,8 +236,9 @@ def test_the_users_shapes_are_used_and_a_sample_that_they_leave_out_is_told(data
     sidecar = read_sidecar(made.output / "model.engine")
     assert sidecar.profiles == (Profile("x", (2, 8), (4, 8), (6, 8)),)
     assert sidecar.targets == ("8.9",)
-    engine = made.report["backend"]["engine"]
-    assert engine["not_run"] == "It takes x 2x8 / 4x8 / 6x8, and the samples that judge make 1x8."
+    engine = made.report.backend.engine
+    assert engine is not None
+    assert engine.not_run == "It takes x 2x8 / 4x8 / 6x8, and the samples that judge make 1x8."
 
 
 # ------------------------------------------------------------------------------------------- refused before long work
@@ -273,7 +273,7 @@ def test_what_no_engine_can_have_is_refused_before_the_model_is_loaded(
     case: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted, sentence = REFUSED[case]
-    monkeypatch.setattr("parallelize.conversion.convert.prepare", _no_work)
+    monkeypatch.setattr("parallelize.conversion.job.prepare", _no_work)
     with pytest.raises(ParallelizeError, match=sentence) as refused:
         convert("gone.pt", tmp_path / "out", options=ConvertOptions(engine=wanted))
     assert refused.value.exit_code == 2
@@ -311,7 +311,7 @@ def test_a_library_that_is_not_installed_ends_in_3_with_the_command_to_install_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setattr("parallelize.conversion.convert.prepare", _no_work)
+    monkeypatch.setattr("parallelize.conversion.job.prepare", _no_work)
     with pytest.raises(EnvironmentLackError, match="needs the package tensorrt") as refused:
         convert("gone.pt", tmp_path / "out", options=ConvertOptions(engine=EngineOptions(TENSORRT)))
     assert refused.value.exit_code == 3
@@ -328,7 +328,7 @@ def test_a_library_that_builds_on_a_gpu_only_is_refused_without_one(
     flags = types.SimpleNamespace(STRONGLY_TYPED=1)
     fake = types.SimpleNamespace(__version__="10.13.0", NetworkDefinitionCreationFlag=flags)
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    monkeypatch.setattr("parallelize.conversion.convert.prepare", _no_work)
+    monkeypatch.setattr("parallelize.conversion.job.prepare", _no_work)
     with pytest.raises(EnvironmentLackError, match=r"TensorRT 10.13.0 builds on a GPU, and there is none here"):
         convert("gone.pt", tmp_path / "out", options=ConvertOptions(engine=EngineOptions(TENSORRT)))
 
@@ -340,8 +340,8 @@ def test_a_library_that_builds_on_a_gpu_only_is_refused_without_one(
 def test_auto_says_which_backend_it_took_and_why_and_casts_all_the_same(data: Path, tmp_path: Path) -> None:
     wanted = options(backend="auto", precision="fp16")
     made = convert(rows(), tmp_path / "out", inputs=data / "rows.npz", options=wanted)
-    backend = made.report["backend"]
-    assert (backend["backend"], backend["engine"]) == ("onnxruntime", None)
+    backend = made.report.backend
+    assert (backend.backend, backend.engine) == ("onnxruntime", None)
     assert "Backend onnxruntime: there is no CUDA GPU here (an engine can be built all the same" in " ".join(
         facts(made.report)
     )
@@ -463,10 +463,11 @@ def test_a_cast_keeps_outputs_that_leave_the_range_in_fp32_and_says_so(data: Pat
     program = capture(model, (torch.zeros(2, 8),), origin="large")
     options = ConvertOptions(plan=PAIRS, engine=EngineOptions("onnxruntime", "fp16"))
     result = convert(program, tmp_path / "out", inputs=_named(program, data, tmp_path), options=options)
-    precision = result.report["backend"]["precision"]
-    assert len(precision["kept_for_range"]) == 1
-    assert "infinite in float16, which ends at 65504" in precision["out_of_range"]
-    assert result.report["backend"]["onnx_against_graph"] < 1e-3
+    backend = result.report.backend
+    assert len(backend.precision.kept_for_range) == 1
+    assert "infinite in float16, which ends at 65504" in str(backend.precision.out_of_range)
+    assert backend.onnx_against_graph is not None
+    assert backend.onnx_against_graph < 1e-3
 
 
 def test_a_model_in_half_precision_is_refused_an_engine_in_fp32_before_the_search() -> None:

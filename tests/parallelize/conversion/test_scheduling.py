@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from paraformer.checkpoint import Checkpoint, save
 from paraformer.model import VisionConfig, VisionParaFormer
-from parallelize.conversion.convert import Conversion, ConvertOptions, convert
+from parallelize.conversion.convert import convert
+from parallelize.conversion.goal import AtDepth, Replay, Within
 from parallelize.conversion.notes import facts
+from parallelize.conversion.options import ConvertOptions
 from parallelize.conversion.scheduling import why_unscheduled
 from parallelize.healing.options import HealOptions
 from parallelize.models.capture import capture
@@ -45,10 +47,6 @@ def graph_of(model: nn.Module) -> StackGraph:
     return stack_graph(find_stacks(capture_vectors(model, 6).module).stacks)
 
 
-def names(conversion: Conversion) -> list[str]:
-    return [network["name"] for network in conversion.report["networks"]]
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "images.npz"
@@ -64,10 +62,10 @@ def test_a_para_former_of_any_size_is_fused_and_reported_as_it_is(
     path = tmp_path / "para_former.pt"
     save(path, Checkpoint(model.config, model.state_dict()))
     made = convert(str(path), tmp_path / "out", inputs=data if with_data else None, options=QUICK)
-    assert names(made) == ["serial", "fused"]
+    assert made.report.names == ("serial", "fused")
     assert made.plan.is_serial
-    assert made.report["deletion_plan"] is None
-    assert {network["depth_blocks"] for network in made.report["networks"]} == {depth // branches}
+    assert made.report.deletion_plan is None
+    assert {network.depth_blocks for network in made.report.networks} == {depth // branches}
     said = "the network is one block deep" if branches == 1 else f"its {branches} stacks are branches that run side"
     assert any(f"Nothing was scheduled: {said}" in note for note in facts(made.report))
     pixels = images(5, 2).arrays["images"]
@@ -79,17 +77,17 @@ def test_a_para_former_of_any_size_is_fused_and_reported_as_it_is(
 def test_branches_of_two_blocks_are_scheduled_where_a_depth_asks_for_it(tmp_path: Path) -> None:
     program = capture_images(para_former(4, 2))
     made = convert(program, tmp_path / "out", options=replace(QUICK, depth=1))
-    assert made.report["unscheduled"] is None
-    depths = {network["name"]: network["depth_blocks"] for network in made.report["networks"]}
+    assert made.report.unscheduled is None
+    depths = {network.name: network.depth_blocks for network in made.report.networks}
     assert depths == {"serial": 2, "rewrite, as is": 1, "deletion, as is": 1}
     assert [part.depth for part in made.plan.stacks] == [2, 2]
 
 
 def test_a_depth_that_the_network_has_already_rewrites_nothing_and_builds_no_rivals(tmp_path: Path) -> None:
     made = convert(vision(), tmp_path / "out", options=replace(QUICK, depth=4))
-    assert names(made) == ["serial", "fused"]
-    assert made.report["unscheduled"] == "the network is 4 blocks deep as it is, and 4 were asked for"
-    assert made.report["search"] == []
+    assert made.report.names == ("serial", "fused")
+    assert made.report.unscheduled == "the network is 4 blocks deep as it is, and 4 were asked for"
+    assert made.report.search == ()
 
 
 def test_parallel_branches_without_any_stack_are_fused(tmp_path: Path) -> None:
@@ -104,7 +102,7 @@ def test_parallel_branches_without_any_stack_are_fused(tmp_path: Path) -> None:
 
     program = capture(Sum().eval(), (torch.zeros(2, 6),), origin="sum")
     made = convert(program, tmp_path / "out", options=QUICK)
-    assert made.report["unscheduled"] == "the network has no residual stack"
+    assert made.report.unscheduled == "the network has no residual stack"
     assert any("Width fusion fused" in note for note in facts(made.report))
 
 
@@ -120,28 +118,28 @@ def test_healing_what_is_not_rewritten_is_refused(tmp_path: Path, data: Path) ->
 
 
 def test_why_nothing_is_scheduled_depends_on_what_was_asked_for() -> None:
+    by_default = Within(is_default=True)
     towers = graph_of(Towers((2, 2)))
     assert towers.is_parallel
-    for depth, has_budget in ((1, False), (None, True)):
-        assert why_unscheduled(towers, None, depth, has_budget=has_budget) is None
+    assert why_unscheduled(towers, AtDepth(1)) is None
+    assert why_unscheduled(towers, Within()) is None
     said = "its 2 stacks are branches that run side by side already (--depth 1 would schedule each of them)"
-    assert why_unscheduled(towers, None, None, has_budget=False) == said
-    assert why_unscheduled(graph_of(Towers((3, 2))), None, None, has_budget=False) is None
-    assert why_unscheduled(graph_of(Towers((3, 2))), None, 2, has_budget=False) is None
-    assert why_unscheduled(graph_of(Towers((3, 2))), None, 3, has_budget=False) is not None
+    assert why_unscheduled(towers, by_default) == said
+    assert why_unscheduled(graph_of(Towers((3, 2))), by_default) is None
+    assert why_unscheduled(graph_of(Towers((3, 2))), AtDepth(2)) is None
+    assert why_unscheduled(graph_of(Towers((3, 2))), AtDepth(3)) is not None
     one_each = "its 2 stacks are branches that run side by side already"
-    assert why_unscheduled(graph_of(Towers((1, 1))), None, None, has_budget=True) == one_each
+    assert why_unscheduled(graph_of(Towers((1, 1))), Within()) == one_each
     vit = stack_graph(find_stacks(vision().module).stacks)
-    assert why_unscheduled(vit, pairs("none"), None, has_budget=False) is None
+    assert why_unscheduled(vit, Replay(pairs("none"))) is None
     said = "the plan leaves every stack as it was captured"
-    assert why_unscheduled(vit, Plan((serial(8),), seed=3), None, has_budget=False) == said
+    assert why_unscheduled(vit, Replay(Plan((serial(8),), seed=3))) == said
 
 
 def test_blocks_of_different_kinds_are_no_group() -> None:
     config = VisionConfig(depth=1, width=8, heads=2, hidden=16, image_size=8)
     found = find_stacks(capture_images(VisionParaFormer(config)).module).stacks
-    said = why_unscheduled(stack_graph(found), None, 1, has_budget=False)
-    assert said == "the network is one block deep"
+    assert why_unscheduled(stack_graph(found), AtDepth(1)) == "the network is one block deep"
 
 
 def test_a_budget_without_data_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""Everything that the stages of a conversion found, with graphs and samples, and the result that is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from parallelize.baselines.networks import Variant, Variants
+from parallelize.conversion.engines import Built
+from parallelize.conversion.job import Job
+from parallelize.conversion.measured import Measured
+from parallelize.conversion.result import (
+    DataUsed,
+    FoundStack,
+    Healing,
+    Intervals,
+    MeasuredNetwork,
+    MetricUsed,
+    Result,
+    Searched,
+)
+from parallelize.conversion.scheduling import Schedule
+from parallelize.machine.measured_on import this_machine
+from parallelize.metrics import METRICS
+from parallelize.metrics.bootstrap import CONFIDENCE, RESAMPLES
+from parallelize.models.acceptance import RANDOM_WARNING
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What every stage of a conversion found."""
+
+    job: Job
+    schedule: Schedule
+    variants: Variants
+    measured: Measured
+    built: Built
+
+    def result(self) -> Result:
+        """Without graphs and samples."""
+        prepared, options = self.job.prepared, self.job.options
+        variants, search = self.variants, self.schedule.search
+        return Result(
+            model=prepared.program.origin,
+            measured_on=this_machine(options.threads),
+            warnings=(*([RANDOM_WARNING] if prepared.random else []), *prepared.notes),
+            data=self._data(),
+            metric=self._metric(),
+            intervals=Intervals("BCa bootstrap over samples", CONFIDENCE, RESAMPLES),
+            refit_allowed=options.refit,
+            plan=variants.plan,
+            unscheduled=self.schedule.unscheduled,
+            deletion_plan=variants.deletion,
+            stacks=self._stacks(),
+            refused=prepared.stacks.refused,
+            networks=tuple(self._network(variant) for variant in variants.items),
+            refit=variants.levels,
+            healing=self._healing(),
+            passes=(*prepared.cleaning, *variants.records),
+            search=()
+            if search is None
+            else tuple(Searched(c.depth, c.predicted, c.scores.plain()) for c in search.measured),
+            unfused_stacks={} if search is None else dict(search.unfused),
+            backend=self.built.result(),
+        )
+
+    def _data(self) -> DataUsed:
+        split = self.job.prepared.data
+        sizes = (len(split.fit), len(split.held_out), len(split.judge))
+        return DataUsed(self.job.prepared.random, *sizes, batch=split.judge.fixed or 1)
+
+    def _metric(self) -> MetricUsed:
+        budget = self.schedule.budget
+        return MetricUsed(self.job.metric.name, self.job.metric.meaning, None if budget is None else str(budget))
+
+    def _stacks(self) -> tuple[FoundStack, ...]:
+        return tuple(
+            FoundStack(
+                name=stack.name,
+                terms=len(stack.terms),
+                blocks=len(stack.blocks),
+                layers=len(stack.blocks) * stack.layers,
+                kinds=stack.summary(),
+                behind=tuple(sorted(self.job.graph.order.predecessors(number))),
+            )
+            for number, stack in enumerate(self.job.prepared.stacks.stacks)
+        )
+
+    def _network(self, variant: Variant) -> MeasuredNetwork:
+        """What was measured by every metric that there is for its outputs, with intervals."""
+        metric, measured, scores = self.job.metric, self.measured, self.measured.scores[variant.name]
+        every = [m for m in {**METRICS, metric.name: metric}.values() if scores.has(m)]
+        values = {m.name: value for m in every if (value := scores.value(m)) is not None}
+        ends = {m.name: pair for m in every if (pair := scores.value_interval(m)) is not None}
+        return MeasuredNetwork(
+            name=variant.name,
+            depth_blocks=variant.blocks,
+            depth_terms=variant.depth,
+            parameters=variant.parameters,
+            critical_gemms=variant.gemms,
+            scores=scores.plain(),
+            errors={m.name: scores.error(m) for m in every},
+            error_intervals={m.name: scores.interval(m) for m in every},
+            values=values,
+            value_intervals=ends,
+            onnxruntime_ms=measured.latencies[variant.name],
+            onnx_against_graph=measured.comparisons[variant.name],
+        )
+
+    def _healing(self) -> Healing | None:
+        options, healed = self.job.options.heal, self.variants.healed
+        if options is None or healed is None:
+            return None
+        names = [part.name for part in fields(Healing) if part.name != "options"]
+        return Healing(options, **{name: getattr(healed, name) for name in names})

@@ -1,0 +1,74 @@
+"""What a conversion works on: model, data, goal and options, with all refused that can be before the long work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from parallelize.conversion.engines import check_precision, check_shapes
+from parallelize.conversion.goal import Goal, Replay, Within
+from parallelize.conversion.options import ConvertOptions
+from parallelize.healing.pair import choose_device
+from parallelize.metrics import Metric
+from parallelize.metrics.choice import choose_metric
+from parallelize.models.prepare import Prepared, Source, prepare
+from parallelize.terminal.progress import Report
+from passes.apply_plan import check_fits
+from passes.errors import ParallelizeError
+from passes.stack_graph import StackGraph, stack_graph
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage of a conversion is given.
+
+    Attributes:
+        graph: of the model's stacks.
+        metric: the one that was asked for, or that fits the outputs.
+        options: with the precision of the model, and without a refit on noise.
+        backend: its name, and why it was taken.
+    """
+
+    prepared: Prepared
+    graph: StackGraph
+    metric: Metric
+    goal: Goal
+    options: ConvertOptions
+    backend: tuple[str, str]
+
+
+def begin(source: Source, goal: Goal, options: ConvertOptions, backend: tuple[str, str], report: Report) -> Job:
+    """Prepare model and data, and hold what was asked for against them.
+
+    Raises:
+        ParallelizeError: what was asked for does not fit the model, or needs data.
+    """
+    prepared = prepare(source, goal.plan.seed if isinstance(goal, Replay) else options.seed, report)
+    options = replace(options, engine=options.engine.of_model(prepared.precision))
+    check_shapes(prepared.program, options.engine)
+    check_precision(prepared.program, options.engine, backend[0])
+    graph = stack_graph(prepared.stacks.stacks)
+    if options.heal is not None:
+        choose_device(options.heal.device)  # what is not there is refused before the long work
+    if isinstance(goal, Replay):
+        check_fits(graph.stacks, goal.plan)
+    if prepared.random:
+        _refuse_without_data(goal, options)
+        options = replace(options, refit="none")
+    metric = choose_metric(options.metric, prepared.program, prepared.data.judge)
+    if isinstance(goal, Within) and not goal.is_default:
+        goal.budget.check(metric)
+    return Job(prepared, graph, metric, goal, options, backend)
+
+
+def _refuse_without_data(goal: Goal, options: ConvertOptions) -> None:
+    """Refuse what random numbers cannot do."""
+    if options.heal is not None:
+        raise ParallelizeError("Healing needs data.", "Give calibration samples with --inputs.")
+    if isinstance(goal, Replay) and any(part.refit != "none" for part in goal.plan.stacks):
+        raise ParallelizeError(
+            "The plan asks for a refit, which needs data.", 'Give --inputs, or set "refit": "none" in the plan.'
+        )
+    if isinstance(goal, Within) and not goal.is_default:
+        raise ParallelizeError(
+            "A largest error is measured on data.", "Give calibration samples with --inputs, or ask for a --depth."
+        )

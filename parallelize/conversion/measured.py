@@ -1,0 +1,112 @@
+"""What is measured of every network of a conversion: scores, its ONNX file against its graph, and latency.
+
+Scores are of samples that neither fitted nor chose the plan. Latencies are measured in turn in one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.baselines.networks import SERIAL, Variants
+from parallelize.conversion.job import Job
+from parallelize.conversion.result import OnnxComparison
+from parallelize.data import Samples
+from parallelize.data.padding import real_outputs
+from parallelize.export.onnx import write_onnx
+from parallelize.machine.latency import Latency, in_turn
+from parallelize.metrics import Judge, Metric, Scores
+from parallelize.models.program import Program
+from parallelize.terminal.progress import Report
+from passes.agreement import change
+from passes.errors import CheckError
+from passes.infra import flat_outputs
+
+CHECKED = 32  # samples that an ONNX file is compared with its graph on
+ONNX_TOLERANCE = 1e-3  # of the largest output, float32 sums in another order
+SCRATCH, SERIAL_ONNX = "scratch", "serial.onnx"  # beside the products, removed in the end
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of every network, by its name."""
+
+    scores: Mapping[str, Scores]
+    latencies: Mapping[str, Latency]
+    comparisons: Mapping[str, OnnxComparison]
+
+
+def write_serial(program: Program, directory: Path, report: Report) -> None:
+    """Write the network as it is before anything takes time: what has no ONNX form has none after a search either.
+
+    Raises:
+        ParallelizeError: an operator has no ONNX form, or ONNX Runtime refuses the file.
+    """
+    report("writing the serial network as ONNX", None)
+    path = directory / SCRATCH / SERIAL_ONNX
+    path.parent.mkdir()
+    write_onnx(program, path)
+    OnnxRuntime(path, threads=1)
+
+
+def measure(job: Job, variants: Variants, directory: Path, report: Report) -> Measured:
+    """Score all networks, write each as ONNX, compare it with its graph and time all of them in turn at batch 1.
+
+    Args:
+        job: whose serial network `write_serial` has written.
+        variants: what to measure.
+        directory: where model.onnx of the product stays; the other files are removed.
+        report: told what is being done.
+
+    Raises:
+        CheckError: an ONNX file does not compute what its graph computes.
+    """
+    judge = job.prepared.data.judge
+    scores = _score(variants, judge, job.metric, report)
+    comparisons, sessions = {}, {}
+    for number, variant in enumerate(variants.items):
+        report("writing and checking ONNX", number / len(variants.items))
+        name = "model.onnx" if variant.name == variants.product.name else f"{SCRATCH}/{number}.onnx"
+        path = _written(variant.program, job.prepared.program, directory, name)
+        sessions[variant.name] = session = OnnxRuntime(path, job.options.threads)
+        comparisons[variant.name] = _compared(variant.name, variant.program, session, variants[SERIAL].program, judge)
+    report("timing", None)
+    single = judge.batch(1)
+    latencies = in_turn({name: session.bound(single) for name, session in sessions.items()}, job.options.rounds)
+    for path in (directory / SCRATCH).iterdir():
+        path.unlink()
+    (directory / SCRATCH).rmdir()
+    return Measured(scores, latencies, comparisons)
+
+
+def _score(variants: Variants, samples: Samples, metric: Metric, report: Report) -> dict[str, Scores]:
+    """Scores of every network on the samples that judge."""
+    report("judging", 0)
+    judge = Judge(variants[SERIAL].program.module, samples, metric)
+    scores = {SERIAL: judge.serial}
+    others = [variant for variant in variants.items if variant.name != SERIAL]
+    for number, variant in enumerate(others, 1):
+        report("judging", number / len(variants.items))
+        scores[variant.name] = judge.score(variant.program.module)
+    return scores
+
+
+def _written(program: Program, serial: Program, directory: Path, name: str) -> Path:
+    """The ONNX file of a network; the serial one has been written."""
+    if program.module is serial.module:
+        return directory / SCRATCH / SERIAL_ONNX
+    write_onnx(program, directory / name)
+    return directory / name
+
+
+def _compared(name: str, program: Program, session: OnnxRuntime, teacher: Program, judge: Samples) -> OnnxComparison:
+    batch = judge.batch(CHECKED)
+    outputs = flat_outputs(program.module, batch)
+    moved = change(outputs, session(batch), real_outputs(teacher.module, judge, batch, outputs))
+    if not moved.within(ONNX_TOLERANCE):
+        raise CheckError(
+            f"The ONNX of '{name}' differs from its graph by {moved}.", "Please report this with the model."
+        )
+    return OnnxComparison(moved.largest, ONNX_TOLERANCE, judge.fixed or min(CHECKED, len(judge)))
