@@ -28,7 +28,8 @@ aten = ops.aten
 
 # a captured dropout does nothing
 _REORDERS = frozenset({aten.permute.default, aten.transpose.int})
-_POSTS = ops.NORMS | ops.ELEMENTWISE | ops.VIEWS | _REORDERS | {aten.dropout.default}
+_MORE = frozenset({aten.dropout.default, aten.instance_norm.default, aten.nan_to_num.default})
+_POSTS = ops.NORMS | ops.ELEMENTWISE | ops.VIEWS | _REORDERS | _MORE
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,20 @@
     y = dropout(x, p, train=False)  ->  y = x
 
 Cases: dropout outside training, alias, detach, a conversion to the dtype that the value already has, zero added and one
-multiplied (`sum` of a list begins with 0), slices that take all, and assertions on metadata.
+multiplied (`sum` of a list begins with 0), slices that take all, and assertions on metadata; a write of all values, as
+in `y[:] = x`, is what it writes.
 Refused: dropout in training mode, because its result is random.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import fx
 
-from passes.dataflow import tensor_value
+from passes.dataflow import same_shape, tensor_value
 from passes.infra import Pass, PassResult, Skip
 from passes.operators import DROPOUTS
 from passes.replacing import arguments
@@ -52,9 +53,10 @@ class RemoveIdentities(Pass):
             if node.target in DROPOUTS and node.args[2]:
                 skipped.append(Skip(node.name, f"{node.name} drops values with p = {node.args[1]} in training mode"))
                 continue
-            if not _is_identity(node):
+            same = node.args[1] if _writes_all(node) else node.args[0] if _is_identity(node) else None
+            if not isinstance(same, fx.Node):
                 continue
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(same)
             module.graph.erase_node(node)
             matches.append(node.name)
         return PassResult(tuple(matches), tuple(skipped))
@@ -62,7 +64,7 @@ class RemoveIdentities(Pass):
 
 def _takes_all(node: fx.Node) -> bool:
     """Whether a slice begins at the first value and ends behind the last."""
-    if node.target != aten.slice.Tensor:
+    if node.target not in (aten.slice.Tensor, aten.slice_scatter.default):
         return False
     given = arguments(node)
     start, end, step = (given[name] for name in ("start", "end", "step"))
@@ -70,8 +72,19 @@ def _takes_all(node: fx.Node) -> bool:
     return numbers and start in (None, 0) and end in (None, _END) and step == 1
 
 
+def _writes_all(node: fx.Node) -> bool:
+    """Whether a tensor is written over with another one of its type and shape."""
+    if node.target != aten.copy.default and (node.target != aten.slice_scatter.default or not _takes_all(node)):
+        return False
+    source, result = tensor_value(cast("fx.Node", node.args[1])), tensor_value(node)
+    alike = source is not None and result is not None and same_shape(source, result)
+    return alike and source.dtype == result.dtype and list(map(str, source.stride())) == list(map(str, result.stride()))  # type: ignore[union-attr]
+
+
 def _is_identity(node: fx.Node) -> bool:
-    if node.target in DROPOUTS or node.target in _ALIASES or _takes_all(node):
+    if node.target in DROPOUTS or node.target in _ALIASES:
+        return True
+    if node.target == aten.slice.Tensor and _takes_all(node):
         return True
     neutral = node.target in _NEUTRAL and not isinstance(node.args[1], fx.Node) and not node.kwargs
     is_neutral = neutral and node.args[1] == _NEUTRAL[node.target]  # type: ignore[index]

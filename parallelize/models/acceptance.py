@@ -193,6 +193,13 @@ def _apart(
         return _apart_in_halves(program, few, samples, outputs)
     if size < 2:
         return None
+    whole = next((spec for spec in program.outputs if not any(isinstance(length, str) for length in spec.shape)), None)
+    if whole is not None:
+        return ParallelizeError(
+            f"The output {whole.name!r} of {program.origin} has no axis of samples: its shape is"
+            f" {'x'.join(map(str, whole.shape)) or 'that of a single number'} for every batch.",
+            "Leave it out of what the model returns: a constant, or a number over the batch, is no sample's answer.",
+        )
     for place in (0, size - 1):
         found = _apart_alone(program, few, size, outputs, place, what)
         if found is not None:

@@ -179,6 +179,35 @@ def _constant_added_to(self: Function, x: Tensor) -> Tensor:
     return x + offset
 
 
+def _written_over(_: Function, x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[:, :] = torch.sin(x)
+    return y
+
+
+def _added_in_a_slice_of_all(_: Function, x: Tensor) -> Tensor:
+    y = torch.sin(x)
+    y[:] += x
+    return y
+
+
+def _written_in_part(_: Function, x: Tensor) -> Tensor:
+    y = torch.sin(x)
+    y[:, 1:] = x[:, 1:]
+    return y
+
+
+@pytest.mark.parametrize("forward", [_written_over, _added_in_a_slice_of_all, _written_in_part])
+def test_a_write_of_all_values_is_what_it_writes_and_one_of_some_stays(
+    forward: Callable[[Function, Tensor], Tensor],
+) -> None:
+    model = Function(forward).eval()
+    cleaned, _ = run(graph_of(model, tokens()), RemoveIdentities(), tokens())
+    assert torch.equal(cleaned(tokens(2)), model(tokens(2)))
+    assert wrong_metadata(cleaned, tokens(2)) == []
+    assert (aten.slice_scatter.default in _targets(cleaned)) == (forward is _written_in_part)
+
+
 @pytest.mark.parametrize("forward", [_copied_and_added_to, _constant_added_to])
 def test_a_copy_that_is_written_to_stays(forward: Callable[[Function, Tensor], Tensor]) -> None:
     graph = graph_of(Function(forward).eval(), tokens())

@@ -181,6 +181,17 @@ def test_the_norm_after_the_add_belongs_to_the_term_of_a_post_norm_transformer(n
     assert len({term.signature for term in stack.terms}) == 2
 
 
+@pytest.mark.parametrize("post", [torch.nan_to_num, F.instance_norm])
+def test_what_repairs_or_normalises_the_state_after_a_term_belongs_to_it(post: Callable[[Tensor], Tensor]) -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for name in "abc":
+            x = post(x + getattr(self, name)(x))
+        return x
+
+    stack = _only(_stacks(Function(forward, a=Mlp(), b=Mlp(), c=Mlp())))
+    assert [len(term.post) for term in stack.terms] == [1, 1, 1]
+
+
 def test_the_norm_behind_a_pre_norm_stack_is_no_part_of_its_last_term() -> None:
     stack = _only(_stacks(Residual([Mlp(), Mlp()], head=nn.LayerNorm(WIDTH))))
     assert [term.post for term in stack.terms] == [(), ()]

@@ -145,6 +145,20 @@ def test_an_axis_of_samples_that_is_squeezed_away_is_refused() -> None:
     assert "aten.squeeze." in message
 
 
+@pytest.mark.parametrize("extra", [lambda x: x.mean(), lambda x: torch.ones(5), lambda x: x.mean(0)])
+def test_an_output_without_samples_is_refused_by_its_name(extra: Callable[[Tensor], Tensor]) -> None:
+    class Two(Net):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+            return {"logits": super().forward(x), "scale": extra(x)}
+
+    program = capture(Two(torch.tanh).eval(), (torch.zeros(2, 6, WIDTH),), origin="net")
+    with pytest.raises(ParallelizeError, match="The output 'scale' of net has no axis of samples") as caught:
+        accept(program, _samples(program))
+    assert caught.value.exit_code == 2
+    (note,) = accept(program, _samples(program), strict=False).notes
+    assert "no axis of samples" in note
+
+
 def test_another_path_for_one_sample_is_refused() -> None:
     def middle(x: Tensor) -> Tensor:
         return 2 * x if x.shape[0] == 1 else x
