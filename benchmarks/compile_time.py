@@ -43,7 +43,9 @@ from parallelize.models.clean import clean  # noqa: E402
 from parallelize.models.program import Program  # noqa: E402
 from passes.apply_plan import ApplyPlan  # noqa: E402
 from passes.fuse_width import FuseWidth  # noqa: E402
-from passes.infra import flat_outputs, largest_change, run_passes  # noqa: E402
+from passes.agreement import largest_change  # noqa: E402
+from passes.infra import run_passes  # noqa: E402
+from passes.outputs import flat_outputs  # noqa: E402
 from passes.plan import Plan, grouped  # noqa: E402
 from passes.stacks import Stack, find_stacks  # noqa: E402
 

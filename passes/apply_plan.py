@@ -19,42 +19,16 @@ from typing import ClassVar
 
 from torch import fx
 
-from passes.dataflow import positions, same_shape, tensor_value, values_read
-from passes.errors import ParallelizeError, PassError
-from passes.infra import Pass, PassResult, finish
-from passes.infra import clone as clone_module
+from passes.dataflow import same_shape, tensor_value, values_read
+from passes.editing import clone as clone_module
+from passes.editing import finish, restore_order
+from passes.errors import ParallelizeError
+from passes.infra import Pass, PassResult
 from passes.operators import ADD, METADATA_ARGUMENTS, aten
 from passes.plan import Level, Plan, StackPlan
+from passes.sites import LevelSite, StackSite
 from passes.stacks import Stack, Term, find_stacks
 from passes.tapped_states import outside_readers, state_after
-
-
-@dataclass(frozen=True)
-class LevelSite:
-    """Where a level is in the rewritten graph.
-
-    Attributes:
-        terms: the level's terms in the order of `contributions`.
-        entry: the state that the level reads.
-        contributions: for each term, what it adds to the state: its output, or N(x + f(x)) - x beside other chains.
-        sum: x and the contributions added up.
-        result: the state after the level: `sum`, or a norm or activation of it.
-    """
-
-    level: Level
-    terms: tuple[Term, ...]
-    entry: fx.Node
-    contributions: tuple[fx.Node, ...]
-    sum: fx.Node
-    result: fx.Node
-
-
-@dataclass(frozen=True)
-class StackSite:
-    """The levels of one stack in the rewritten graph."""
-
-    name: str
-    levels: tuple[LevelSite, ...]
 
 
 @dataclass(frozen=True)
@@ -245,41 +219,3 @@ def _sum(module: fx.GraphModule, entry: fx.Node, contributions: Sequence[fx.Node
             total = module.graph.call_function(ADD, (total, contribution))
         total.meta["val"] = entry.meta.get("val")
     return total
-
-
-def restore_order(module: fx.GraphModule) -> None:
-    """Sort the nodes so that each runs after what it reads, otherwise as they were.
-
-    Raises:
-        PassError: there is no such order.
-    """
-    graph = module.graph
-    place = positions(graph)
-    done: set[fx.Node] = set()
-    begun: set[fx.Node] = set()
-    order: list[fx.Node] = []
-    for root in list(graph.nodes):
-        pending = [root]
-        while pending:
-            node = pending[-1]
-            waiting = [source for source in node.all_input_nodes if source not in done]
-            if node in done or not waiting:
-                pending.pop()
-                if node not in done:
-                    done.add(node)
-                    order.append(node)
-                continue
-            if node in begun:
-                raise PassError(
-                    f"{node.name} is computed from itself.", "This is a bug; please report it with the model."
-                )
-            begun.add(node)
-            pending.extend(sorted(waiting, key=place.__getitem__, reverse=True))
-    if order == list(graph.nodes):
-        return
-    previous = order[0]
-    if previous is not next(iter(graph.nodes)):
-        next(iter(graph.nodes)).prepend(previous)
-    for node in order[1:]:
-        previous.append(node)
-        previous = node

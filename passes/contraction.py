@@ -21,16 +21,10 @@ import torch
 from torch import Tensor, fx
 
 from passes import operators as ops
+from passes.convolutions import convolution_settings
 from passes.layout import Apart, Lifted, Normed, Shared, Stored, Wide, interleave
 from passes.lift_pointwise import in_channels
-from passes.lift_products import (
-    convolution_settings,
-    folded_bias,
-    folded_weight,
-    groups_of,
-    has_bias,
-    stored_parameters,
-)
+from passes.lift_products import folded_bias, folded_weight, groups_of, has_bias, stored_parameters
 from passes.lift_shapes import SHAPES, carry, keeps_last, operand, shape_of
 from passes.parameters import has_stored_weights, read_parameter
 from passes.relayout import joined, materialised, moved, stacked, stacked_parameter

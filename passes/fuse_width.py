@@ -30,11 +30,11 @@ import torch
 from torch import fx
 
 from passes import operators as ops
-from passes.apply_plan import restore_order
 from passes.branches import Branch, find_branches
 from passes.contraction import Contraction, Part, Summed, float64_sum, replay
 from passes.dataflow import positions
 from passes.differences import difference
+from passes.editing import restore_order
 from passes.gathers import fuse_gather, is_gather
 from passes.groups import aligned, described, outputs_of, refused
 from passes.infra import Pass, PassResult, Skip

@@ -24,9 +24,9 @@ from torch.utils import _pytree as pytree
 
 from passes import operators as ops
 from passes.dataflow import is_float, tensor_inputs
-from passes.infra import flat_leaves
 from passes.islands import CONVERSIONS
 from passes.operators import gemms
+from passes.outputs import flat_leaves
 
 HALVES = (torch.float16, torch.bfloat16)
 Values = Mapping[str, Any]

@@ -11,19 +11,15 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, fx, nn
-from torch.fx._lazy_graph_module import _LazyGraphModule
-from torch.utils import _pytree as pytree
+from torch import Tensor, fx
 
 from passes.agreement import Change, change
-from passes.agreement import largest_change as largest_change  # noqa: PLC0414  (what runs a pass also compares)
+from passes.editing import clone, finish
 from passes.errors import PassError
-from passes.operators import writes_in_place
-from passes.shapes import propagate_shapes
+from passes.outputs import flat_outputs
 
 
 @dataclass(frozen=True)
@@ -106,92 +102,6 @@ Callback = Callable[[int, Pass, fx.GraphModule], None]
 
 # Rounding that a reordered sum may cause, relative to the largest output.
 EXACT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-
-
-def clone(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy of the graph that shares parameters and submodules and keeps node names and metadata.
-
-    Its Python code is generated when it is first called: most graphs between two passes never are.
-    """
-    graph = fx.Graph()
-    value: dict[fx.Node, fx.Node] = {}
-    for node in module.graph.nodes:
-        value[node] = graph.node_copy(node, value.__getitem__)
-    graph._codegen = module.graph._codegen
-    copied: fx.GraphModule = _LazyGraphModule(nn.Module(), fx.Graph()).train(module.training)
-    copied.graph = graph
-    copied.meta.update(module.meta)
-    for mine, other in (
-        (copied._modules, module._modules),
-        (copied._parameters, module._parameters),
-        (copied._buffers, module._buffers),
-    ):
-        mine.update(other)  # type: ignore[arg-type]  # three dictionaries, each with its own kind of values
-    for name in {str(node.target).split(".")[0] for node in graph.find_nodes(op="get_attr")}:
-        if not hasattr(copied, name):  # neither tensor nor module
-            setattr(copied, name, getattr(module, name))
-    return copied
-
-
-def _without_unused(module: fx.GraphModule) -> fx.GraphModule:
-    """The module, or one of the same graph without the tensors that no node reads."""
-    read = {node.target for node in module.graph.find_nodes(op="get_attr")}
-    held = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
-    if all(name in read for name, _ in held):
-        return module
-    made = _LazyGraphModule(module, module.graph)
-    made.meta.update(module.meta)
-    return made
-
-
-def eliminate_dead_code(module: fx.GraphModule) -> None:
-    """Erase nodes whose values nobody reads, parameters too; inputs stay."""
-    for node in reversed(module.graph.nodes):
-        if not node.users and node.op in ("call_function", "get_attr"):
-            module.graph.erase_node(node)
-
-
-def flat_leaves(module: fx.GraphModule) -> list[fx.Node]:
-    """The nodes that the graph's output returns, flattened."""
-    output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
-    return [leaf for leaf in pytree.tree_leaves(output.args) if isinstance(leaf, fx.Node)]
-
-
-def flat_outputs(module: fx.GraphModule, inputs: Sequence[Any]) -> list[Tensor]:
-    """Run the graph on flat inputs; the tensors of its output in order."""
-    with torch.no_grad():
-        outputs = fx.Interpreter(module).run(*inputs, enable_io_processing=False)
-    return [leaf.detach() for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
-
-
-def refuse_writes(module: fx.GraphModule) -> None:
-    """Refuse a graph that is not functional: a rewrite moves nodes, and a write in place forbids that.
-
-    Raises:
-        PassError: naming the first node that writes in place.
-    """
-    for node in module.graph.nodes:
-        if writes_in_place(node):
-            raise PassError(
-                f"{node.name} ({node.target}) writes in place, so the graph cannot be rewritten.",
-                "Capture the model with parallelize.capture, which replaces writes by their functional forms.",
-            )
-
-
-def finish(module: fx.GraphModule) -> fx.GraphModule:
-    """Clean up after an edit: dead code, lint, shapes; parameters that no node reads go.
-
-    The graph is the edited one, not a copy of it: nodes stay the same objects.
-
-    Raises:
-        PassError: the graph writes in place, so that what a node reads depends on when it runs.
-    """
-    refuse_writes(module)
-    eliminate_dead_code(module)
-    module.graph.lint()
-    finished = _without_unused(module)
-    propagate_shapes(finished)
-    return finished
 
 
 def run_passes(

@@ -25,13 +25,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import sympy
 import torch
 from torch import Tensor, fx
 
-Size: TypeAlias = int | sympy.Expr
+from passes.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,6 @@ Lifted = Shared | Normed | Stored | Wide | Pieces | Apart
 
 class CannotLiftError(Exception):
     """A branch has something that cannot be made wide; the text names the node and the value."""
-
-
-def sizes(value: torch.Tensor) -> tuple[Size, ...]:
-    """The shape of an example value, symbolic sizes as expressions."""
-    return tuple(size if isinstance(size, int) else size.node.expr for size in value.shape)
 
 
 def interleave(tensors: Sequence[Tensor], dim: int, outer: int) -> Tensor:

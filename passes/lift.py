@@ -28,12 +28,13 @@ from passes import (
 from passes import operators as ops
 from passes.contraction import Part, contract, tail_of
 from passes.dataflow import tensor_value
-from passes.layout import Apart, CannotLiftError, Lifted, Normed, Pieces, Shared, Stored, Wide, sizes
+from passes.equal_calls import key_of
+from passes.layout import Apart, CannotLiftError, Lifted, Normed, Pieces, Shared, Stored, Wide
 from passes.lift_apart import each_branch, no_wide_form, refuse_without_gain, run_apart
 from passes.lift_shapes import Env, Rule
-from passes.merge_duplicates import key_of
 from passes.parameters import read_parameter, register_parameter
 from passes.relayout import unstacked
+from passes.sizes import sizes
 
 RULES: dict[Any, Rule] = {
     **lift_shapes.RULES,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import fx
 
 from passes import operators as ops
-from passes.layout import CannotLiftError, Lifted, Shared, Size, Stored, Wide
+from passes.layout import CannotLiftError, Lifted, Shared, Stored, Wide
 from passes.lift_shapes import Env, Rule, again, along, number, operand, shape_of, wide_operand
 from passes.relayout import avoiding, expanded, materialised, moved, wide_parameter
+from passes.sizes import Size
 
 if TYPE_CHECKING:
     from passes.lift import Lifter

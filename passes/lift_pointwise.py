@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from passes import operators as ops
 from passes.dataflow import tensor_value
-from passes.layout import CannotLiftError, Lifted, Normed, Shared, Size, Stored, Wide
+from passes.layout import CannotLiftError, Lifted, Normed, Shared, Stored, Wide
 from passes.lift_shapes import Env, Rule, operand, shape_of
 from passes.parameters import read_parameter
 from passes.relayout import (
@@ -26,6 +26,7 @@ from passes.relayout import (
     unstacked,
     wide_parameter,
 )
+from passes.sizes import Size
 
 if TYPE_CHECKING:
     from passes.lift import Lifter

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx
 
 from passes import operators as ops
-from passes.layout import CannotLiftError, Lifted, Normed, Shared, Size, Stored, Wide, interleave
+from passes.convolutions import convolution_settings
+from passes.layout import CannotLiftError, Lifted, Normed, Shared, Stored, Wide, interleave
 from passes.lift_pointwise import in_channels
 from passes.lift_shapes import Env, Rule, operand, shape_of, wide_operand
 from passes.parameters import has_stored_weights, read_parameter
@@ -27,6 +28,7 @@ from passes.relayout import (
     stacked,
     unstacked,
 )
+from passes.sizes import Size
 
 if TYPE_CHECKING:
     from passes.lift import Lifter
@@ -198,14 +200,6 @@ def _convolution(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
 def groups_of(node: fx.Node) -> int:
     """The groups of a convolution."""
     return cast("int", convolution_settings(node)[-1])
-
-
-def convolution_settings(node: fx.Node) -> tuple[Any, ...]:
-    """Stride, padding, dilation and groups of a convolution, with their defaults."""
-    rank = len(shape_of(node)) - 2
-    padding: Any = "valid" if node.target in ops.NAMED_PADDING else [0] * rank
-    defaults = ([1] * rank, padding, [1] * rank, 1)
-    return tuple(node.args[3 + i] if len(node.args) > 3 + i else defaults[i] for i in range(4))
 
 
 # matrix products ----------------------------------------------------------------------------------------------------

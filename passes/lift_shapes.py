@@ -13,20 +13,9 @@ from torch import fx
 
 from passes import operators as ops
 from passes.dataflow import tensor_value
-from passes.layout import (
-    Apart,
-    CannotLiftError,
-    Lifted,
-    Normed,
-    Pieces,
-    Shared,
-    Size,
-    Stored,
-    Wide,
-    sizes,
-    through_view,
-)
+from passes.layout import Apart, CannotLiftError, Lifted, Normed, Pieces, Shared, Stored, Wide, through_view
 from passes.relayout import avoiding, expanded, front, materialised, wide_parameter
+from passes.sizes import Size, sizes
 
 if TYPE_CHECKING:
     from passes.lift import Lifter

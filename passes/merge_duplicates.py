@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
+from passes.equal_calls import key_of
 from passes.infra import Pass, PassResult
 from passes.operators import is_random
 
@@ -37,20 +38,3 @@ class MergeDuplicates(Pass):
                 module.graph.erase_node(node)
                 matches.append(f"{node.name} is {original.name}")
         return PassResult(tuple(matches))
-
-
-def key_of(target: Any, args: Any, kwargs: Any) -> Any:
-    """Equal for calls that compute the same; 1, 1.0 and True differ, and so do the zeros 0.0 and -0.0."""
-    return target, _frozen(args), _frozen(kwargs)
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return tuple(_frozen(part) for part in value)
-    if isinstance(value, dict):
-        return tuple((name, _frozen(part)) for name, part in sorted(value.items()))
-    if isinstance(value, slice):
-        return "slice", _frozen((value.start, value.stop, value.step))
-    if isinstance(value, float | complex):
-        return type(value), repr(value)
-    return type(value), value

@@ -25,9 +25,9 @@ from torch import fx
 from passes import operators as ops
 from passes.dataflow import tensor_value
 from passes.infra import Pass, PassResult, Skip
-from passes.layout import sizes
 from passes.rearrangement import Rearrangement, Step
 from passes.replacing import Replacing
+from passes.sizes import sizes
 from passes.view_nodes import Emitted, erase_unread, lies_alike
 
 aten = ops.aten

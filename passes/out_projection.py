@@ -25,13 +25,13 @@ import torch
 from torch import Tensor, fx
 
 from passes import operators as ops
-from passes.apply_plan import LevelSite
 from passes.channels import convolves
+from passes.convolutions import convolution_settings
 from passes.dataflow import same_shape, tensor_value
 from passes.infra import Skip
-from passes.lift_products import convolution_settings
 from passes.operators import aten
 from passes.parameters import add_parameter, has_stored_weights, read_parameter, replace_parameter
+from passes.sites import LevelSite
 
 _KEEP_ROWS = ops.VIEWS | ops.COPIES | ops.DROPOUTS
 _QUOTIENTS = frozenset({aten.div.Tensor, aten.div.Scalar})

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from passes.infra import flat_leaves
+from passes.outputs import flat_leaves
 from passes.segment import extract
 from passes.stacks import Stack, Term
 

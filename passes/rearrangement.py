@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import sympy
 
-from passes.layout import Size
+from passes.sizes import Size
 
 
 @dataclass(frozen=True)

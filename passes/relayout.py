@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, fx
 
 from passes import operators as ops
-from passes.layout import Apart, CannotLiftError, Lifted, Normed, Shared, Size, Stored, Wide, interleave
+from passes.layout import Apart, CannotLiftError, Lifted, Normed, Shared, Stored, Wide, interleave
+from passes.sizes import Size
 
 if TYPE_CHECKING:
     from passes.lift import Lifter

@@ -29,12 +29,12 @@ from torch import fx
 
 from passes.dataflow import tensor_value
 from passes.infra import PassResult
-from passes.layout import Size, sizes
 from passes.merge_views import RESHAPES, is_step, source_of
 from passes.rearrangement import View, plain, product
 from passes.replacing import Replacing
 from passes.rowwise import ALONG, is_rowwise, operands, row_rank
 from passes.shapes import complete_shapes
+from passes.sizes import Size, sizes
 from passes.view_nodes import Emitted, erase_unread, expression, sizes_of
 
 SPLIT, JOINED = "split", "joined"

@@ -19,7 +19,7 @@ from passes.operators import ADD
 from passes.terms import Stack
 
 if TYPE_CHECKING:
-    from passes.apply_plan import LevelSite
+    from passes.sites import LevelSite
 
 
 def outside_readers(stack: Stack) -> dict[int, list[fx.Node]]:

@@ -15,9 +15,9 @@ from torch import fx
 
 from passes import operators as ops
 from passes.dataflow import tensor_value
-from passes.layout import Size, sizes
 from passes.rearrangement import Permute, Step, View
 from passes.replacing import Replacing
+from passes.sizes import Size, sizes
 
 aten = ops.aten
 

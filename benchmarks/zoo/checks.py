@@ -17,8 +17,9 @@ from parallelize.models.program import Program
 from passes.agreement import largest_change
 from passes.apply_plan import ApplyPlan, rewrite
 from passes.fuse_width import FuseWidth
-from passes.infra import flat_outputs, run_passes
+from passes.infra import run_passes
 from passes.measures import critical_gemms
+from passes.outputs import flat_outputs
 from passes.picard import picard
 from passes.plan import Form, Plan, StackPlan, grouped, serial
 from passes.stacks import Stack, find_stacks

@@ -25,9 +25,8 @@ from parallelize.baselines.trial import States, Trial, move, states_at
 from parallelize.data import Samples
 from parallelize.refitting.ridge import Moments, choose, solve
 from passes import operators as ops
-from passes.apply_plan import restore_order
 from passes.channels import channel_axis
-from passes.infra import clone, finish
+from passes.editing import clone, finish, restore_order
 from passes.operators import aten
 from passes.parameters import add_parameter
 from passes.stacks import Stack, find_stacks

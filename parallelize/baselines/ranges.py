@@ -20,7 +20,7 @@ from parallelize.baselines.branch_mean import schedule_averaged
 from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import States, Trial, move, states_at
 from passes.apply_plan import schedule
-from passes.infra import clone
+from passes.editing import clone
 from passes.plan import Form, Plan, grouped
 from passes.stacks import Stack
 

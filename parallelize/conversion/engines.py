@@ -38,8 +38,8 @@ from passes.agreement import change
 from passes.cast_precision import Precision as CastPrecisionName
 from passes.dataflow import tensor_value
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
-from passes.infra import flat_outputs
 from passes.operators import gemms
+from passes.outputs import flat_outputs
 
 ENGINE = "model.engine"
 SAMPLES = 64  # on which the islands of a cast are chosen

@@ -22,7 +22,7 @@ from torch import Tensor, fx
 
 from parallelize.data import Samples
 from passes.dataflow import tensor_value
-from passes.infra import flat_leaves
+from passes.outputs import flat_leaves
 
 Size = int | torch.SymInt
 

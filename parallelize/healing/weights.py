@@ -23,8 +23,8 @@ from torch import Tensor, fx, nn
 from parallelize.healing.options import HealOptions
 from passes import operators as ops
 from passes.dataflow import tensor_inputs
+from passes.editing import clone, finish
 from passes.errors import ParallelizeError
-from passes.infra import clone, finish
 from passes.operators import gemms
 from passes.parameters import is_learned, read_parameter, register_parameter
 from passes.plan import Plan

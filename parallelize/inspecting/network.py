@@ -19,9 +19,9 @@ from parallelize.models.program import Program
 from parallelize.terminal.words import counted
 from passes.apply_plan import schedule
 from passes.dataflow import tensor_value
+from passes.editing import clone, eliminate_dead_code
 from passes.errors import ParallelizeError
 from passes.fuse_width import FuseWidth
-from passes.infra import clone, eliminate_dead_code
 from passes.measures import critical_gemms, operator_counts, parameter_count
 from passes.plan import Form, Plan, grouped
 from passes.registry import PASSES

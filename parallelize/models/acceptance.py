@@ -27,7 +27,8 @@ from parallelize.models.watching import first_apart, first_of_other_rank, may_be
 from passes.agreement import change
 from passes.dataflow import described
 from passes.errors import ParallelizeError
-from passes.infra import EXACT_TOLERANCE, flat_outputs
+from passes.infra import EXACT_TOLERANCE
+from passes.outputs import flat_outputs
 
 RANDOM_WARNING = "The inputs are random numbers: errors and agreement say nothing about accuracy on real data."
 FEW = 5

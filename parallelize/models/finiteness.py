@@ -24,7 +24,7 @@ from parallelize.models.program import Program
 from parallelize.models.states import batch_size
 from passes.dataflow import carries_tensors, described
 from passes.errors import ParallelizeError
-from passes.infra import flat_outputs
+from passes.outputs import flat_outputs
 from passes.parameters import is_learned, read_parameter
 
 _DIVERGED = "A training that diverged leaves such numbers: take another checkpoint, or mend this one."

@@ -28,9 +28,10 @@ from parallelize.models.sources import LoadOptions, load_program
 from parallelize.models.widening import widened
 from parallelize.terminal.progress import Report
 from passes.cast_precision import Precision as CastPrecision
+from passes.editing import clone
 from passes.errors import ParallelizeError
 from passes.fuse_width import FuseWidth
-from passes.infra import PassRecord, clone
+from passes.infra import PassRecord
 from passes.stacks import Refusal, Stacks, find_stacks
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from torch import fx
 
 from passes import operators as ops
 from passes.dataflow import positions, region_between, same_shape, tensor_value
-from passes.infra import eliminate_dead_code
+from passes.editing import eliminate_dead_code
 
 aten = ops.aten
 

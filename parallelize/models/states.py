@@ -19,7 +19,7 @@ from parallelize.data.padding import layouts
 from passes import operators as ops
 from passes.agreement import largest_change
 from passes.dataflow import tensor_value
-from passes.infra import flat_leaves
+from passes.outputs import flat_leaves
 from passes.parameters import read_parameter
 from passes.segment import extract
 from passes.stacks import Stack

@@ -20,7 +20,7 @@ from parallelize.planning.forms import GroupForm, main_form
 from parallelize.refitting.walk import StackWalk
 from passes.apply_plan import schedule
 from passes.channels import channel_axis
-from passes.infra import clone
+from passes.editing import clone
 from passes.plan import Level, Plan, Refit, StackPlan, serial
 from passes.stacks import Stack
 

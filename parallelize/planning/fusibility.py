@@ -15,10 +15,12 @@ from dataclasses import replace
 from torch import fx
 
 from parallelize.planning.forms import OWN_NORMS, GroupForm, forms, sublayer
-from passes.apply_plan import StackSite, schedule
+from passes.apply_plan import schedule
+from passes.editing import clone, eliminate_dead_code
 from passes.fuse_width import FuseWidth
-from passes.infra import PassResult, clone, eliminate_dead_code
+from passes.infra import PassResult
 from passes.plan import Level, Plan, StackPlan, serial
+from passes.sites import StackSite
 from passes.stacks import Stack
 from passes.terms import Term
 

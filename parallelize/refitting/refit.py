@@ -35,8 +35,8 @@ from parallelize.models import states
 from parallelize.models.states import start_batches
 from parallelize.refitting.records import LevelRefit, Refitted
 from parallelize.refitting.walk import StackWalk
-from passes.apply_plan import restore_order, rewrite
-from passes.infra import finish
+from passes.apply_plan import rewrite
+from passes.editing import finish, restore_order
 from passes.plan import Plan, StackPlan
 from passes.stacks import Stack, find_stacks
 

@@ -13,12 +13,12 @@ from parallelize.models.states import Batch, Step, Teacher, placeholders, run_se
 from parallelize.refitting.records import LevelRefit, ReadIns
 from parallelize.refitting.ridge import Moments, choose
 from passes import operators as ops
-from passes.apply_plan import LevelSite, StackSite
 from passes.errors import ParallelizeError
 from passes.in_projection import InProjection, in_projection, take_in
 from passes.out_projection import LevelFeatures, add_branch, change_out_projection, level_features, plain_norm
 from passes.plan import Refit, StackPlan
 from passes.segment import extract
+from passes.sites import LevelSite, StackSite
 from passes.stacks import Stack
 from passes.terms import Term
 

@@ -18,8 +18,10 @@ from parallelize.models.program import Program
 from passes.accounting import unaccounted
 from passes.agreement import largest_change
 from passes.apply_plan import ApplyPlan, rewrite
+from passes.editing import clone
 from passes.fuse_width import FuseWidth
-from passes.infra import clone, flat_outputs, run_passes
+from passes.infra import run_passes
+from passes.outputs import flat_outputs
 from passes.picard import picard
 from passes.plan import Form
 from passes.remove_identities import RemoveIdentities

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from torch import Tensor, fx, nn
 
 from passes.apply_plan import ApplyPlan, rewrite, schedule
+from passes.editing import clone
 from passes.errors import ParallelizeError
 from passes.fuse_width import FuseWidth
-from passes.infra import clone, flat_outputs
 from passes.measures import critical_gemms
 from passes.operators import ADD
+from passes.outputs import flat_outputs
 from passes.plan import Level, Plan, StackPlan, serial
 from passes.remove_identities import RemoveIdentities
 from passes.stacks import find_stacks

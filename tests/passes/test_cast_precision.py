@@ -14,8 +14,8 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 
 from passes.cast_precision import HALF_DTYPES, CastPrecision, Precision
 from passes.errors import ParallelizeError
-from passes.infra import flat_outputs
 from passes.operators import ATTENTION, LAYER_NORM, LINEAR, SOFTMAXES
+from passes.outputs import flat_outputs
 from passes.parameters import read_parameter
 from passes.remove_identities import RemoveIdentities
 from tests.passes.models import (

@@ -10,8 +10,9 @@ from torch import Tensor, fx
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from passes.drop_empty_masks import DropEmptyMasks
-from passes.infra import flat_outputs, run_passes
+from passes.infra import run_passes
 from passes.operators import ATTENTION
+from passes.outputs import flat_outputs
 from tests.passes.models import HEADS, TOKENS, WIDTH, Function, graph_of, normal, randomised, tokens, wrong_metadata
 
 Mask = Callable[[Function, Tensor], Tensor]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
+from passes.editing import finish
 from passes.fold_batch_norm import FoldBatchNorm
-from passes.infra import Skip, finish
+from passes.infra import Skip
 from passes.operators import LINEAR, PLAIN_CONVOLUTIONS
 from tests.passes.models import Function, graph_of, mlps, normal, randomised, relative_error, run, text, wrong_metadata
 

@@ -13,8 +13,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from passes.apply_plan import ApplyPlan, rewrite
+from passes.editing import finish
 from passes.fuse_width import FuseWidth
-from passes.infra import PassRecord, finish
+from passes.infra import PassRecord
 from passes.measures import critical_gemms, operator_counts, parameter_count
 from passes.operators import gemms
 from passes.out_projection import add_branch, level_features, plain_norm

@@ -10,8 +10,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from passes.apply_plan import rewrite
+from passes.editing import finish
 from passes.in_projection import InProjection, in_projection, take_in
-from passes.infra import finish
 from passes.parameters import read_parameter
 from passes.terms import Term
 from tests.passes.models import (

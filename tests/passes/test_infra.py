@@ -10,21 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.apply_plan import ApplyPlan
+from passes.editing import clone, eliminate_dead_code, finish
 from passes.errors import PassError
-from passes.infra import (
-    Pass,
-    PassResult,
-    Skip,
-    clone,
-    eliminate_dead_code,
-    finish,
-    flat_leaves,
-    flat_outputs,
-    largest_change,
-    propagate_shapes,
-    run_passes,
-)
+from passes.agreement import largest_change
+from passes.infra import Pass, PassResult, Skip, propagate_shapes, run_passes
 from passes.operators import ADD, LINEAR, aten
+from passes.outputs import flat_leaves, flat_outputs
 from passes.plan import Plan, serial
 from passes.remove_identities import RemoveIdentities
 from tests.passes.models import (

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from passes.layout import interleave, sizes, through_view
+from passes.layout import interleave, through_view
+from passes.sizes import sizes
 from tests.passes.models import vision
 
 Shape = tuple[int, ...]

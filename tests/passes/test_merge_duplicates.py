@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from passes.merge_duplicates import MergeDuplicates, key_of
+from passes.equal_calls import key_of
+from passes.merge_duplicates import MergeDuplicates
 from tests.passes.models import WIDTH, Function, graph_of, mlps, normal, randomised, run, text, tokens, wrong_metadata
 
 aten = torch.ops.aten

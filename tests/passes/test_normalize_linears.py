@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes import operators as ops
+from passes.editing import finish
 from passes.fold_constants import FoldConstants
-from passes.infra import Skip, finish
+from passes.infra import Skip
 from passes.normalize_linears import NormalizeLinears
 from passes.parameters import read_parameter
 from tests.passes.models import (

@@ -12,12 +12,14 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
-from passes.apply_plan import LevelSite, rewrite
-from passes.infra import Skip, finish
+from passes.apply_plan import rewrite
+from passes.editing import finish
+from passes.infra import Skip
 from passes.operators import LAYER_NORM, LINEAR, aten
 from passes.out_projection import OutProjection, add_branch, change_out_projection, level_features, plain_norm
 from passes.parameters import read_parameter
 from passes.plan import Level, Plan, StackPlan
+from passes.sites import LevelSite
 from tests.passes.models import (
     TOKENS,
     WIDTH,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from passes.infra import clone
+from passes.editing import clone
 from passes.parameters import add_parameter, read_parameter, register_parameter, store_parameter
 from tests.passes.models import WIDTH, graph_of, normal, randomised
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from passes.layout import CannotLiftError, Normed, Shared, Size, Stored, Wide, interleave
+from passes.layout import CannotLiftError, Normed, Shared, Stored, Wide, interleave
 from passes.lift import Branches, Lifter
 from passes.relayout import (
     avoiding,
@@ -28,6 +28,7 @@ from passes.relayout import (
     unstacked,
     wide_parameter,
 )
+from passes.sizes import Size
 from tests.passes.models import normal
 
 Shape = tuple[int, ...]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from passes.errors import PassError
-from passes.infra import flat_leaves
+from passes.outputs import flat_leaves
 from passes.segment import extract
 from passes.stacks import find_stacks
 from tests.passes.models import WIDTH, Function, graph_of, images, mlps, randomised, relative_error, tokens, vision

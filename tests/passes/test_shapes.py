@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from passes.infra import clone, finish, run_passes
+from passes.editing import clone, finish
+from passes.infra import run_passes
 from passes.operators import LINEAR, aten
 from passes.remove_identities import RemoveIdentities
 from passes.shapes import Shapes, propagate_shapes

@@ -26,8 +26,9 @@ from parallelize.models.capture import capture
 from parallelize.models.program import Program
 from passes.accounting import unaccounted
 from passes.apply_plan import ApplyPlan, schedule
+from passes.editing import clone, eliminate_dead_code
 from passes.fuse_width import FuseWidth
-from passes.infra import Pass, PassRecord, clone, eliminate_dead_code, run_passes
+from passes.infra import Pass, PassRecord, run_passes
 from passes.plan import Plan, StackPlan, serial
 from passes.registry import PASSES
 from passes.stacks import find_stacks

@@ -12,8 +12,9 @@ from parallelize.metrics import predict
 from parallelize.models.program import Program
 from passes.errors import ParallelizeError
 from passes.fuse_width import FuseWidth
-from passes.infra import flat_outputs, run_passes
+from passes.infra import run_passes
 from passes.measures import operator_counts
+from passes.outputs import flat_outputs
 from passes.plan import Plan
 from tests.parallelize.small_models import (
     PostNorm,

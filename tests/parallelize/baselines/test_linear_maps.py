@@ -13,7 +13,7 @@ from parallelize.data import Samples
 from parallelize.metrics import predict
 from parallelize.models.capture import capture
 from passes.apply_plan import rewrite
-from passes.infra import largest_change
+from passes.agreement import largest_change
 from passes.measures import operator_counts
 from passes.plan import Plan, grouped
 from passes.stacks import find_stacks

@@ -12,7 +12,7 @@ from parallelize.metrics import predict, score
 from parallelize.refitting.refit import refit
 from passes.apply_plan import rewrite
 from passes.errors import ParallelizeError
-from passes.infra import largest_change
+from passes.agreement import largest_change
 from passes.plan import Plan
 from tests.parallelize.small_models import (
     PostNorm,

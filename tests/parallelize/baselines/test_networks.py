@@ -23,7 +23,7 @@ from parallelize.healing.options import HealOptions
 from parallelize.metrics import predict, score
 from parallelize.refitting.refit import refit
 from passes.apply_plan import rewrite
-from passes.infra import largest_change
+from passes.agreement import largest_change
 from passes.measures import operator_counts
 from passes.plan import Refit
 from tests.parallelize.small_models import images, pairs, vision

@@ -20,7 +20,8 @@ from parallelize.conversion.scheduling import why_unscheduled
 from parallelize.healing.options import HealOptions
 from parallelize.models.capture import capture
 from passes.errors import ParallelizeError
-from passes.infra import flat_outputs, largest_change
+from passes.agreement import largest_change
+from passes.outputs import flat_outputs
 from passes.plan import Plan, serial
 from passes.stack_graph import StackGraph, stack_graph
 from passes.stacks import find_stacks

@@ -22,7 +22,8 @@ from parallelize.refitting.refit import refit
 from passes import measures
 from passes.errors import ParallelizeError
 from passes.fuse_width import FuseWidth
-from passes.infra import flat_outputs, run_passes
+from passes.infra import run_passes
+from passes.outputs import flat_outputs
 from tests.parallelize.small_models import images, pairs, vision
 
 

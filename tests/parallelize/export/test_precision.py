@@ -28,7 +28,8 @@ from passes.apply_plan import ApplyPlan
 from passes.cast_precision import Precision
 from passes.errors import ParallelizeError
 from passes.fuse_width import FuseWidth
-from passes.infra import flat_outputs, run_passes
+from passes.infra import run_passes
+from passes.outputs import flat_outputs
 from tests.parallelize.small_models import images, pairs, vision
 
 DTYPES = pytest.mark.parametrize("dtype", ["fp16", "bf16"])

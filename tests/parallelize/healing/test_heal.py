@@ -26,9 +26,11 @@ from parallelize.models.program import Program
 from parallelize.refitting.records import Refitted
 from parallelize.refitting.refit import refit
 from passes.apply_plan import ApplyPlan
+from passes.editing import clone
 from passes.errors import EnvironmentLackError, ParallelizeError
 from passes.fuse_width import FuseWidth
-from passes.infra import clone, flat_outputs, run_passes
+from passes.infra import run_passes
+from passes.outputs import flat_outputs
 from passes.plan import Plan
 from passes.stacks import find_stacks
 from tests.parallelize.small_models import Residual, images, mlp, pairs, stack_plan, vision

@@ -13,7 +13,7 @@ from parallelize.models.clean import clean
 from parallelize.refitting.records import Refitted
 from parallelize.refitting.refit import refit
 from passes.errors import ParallelizeError
-from passes.infra import flat_outputs
+from passes.outputs import flat_outputs
 from passes.parameters import read_parameter
 from passes.plan import Plan, grouped
 from passes.stacks import find_stacks

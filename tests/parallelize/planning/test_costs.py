@@ -16,8 +16,8 @@ from parallelize.models.states import batch_size, start_batches
 from parallelize.planning.costs import GroupCosts, sample_count
 from parallelize.planning.forms import GroupForm, main_form, other_forms, sublayer
 from parallelize.refitting.walk import StackWalk
-from passes.apply_plan import restore_order, rewrite
-from passes.infra import finish
+from passes.apply_plan import rewrite
+from passes.editing import finish, restore_order
 from passes.plan import Level, Plan, Refit, StackPlan, serial
 from passes.stacks import Stack, find_stacks
 from tests.parallelize.planning.cases import (
