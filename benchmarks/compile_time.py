@@ -41,13 +41,13 @@ from paraformer.model import VisionConfig, VisionParaFormer  # noqa: E402
 from parallelize.models.capture import capture, from_exported  # noqa: E402
 from parallelize.models.clean import clean  # noqa: E402
 from parallelize.models.program import Program  # noqa: E402
-from passes.apply_plan import ApplyPlan  # noqa: E402
-from passes.fuse_width import FuseWidth  # noqa: E402
-from passes.agreement import largest_change  # noqa: E402
-from passes.infra import run_passes  # noqa: E402
-from passes.outputs import flat_outputs  # noqa: E402
+from passes.fusion.fuse_width import FuseWidth  # noqa: E402
+from passes.graph.agreement import largest_change  # noqa: E402
+from passes.graph.outputs import flat_outputs  # noqa: E402
 from passes.plan import Plan, grouped  # noqa: E402
-from passes.stacks import Stack, find_stacks  # noqa: E402
+from passes.runner import run_passes  # noqa: E402
+from passes.schedule.apply_plan import ApplyPlan  # noqa: E402
+from passes.stacks.find import Stack, find_stacks  # noqa: E402
 
 PAGE = ROOT / "benchmarks" / "results" / "compile_time.md"
 STEPS = ("clean", "find stacks", "rewrite", "fuse")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from parallelize.planning.planner import PlannerOptions
     from passes.errors import ParallelizeError
     from passes.plan import Plan
-    from passes.stacks import find_stacks
+    from passes.stacks.find import find_stacks
 
 __version__ = "0.1.0"
 __all__ = [
@@ -85,7 +85,7 @@ _HOMES = {
     "compare": "parallelize.measuring.compare",
     "convert": "parallelize.conversion.convert",
     "explore": "parallelize.exploring.explore",
-    "find_stacks": "passes.stacks",
+    "find_stacks": "passes.stacks.find.find",
     "heal": "parallelize.healing.heal",
 }
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from passes.apply_plan import ApplyPlan
-from passes.cast_precision import CastPrecision
-from passes.drop_empty_masks import DropEmptyMasks
-from passes.fold_batch_norm import FoldBatchNorm
-from passes.fold_constants import FoldConstants
-from passes.fuse_width import FuseWidth
-from passes.infra import Pass
-from passes.merge_duplicates import MergeDuplicates
-from passes.merge_pieces import MergePieces
-from passes.merge_views import MergeViews
-from passes.move_views import MoveViews
-from passes.normalize_adds import NormalizeAdds
-from passes.normalize_linears import NormalizeLinears
-from passes.normalize_synonyms import NormalizeSynonyms
-from passes.remove_identities import RemoveIdentities
-from passes.widen_precision import WidenPrecision
+from passes.clean.drop_empty_masks import DropEmptyMasks
+from passes.clean.fold_batch_norm import FoldBatchNorm
+from passes.clean.fold_constants import FoldConstants
+from passes.clean.merge_duplicates import MergeDuplicates
+from passes.clean.merge_pieces import MergePieces
+from passes.clean.merge_views import MergeViews
+from passes.clean.move_views import MoveViews
+from passes.clean.normalize_adds import NormalizeAdds
+from passes.clean.normalize_linears import NormalizeLinears
+from passes.clean.normalize_synonyms import NormalizeSynonyms
+from passes.clean.remove_identities import RemoveIdentities
+from passes.fusion.fuse_width import FuseWidth
+from passes.precision.cast_precision import CastPrecision
+from passes.precision.widen_precision import WidenPrecision
+from passes.runner import Pass
+from passes.schedule.apply_plan import ApplyPlan
 
 CLEANING: tuple[Pass, ...] = (
     NormalizeSynonyms(),

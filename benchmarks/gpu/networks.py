@@ -14,12 +14,12 @@ from paraformer.model import VisionConfig, VisionParaFormer
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
 from parallelize.models.program import Program
-from passes.apply_plan import ApplyPlan
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
-from passes.measures import critical_gemms
+from passes.fusion.fuse_width import FuseWidth
+from passes.graph.measures import critical_gemms
 from passes.plan import Level, Plan, StackPlan, grouped, serial
-from passes.stacks import Stack, find_stacks
+from passes.runner import run_passes
+from passes.schedule.apply_plan import ApplyPlan
+from passes.stacks.find import Stack, find_stacks
 
 SERIAL = "serial"
 

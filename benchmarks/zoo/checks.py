@@ -14,15 +14,15 @@ from torch import Tensor, fx
 from benchmarks.zoo.entry import Entry, Kinds
 from parallelize.models.clean import clean
 from parallelize.models.program import Program
-from passes.agreement import largest_change
-from passes.apply_plan import ApplyPlan, rewrite
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
-from passes.measures import critical_gemms
-from passes.outputs import flat_outputs
-from passes.picard import picard
+from passes.fusion.fuse_width import FuseWidth
+from passes.graph.agreement import largest_change
+from passes.graph.measures import critical_gemms
+from passes.graph.outputs import flat_outputs
 from passes.plan import Form, Plan, StackPlan, grouped, serial
-from passes.stacks import Stack, find_stacks
+from passes.runner import run_passes
+from passes.schedule.apply_plan import ApplyPlan, rewrite
+from passes.schedule.picard import picard
+from passes.stacks.find import Stack, find_stacks
 
 
 def kinds(stacks: Sequence[Stack]) -> list[Kinds]:

@@ -23,10 +23,10 @@ from benchmarks.zoo.checks import (
 )
 from benchmarks.zoo.entry import Entry
 from parallelize.models.clean import clean
-from passes.accounting import unaccounted
 from passes.errors import ParallelizeError
-from passes.measures import critical_gemms
-from passes.stacks import Stacks, find_stacks
+from passes.graph.measures import critical_gemms
+from passes.stacks.accounting import unaccounted
+from passes.stacks.find import Stacks, find_stacks
 
 FORMS = ("sublayer", "block")
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")

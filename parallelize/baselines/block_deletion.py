@@ -20,11 +20,11 @@ from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import Trial, move, states_at
 from parallelize.data import Samples
 from parallelize.models.states import placeholders, run_segment
-from passes.apply_plan import rewrite
+from passes.graph.segment import extract
 from passes.plan import Level, Plan, StackPlan
-from passes.segment import extract
-from passes.sites import StackSite
-from passes.stacks import Stack
+from passes.schedule.apply_plan import rewrite
+from passes.schedule.sites import StackSite
+from passes.stacks.find import Stack
 
 GREEDY_SAMPLES = 128  # greedy deletion runs k^2 / 2 blocks for each block that it deletes
 Kept = tuple[tuple[int, ...], ...]  # for each stack the blocks that stay

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from torch import fx
 
-from passes.apply_plan import schedule
-from passes.editing import clone, finish, restore_order
-from passes.operators import ADD, aten
+from passes.graph.editing import clone, finish, restore_order
+from passes.graph.operators import ADD, aten
 from passes.plan import Plan
-from passes.sites import LevelSite, StackSite
+from passes.schedule.apply_plan import schedule
+from passes.schedule.sites import LevelSite, StackSite
 
 
 def averaged(teacher: fx.GraphModule, plan: Plan) -> fx.GraphModule:

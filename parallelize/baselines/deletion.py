@@ -26,7 +26,7 @@ from parallelize.data import Samples
 from parallelize.metrics import Metric
 from parallelize.refitting.refit import refit
 from passes.plan import Plan, Refit
-from passes.stacks import Stack, find_stacks
+from passes.stacks.find import Stack, find_stacks
 
 
 def deletion_plan(

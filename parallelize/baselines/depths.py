@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from parallelize.planning.shared_depth import share_depth
-from passes.apply_plan import check_fits
 from passes.errors import ParallelizeError
 from passes.plan import Plan
-from passes.stack_graph import StackGraph, stack_graph
-from passes.stacks import Stack
+from passes.schedule.apply_plan import check_fits
+from passes.stacks.find import Stack
+from passes.stacks.stack_graph import StackGraph, stack_graph
 
 Option = TypeVar("Option")
 

@@ -24,12 +24,12 @@ from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import States, Trial, move, states_at
 from parallelize.data import Samples
 from parallelize.refitting.ridge import Moments, choose, solve
-from passes import operators as ops
-from passes.channels import channel_axis
-from passes.editing import clone, finish, restore_order
-from passes.operators import aten
-from passes.parameters import add_parameter
-from passes.stacks import Stack, find_stacks
+from passes.graph import operators as ops
+from passes.graph.editing import clone, finish, restore_order
+from passes.graph.operators import aten
+from passes.graph.parameters import add_parameter
+from passes.stacks.channels import channel_axis
+from passes.stacks.find import Stack, find_stacks
 
 Ranges = tuple[tuple[int, int], ...]  # first and last block of each
 Costs = Mapping[tuple[int, int], float]

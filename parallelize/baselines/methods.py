@@ -29,10 +29,10 @@ from parallelize.baselines.trial import CHOICE_SAMPLES, Trial
 from parallelize.data import Samples
 from parallelize.metrics import Metric
 from parallelize.refitting.refit import refit
-from passes.apply_plan import rewrite
 from passes.errors import ParallelizeError
 from passes.plan import Plan, Refit
-from passes.stacks import Stack, find_stacks
+from passes.schedule.apply_plan import rewrite
+from passes.stacks.find import Stack, find_stacks
 
 Report = Callable[[str], None]
 

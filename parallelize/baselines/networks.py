@@ -17,13 +17,13 @@ from parallelize.metrics import Metric
 from parallelize.models.program import Program
 from parallelize.refitting.records import LevelRefit, Refitted
 from parallelize.refitting.refit import refit
-from passes.apply_plan import ApplyPlan
-from passes.infra import PassRecord, run_passes
-from passes.measures import critical_gemms, parameter_count
+from passes.graph.measures import critical_gemms, parameter_count
 from passes.plan import Plan
 from passes.registry import FUSION
-from passes.stack_graph import stack_graph
-from passes.stacks import find_stacks
+from passes.runner import PassRecord, run_passes
+from passes.schedule.apply_plan import ApplyPlan
+from passes.stacks.find import find_stacks
+from passes.stacks.stack_graph import stack_graph
 
 SERIAL = "serial"
 FUSED = "fused"

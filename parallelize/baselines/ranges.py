@@ -19,10 +19,10 @@ from typing import Literal
 from parallelize.baselines.branch_mean import schedule_averaged
 from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import States, Trial, move, states_at
-from passes.apply_plan import schedule
-from passes.editing import clone
+from passes.graph.editing import clone
 from passes.plan import Form, Plan, grouped
-from passes.stacks import Stack
+from passes.schedule.apply_plan import schedule
+from passes.stacks.find import Stack
 
 Grouping = tuple[tuple[int, ...], ...]  # all blocks of a stack, in groups
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from parallelize.data import Samples
 from parallelize.metrics import Judge, Metric
 from parallelize.models.states import batch_size, outputs_from, placeholders, run_segment
-from passes.segment import extract
+from passes.graph.segment import extract
 
 CHOICE_SAMPLES = 256  # held-out samples that choose between ways to do a method
 

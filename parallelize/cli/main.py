@@ -113,9 +113,9 @@ def draw(
     from parallelize.inspecting.diagrams import check_suffix, schedule_graph
     from parallelize.inspecting.diagrams import draw as write
     from parallelize.models.clean import clean
-    from passes.apply_plan import check_fits
     from passes.plan import Plan, serial
-    from passes.stacks import find_stacks
+    from passes.schedule.apply_plan import check_fits
+    from passes.stacks.find import find_stacks
 
     check_suffix(output)
     raw, notes = _load(model, inputs, weights, weights_key, input_shapes, allow_pickle=allow_pickle)

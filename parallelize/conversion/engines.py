@@ -34,12 +34,12 @@ from parallelize.export.precision import PrecisionRecord, cast
 from parallelize.machine.latency import Latency, in_turn
 from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
-from passes.agreement import change
-from passes.cast_precision import Precision as CastPrecisionName
-from passes.dataflow import tensor_value
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
-from passes.operators import gemms
-from passes.outputs import flat_outputs
+from passes.graph.agreement import change
+from passes.graph.dataflow import tensor_value
+from passes.graph.operators import gemms
+from passes.graph.outputs import flat_outputs
+from passes.precision.cast_precision import Precision as CastPrecisionName
 
 ENGINE = "model.engine"
 SAMPLES = 64  # on which the islands of a cast are chosen

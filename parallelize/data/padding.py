@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, fx
 
 from parallelize.data import Samples
-from passes.dataflow import tensor_value
-from passes.outputs import flat_leaves
+from passes.graph.dataflow import tensor_value
+from passes.graph.outputs import flat_leaves
 
 Size = int | torch.SymInt
 

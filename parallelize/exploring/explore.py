@@ -39,10 +39,10 @@ from parallelize.planning.planner import Candidate, Planner, PlannerOptions
 from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted
 from passes.errors import ParallelizeError
-from passes.infra import run_passes
-from passes.measures import parameter_count
+from passes.graph.measures import parameter_count
 from passes.plan import Plan, serial
 from passes.registry import FUSION
+from passes.runner import run_passes
 
 FORMAT = "parallelize-frontier/1"
 MOST_DEPTHS = 10  # that are measured where none are named

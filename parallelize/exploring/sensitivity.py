@@ -22,8 +22,8 @@ from torch import Tensor, fx
 from parallelize.data import Samples
 from parallelize.models.states import placeholders, run_segment
 from passes.errors import ParallelizeError
-from passes.segment import extract
-from passes.stacks import Kind, Stack, find_stacks
+from passes.graph.segment import extract
+from passes.stacks.find import Kind, Stack, find_stacks
 
 FORMAT = "parallelize-sensitivity/1"
 SAMPLES = 64

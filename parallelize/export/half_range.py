@@ -23,11 +23,11 @@ from parallelize.data import Samples
 from parallelize.data.padding import Layout, layouts, mask_position
 from parallelize.models.program import Program
 from parallelize.models.states import batch_size
-from passes.cast_precision import HALF_DTYPES, CastPrecision
-from passes.dataflow import described, tensor_value
 from passes.errors import CheckError
-from passes.half_arithmetic import Ends, HalfArithmetic, ends_of_range, is_wrong, kept_for_range, watched
-from passes.infra import PassRecord, run_passes
+from passes.graph.dataflow import described, tensor_value
+from passes.precision.cast_precision import HALF_DTYPES, CastPrecision
+from passes.precision.half_arithmetic import Ends, HalfArithmetic, ends_of_range, is_wrong, kept_for_range, watched
+from passes.runner import PassRecord, run_passes
 
 ROUNDS = 40  # casts that are tried until every sample is right
 _AT_ONCE = 8  # samples that one of them looks into

@@ -22,9 +22,9 @@ from parallelize.export.refusal import unwritable
 from parallelize.export.state_names import KEY, named_states, to_metadata
 from parallelize.models.capture import export, from_exported
 from parallelize.models.program import Program, unique
-from passes.dataflow import tensor_value
 from passes.errors import ParallelizeError
-from passes.stacks import find_stacks
+from passes.graph.dataflow import tensor_value
+from passes.stacks.find import find_stacks
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram

@@ -23,16 +23,16 @@ from parallelize.data import Samples
 from parallelize.export.half_range import ROUNDS, cast_in_range
 from parallelize.metrics import Judge, Metric
 from parallelize.models.program import Program
-from passes.cast_precision import HALF_DTYPES, CastPrecision, Precision
 from passes.errors import CheckError, ParallelizeError
-from passes.infra import PassRecord, run_passes
+from passes.precision.cast_precision import HALF_DTYPES, CastPrecision, Precision
+from passes.runner import PassRecord, run_passes
 
 TOLERANCE = 1.1  # times the least error
 
 
 @dataclass(frozen=True)
 class KeptInFp32:
-    """Which parts of a network stay in fp32; fields as in `passes.cast_precision.CastPrecision`."""
+    """Which parts of a network stay in fp32; fields as in `passes.precision.cast_precision.CastPrecision`."""
 
     norms: bool = True
     softmax: bool = True

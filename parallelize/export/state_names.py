@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from passes.stacks import Stack
+from passes.stacks.find import Stack
 
 KEY = "parallelize.states"
 

@@ -34,10 +34,10 @@ from parallelize.healing.resume import read_state, write_state
 from parallelize.healing.weights import merged, trainable
 from parallelize.refitting.records import Refitted
 from parallelize.terminal.progress import Report
-from passes.channels import channel_axis
 from passes.errors import ParallelizeError
 from passes.plan import Plan
-from passes.stacks import Stack, find_stacks
+from passes.stacks.channels import channel_axis
+from passes.stacks.find import Stack, find_stacks
 
 BETAS = (0.9, 0.99)
 KEEP_EVERY = 30.0  # seconds between two state files

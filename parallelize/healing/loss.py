@@ -4,8 +4,8 @@
     states    |h - t|^2 / |t|^2, averaged over the states that should agree
 
 Every part is a numerator and a denominator, so that a loss over a batch and an error over many batches are the same
-quotient. Padding, which an input of (samples, tokens) marks by 0, is in neither, nor is what `passes.agreement` does
-not count: forbidden logits, integers.
+quotient. Padding, which an input of (samples, tokens) marks by 0, is in neither, nor is what `passes.graph.agreement`
+does not count: forbidden logits, integers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from parallelize.data.padding import Layout
-from passes.agreement import entries
+from passes.graph.agreement import entries
 
 
 @dataclass(frozen=True)

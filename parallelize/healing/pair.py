@@ -23,9 +23,9 @@ from parallelize.healing.loss import Distance
 from parallelize.healing.weights import Weight, held
 from parallelize.models.states import output_tensors, placeholders
 from parallelize.refitting.records import Refitted
-from passes.dataflow import is_float, tensor_value
 from passes.errors import EnvironmentLackError, ParallelizeError
-from passes.segment import extract
+from passes.graph.dataflow import is_float, tensor_value
+from passes.graph.segment import extract
 
 
 @dataclass(frozen=True)

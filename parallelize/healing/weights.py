@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from parallelize.healing.options import HealOptions
-from passes import operators as ops
-from passes.dataflow import tensor_inputs
-from passes.editing import clone, finish
 from passes.errors import ParallelizeError
-from passes.operators import gemms
-from passes.parameters import is_learned, read_parameter, register_parameter
+from passes.graph import operators as ops
+from passes.graph.dataflow import tensor_inputs
+from passes.graph.editing import clone, finish
+from passes.graph.operators import gemms
+from passes.graph.parameters import is_learned, read_parameter, register_parameter
 from passes.plan import Plan
-from passes.stacks import Stack
+from passes.stacks.find import Stack
 
 _SCALES = ops.NORMS | {ops.aten.mul.Tensor}
 

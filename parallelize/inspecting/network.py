@@ -17,16 +17,16 @@ from torch import fx
 from parallelize.data.tensor_spec import TensorSpec
 from parallelize.models.program import Program
 from parallelize.terminal.words import counted
-from passes.apply_plan import schedule
-from passes.dataflow import tensor_value
-from passes.editing import clone, eliminate_dead_code
 from passes.errors import ParallelizeError
-from passes.fuse_width import FuseWidth
-from passes.measures import critical_gemms, operator_counts, parameter_count
+from passes.fusion.fuse_width import FuseWidth
+from passes.graph.dataflow import tensor_value
+from passes.graph.editing import clone, eliminate_dead_code
+from passes.graph.measures import critical_gemms, operator_counts, parameter_count
 from passes.plan import Form, Plan, grouped
 from passes.registry import PASSES
-from passes.stack_graph import StackGraph, stack_graph
-from passes.stacks import Stack, find_stacks
+from passes.schedule.apply_plan import schedule
+from passes.stacks.find import Stack, find_stacks
+from passes.stacks.stack_graph import StackGraph, stack_graph
 
 FORMS: tuple[Form, ...] = ("sublayer", "block")
 

@@ -21,11 +21,11 @@ import networkx as nx
 from torch import fx
 
 from parallelize.inspecting.diagram_svg import printable
-from passes import operators as ops
-from passes.apply_plan import check_fits
+from passes.graph import operators as ops
 from passes.plan import Chain, Level, Plan, StackPlan
-from passes.stack_graph import StackGraph, stack_graph
-from passes.stacks import Stack
+from passes.schedule.apply_plan import check_fits
+from passes.stacks.find import Stack
+from passes.stacks.stack_graph import StackGraph, stack_graph
 
 MOST_BRANCHES = 4  # more equal branches than these become one node
 Bundle = tuple[int, ...]  # equal stacks that are drawn once

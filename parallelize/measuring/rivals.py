@@ -26,10 +26,10 @@ from parallelize.metrics.choice import choose_metric
 from parallelize.models.prepare import Prepared, prepare
 from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
-from passes.apply_plan import ApplyPlan, check_fits
 from passes.errors import ParallelizeError
-from passes.infra import run_passes
 from passes.plan import Plan
+from passes.runner import run_passes
+from passes.schedule.apply_plan import ApplyPlan, check_fits
 
 _THREE = ("least", "usual", "largest")  # shapes of a profile
 

@@ -14,8 +14,8 @@ from parallelize.models.clean import clean
 from parallelize.models.program import Program
 from parallelize.models.states import placeholders, run_segment
 from passes.errors import ParallelizeError
-from passes.segment import extract
-from passes.stacks import find_stacks
+from passes.graph.segment import extract
+from passes.stacks.find import find_stacks
 
 Read = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 

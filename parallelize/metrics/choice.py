@@ -7,8 +7,8 @@ from parallelize.metrics.catalogue import Metric
 from parallelize.metrics.columns import logit_axes
 from parallelize.metrics.own import find_metric
 from parallelize.models.program import Program
-from passes.agreement import is_code
-from passes.outputs import flat_outputs
+from passes.graph.agreement import is_code
+from passes.graph.outputs import flat_outputs
 
 PROBE = 4  # samples whose outputs tell what the model returns
 

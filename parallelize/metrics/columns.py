@@ -12,10 +12,10 @@
 | surprise, surprise_serial, targets | -sum of log p(next token), of ours and of the teacher, and the number of tokens |
 
 Positions are one for logits (samples, classes) and the tokens for logits (samples, tokens, classes). What counts as a
-number is told by `passes.agreement`: neither padding nor forbidden logits do, whatever stands there. Where the teacher
-has no number and ours another pattern, and where ours is no number, an error is infinite. A position without a single
-logit that is a number counts nowhere. Where all outputs are integers or bools, these are `error` and `size` too. All
-columns are float64.
+number is told by `passes.graph.agreement`: neither padding nor forbidden logits do, whatever stands there. Where the
+teacher has no number and ours another pattern, and where ours is no number, an error is infinite. A position without a
+single logit that is a number counts nowhere. Where all outputs are integers or bools, these are `error` and `size` too.
+All columns are float64.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from passes.agreement import Entries, Scale, entries, is_code, scale
+from passes.graph.agreement import Entries, Scale, entries, is_code, scale
 
 Columns = Mapping[str, Tensor]
 _PIECE = 2**22  # elements that are compared at a time, in float64

@@ -24,7 +24,7 @@ from parallelize.metrics.next_tokens import next_tokens
 from parallelize.metrics.own import find_metric, own_scores
 from parallelize.metrics.scores import Scores
 from passes.errors import ParallelizeError
-from passes.outputs import flat_outputs
+from passes.graph.outputs import flat_outputs
 
 BATCH_SIZE = 250
 _AT_ONCE = 2**26  # elements of a batch's outputs

@@ -24,11 +24,11 @@ from parallelize.data import Samples, alternatives, random_samples
 from parallelize.models.blame import blaming
 from parallelize.models.program import Program
 from parallelize.models.watching import first_apart, first_of_other_rank, may_be_random, random_operators
-from passes.agreement import change
-from passes.dataflow import described
 from passes.errors import ParallelizeError
-from passes.infra import EXACT_TOLERANCE
-from passes.outputs import flat_outputs
+from passes.graph.agreement import change
+from passes.graph.dataflow import described
+from passes.graph.outputs import flat_outputs
+from passes.runner import EXACT_TOLERANCE
 
 RANDOM_WARNING = "The inputs are random numbers: errors and agreement say nothing about accuracy on real data."
 FEW = 5

@@ -16,8 +16,8 @@ from torch import Tensor, fx
 from parallelize.data import Samples
 from parallelize.models.capture import first_sentence
 from parallelize.models.program import Program
-from passes.dataflow import described
 from passes.errors import ParallelizeError
+from passes.graph.dataflow import described
 
 Inputs = Sequence[Tensor]
 

@@ -30,8 +30,8 @@ from parallelize.models.keywords import written_out
 from parallelize.models.printed_graphs import without_graphs
 from parallelize.models.program import Labels, Program, original_of, plain
 from parallelize.models.state_shapes import keep_state_shape
-from passes.editing import eliminate_dead_code
 from passes.errors import ParallelizeError, PassError
+from passes.graph.editing import eliminate_dead_code
 
 _TORCH = Path(torch.__file__).parent
 _FIXED_HINT = "Pass --input with a fixed size in place of the word."

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from parallelize.models.program import Program
-from passes.infra import PassRecord, run_passes
 from passes.registry import CLEANING
+from passes.runner import PassRecord, run_passes
 
 
 def clean(program: Program, probe: Sequence[Any] | None = None) -> tuple[Program, tuple[PassRecord, ...]]:

@@ -22,10 +22,10 @@ from parallelize.data.padding import layouts, mask_position, output_nodes, real_
 from parallelize.models.blame import blaming
 from parallelize.models.program import Program
 from parallelize.models.states import batch_size
-from passes.dataflow import carries_tensors, described
 from passes.errors import ParallelizeError
-from passes.outputs import flat_outputs
-from passes.parameters import is_learned, read_parameter
+from passes.graph.dataflow import carries_tensors, described
+from passes.graph.outputs import flat_outputs
+from passes.graph.parameters import is_learned, read_parameter
 
 _DIVERGED = "A training that diverged leaves such numbers: take another checkpoint, or mend this one."
 

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from parallelize.models.program import unique
 from passes.errors import ParallelizeError
-from passes.operators import aten, writes_in_place
+from passes.graph.operators import aten, writes_in_place
 
 
 def flatten(ep: ExportedProgram) -> tuple[fx.GraphModule, dict[str, fx.Node]]:

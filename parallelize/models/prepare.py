@@ -27,12 +27,12 @@ from parallelize.models.program import Program
 from parallelize.models.sources import LoadOptions, load_program
 from parallelize.models.widening import widened
 from parallelize.terminal.progress import Report
-from passes.cast_precision import Precision as CastPrecision
-from passes.editing import clone
 from passes.errors import ParallelizeError
-from passes.fuse_width import FuseWidth
-from passes.infra import PassRecord
-from passes.stacks import Refusal, Stacks, find_stacks
+from passes.fusion.fuse_width import FuseWidth
+from passes.graph.editing import clone
+from passes.precision.cast_precision import Precision as CastPrecision
+from passes.runner import PassRecord
+from passes.stacks.find import Refusal, Stacks, find_stacks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

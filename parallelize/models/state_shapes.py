@@ -13,9 +13,9 @@ from typing import cast
 
 from torch import fx
 
-from passes import operators as ops
-from passes.dataflow import positions, region_between, same_shape, tensor_value
-from passes.editing import eliminate_dead_code
+from passes.graph import operators as ops
+from passes.graph.dataflow import positions, region_between, same_shape, tensor_value
+from passes.graph.editing import eliminate_dead_code
 
 aten = ops.aten
 

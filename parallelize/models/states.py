@@ -16,14 +16,14 @@ from torch import Tensor, fx
 
 from parallelize.data import Samples
 from parallelize.data.padding import layouts
-from passes import operators as ops
-from passes.agreement import largest_change
-from passes.dataflow import tensor_value
-from passes.outputs import flat_leaves
-from passes.parameters import read_parameter
-from passes.segment import extract
-from passes.stacks import Stack
-from passes.terms import Term
+from passes.graph import operators as ops
+from passes.graph.agreement import largest_change
+from passes.graph.dataflow import tensor_value
+from passes.graph.outputs import flat_leaves
+from passes.graph.parameters import read_parameter
+from passes.graph.segment import extract
+from passes.stacks.find import Stack
+from passes.stacks.terms import Term
 
 Inputs = tuple[Tensor, ...]
 ELEMENTS = 2**25  # of the largest tensor that a batch may make

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from passes.agreement import change
+from passes.graph.agreement import change
 
 Inputs = Sequence[Tensor]
 _SWITCHES = {"dropout": 2, "feature_dropout": 2, "alpha_dropout": 2, "native_dropout": 2, "rrelu": 3}  # their `train`

@@ -9,9 +9,9 @@ import torch
 
 from parallelize.data.tensor_spec import TensorSpec
 from parallelize.models.program import Program
-from passes.cast_precision import HALF_DTYPES, Precision
-from passes.infra import PassRecord, run_passes
-from passes.widen_precision import WidenPrecision, half_precision
+from passes.precision.cast_precision import HALF_DTYPES, Precision
+from passes.precision.widen_precision import WidenPrecision, half_precision
+from passes.runner import PassRecord, run_passes
 
 _log = logging.getLogger(__name__)
 

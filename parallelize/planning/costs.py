@@ -18,11 +18,11 @@ from parallelize.metrics import Judge
 from parallelize.models.states import Batch, batch_size, example_size, outputs_from, start_batches
 from parallelize.planning.forms import GroupForm, main_form
 from parallelize.refitting.walk import StackWalk
-from passes.apply_plan import schedule
-from passes.channels import channel_axis
-from passes.editing import clone
+from passes.graph.editing import clone
 from passes.plan import Level, Plan, Refit, StackPlan, serial
-from passes.stacks import Stack
+from passes.schedule.apply_plan import schedule
+from passes.stacks.channels import channel_axis
+from passes.stacks.find import Stack
 
 ROWS = 12_800  # positions of the state that a cost is fitted on
 LEAST_SAMPLES, MOST_SAMPLES = 16, 256

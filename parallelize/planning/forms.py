@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from passes.plan import Chain, Level, grouped
-from passes.stacks import Stack
+from passes.stacks.find import Stack
 
 Span = tuple[int, int]  # first and last block of a group
 OWN_NORMS = ", each its norm"  # at the end of the name of a form

@@ -15,14 +15,14 @@ from dataclasses import replace
 from torch import fx
 
 from parallelize.planning.forms import OWN_NORMS, GroupForm, forms, sublayer
-from passes.apply_plan import schedule
-from passes.editing import clone, eliminate_dead_code
-from passes.fuse_width import FuseWidth
-from passes.infra import PassResult
+from passes.fusion.fuse_width import FuseWidth
+from passes.graph.editing import clone, eliminate_dead_code
 from passes.plan import Level, Plan, StackPlan, serial
-from passes.sites import StackSite
-from passes.stacks import Stack
-from passes.terms import Term
+from passes.runner import PassResult
+from passes.schedule.apply_plan import schedule
+from passes.schedule.sites import StackSite
+from passes.stacks.find import Stack
+from passes.stacks.terms import Term
 
 _ALONE = re.compile(r"\b1 x (\w+)")  # in a line of fuse-width, a group of one branch
 

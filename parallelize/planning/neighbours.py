@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from passes.plan import Chain, Level, Plan, StackPlan
-from passes.stacks import Stack
+from passes.stacks.find import Stack
 
 
 def neighbours(plan: Plan, stacks: Sequence[Stack]) -> Iterator[Plan]:

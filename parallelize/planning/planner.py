@@ -38,8 +38,8 @@ from parallelize.refitting.refit import refit
 from parallelize.terminal.words import counted
 from passes.errors import CheckError, ParallelizeError
 from passes.plan import REFITS, Plan, Refit, StackPlan
-from passes.stack_graph import stack_graph
-from passes.stacks import find_stacks
+from passes.stacks.find import find_stacks
+from passes.stacks.stack_graph import stack_graph
 
 Progress = Callable[[str, int, int], None]  # what is measured, done, in all
 LONG_STACK = 16  # blocks from which on groups are limited

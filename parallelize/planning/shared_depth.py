@@ -29,7 +29,7 @@ def share_depth(
     """For every depth of the whole the cheapest choice of one option for each stack.
 
     Args:
-        order: numbers of stacks, an edge to each that waits, as `passes.stack_graph` makes it.
+        order: numbers of stacks, an edge to each that waits, as `passes.stacks.stack_graph` makes it.
         options: for each stack, depth -> cost and option.
 
     Returns:

@@ -20,8 +20,8 @@ from parallelize.planning.shared_depth import share_depth
 from parallelize.terminal.words import counted
 from passes.errors import ParallelizeError
 from passes.plan import Plan, StackPlan
-from passes.stack_graph import StackGraph
-from passes.stacks import Stack
+from passes.stacks.find import Stack
+from passes.stacks.stack_graph import StackGraph
 
 _LATE = 1e-3  # how much less a group costs at the end of a stack than at its beginning
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from passes.infra import Skip
 from passes.plan import Refit
+from passes.runner import Skip
 
 ReadIns = tuple[tuple[int, float], ...]
 

@@ -35,10 +35,10 @@ from parallelize.models import states
 from parallelize.models.states import start_batches
 from parallelize.refitting.records import LevelRefit, Refitted
 from parallelize.refitting.walk import StackWalk
-from passes.apply_plan import rewrite
-from passes.editing import finish, restore_order
+from passes.graph.editing import finish, restore_order
 from passes.plan import Plan, StackPlan
-from passes.stacks import Stack, find_stacks
+from passes.schedule.apply_plan import rewrite
+from passes.stacks.find import Stack, find_stacks
 
 Progress = Callable[[int, int], None]  # levels done, levels in all
 

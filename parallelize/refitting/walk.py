@@ -12,15 +12,15 @@ from torch import Tensor, fx
 from parallelize.models.states import Batch, Step, Teacher, placeholders, run_segment
 from parallelize.refitting.records import LevelRefit, ReadIns
 from parallelize.refitting.ridge import Moments, choose
-from passes import operators as ops
 from passes.errors import ParallelizeError
-from passes.in_projection import InProjection, in_projection, take_in
-from passes.out_projection import LevelFeatures, add_branch, change_out_projection, level_features, plain_norm
+from passes.graph import operators as ops
+from passes.graph.segment import extract
 from passes.plan import Refit, StackPlan
-from passes.segment import extract
-from passes.sites import LevelSite, StackSite
-from passes.stacks import Stack
-from passes.terms import Term
+from passes.schedule.in_projection import InProjection, in_projection, take_in
+from passes.schedule.out_projection import LevelFeatures, add_branch, change_out_projection, level_features, plain_norm
+from passes.schedule.sites import LevelSite, StackSite
+from passes.stacks.find import Stack
+from passes.stacks.terms import Term
 
 Sites = dict[int, tuple[InProjection, fx.Node]]  # by term: where it reads, and the teacher's node of what it read there
 NEGLIGIBLE = 1e-12  # relative error of a state that rounding explains

@@ -15,17 +15,17 @@ from benchmarks.zoo.checks import is_serial_to_the_bit, kinds, pairs_plan, picar
 from benchmarks.zoo.measured import refusal_of_capture
 from parallelize.models.clean import clean
 from parallelize.models.program import Program
-from passes.accounting import unaccounted
-from passes.agreement import largest_change
-from passes.apply_plan import ApplyPlan, rewrite
-from passes.editing import clone
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
-from passes.outputs import flat_outputs
-from passes.picard import picard
+from passes.clean.remove_identities import RemoveIdentities
+from passes.fusion.fuse_width import FuseWidth
+from passes.graph.agreement import largest_change
+from passes.graph.editing import clone
+from passes.graph.outputs import flat_outputs
 from passes.plan import Form
-from passes.remove_identities import RemoveIdentities
-from passes.stacks import Stacks, find_stacks
+from passes.runner import run_passes
+from passes.schedule.apply_plan import ApplyPlan, rewrite
+from passes.schedule.picard import picard
+from passes.stacks.accounting import unaccounted
+from passes.stacks.find import Stacks, find_stacks
 
 pytest.importorskip("transformers")
 NAMES = [

@@ -30,11 +30,11 @@ from parallelize.export.precision import cast
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
 from parallelize.models.program import Program
-from passes.apply_plan import ApplyPlan
-from passes.cast_precision import Precision
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
-from passes.stacks import find_stacks
+from passes.fusion.fuse_width import FuseWidth
+from passes.precision.cast_precision import Precision
+from passes.runner import run_passes
+from passes.schedule.apply_plan import ApplyPlan
+from passes.stacks.find import find_stacks
 
 pytest.importorskip("transformers")
 pytest.importorskip("tensorrt_rtx")

@@ -10,7 +10,7 @@ from benchmarks.zoo import FAMILIES, ZOO
 from benchmarks.zoo.measured import FORMS, structure
 from benchmarks.zoo.page import page
 from parallelize.models.clean import clean
-from passes.stacks import find_stacks
+from passes.stacks.find import find_stacks
 
 RESULTS = kept()
 SINGLE = {"mamba", "mamba-2", "falcon-mamba"}  # compute their scan in float32 whatever the model's dtype

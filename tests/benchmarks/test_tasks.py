@@ -16,7 +16,7 @@ from benchmarks.tasks.recall import recall_at_1
 from paraformer.fashion_mnist import DEFAULT_ROOT
 from parallelize.data import Samples
 from parallelize.models.clean import clean
-from passes.stacks import find_stacks
+from passes.stacks.find import find_stacks
 
 
 def _top1(task: Task, samples: Samples) -> float:

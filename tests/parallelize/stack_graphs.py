@@ -12,8 +12,8 @@ from paraformer.model import VisionConfig, VisionParaFormer
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
 from passes.plan import Plan, grouped
-from passes.stack_graph import StackGraph, stack_graph
-from passes.stacks import find_stacks
+from passes.stacks.find import find_stacks
+from passes.stacks.stack_graph import StackGraph, stack_graph
 from tests.parallelize.small_models import Residual, capture_vectors, mlp
 
 WIDTH = 6

@@ -11,8 +11,8 @@ import torch
 from paraformer.model import VisionConfig, VisionParaFormer
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
-from passes.infra import run_passes
 from passes.registry import FUSION
+from passes.runner import run_passes
 from tests.passes.models import SMALL
 
 BRANCHES = (1, 2, 3, 8, 16)

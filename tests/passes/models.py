@@ -19,10 +19,10 @@ from torch.utils import _pytree as pytree
 
 from paraformer.model import Block, VisionConfig, VisionParaFormer
 from parallelize.models.capture import capture
-from passes.apply_plan import ApplyPlan
-from passes.infra import Pass, PassRecord, run_passes
-from passes.operators import ATTENTION, LAYER_NORM, LINEAR
+from passes.graph.operators import ATTENTION, LAYER_NORM, LINEAR
 from passes.plan import Level, Plan, StackPlan
+from passes.runner import Pass, PassRecord, run_passes
+from passes.schedule.apply_plan import ApplyPlan
 
 WIDTH, HEADS, HIDDEN, TOKENS = 8, 2, 12, 5
 SMALL = VisionConfig(depth=4, width=16, heads=2, hidden=32, image_size=8, patch_size=4)

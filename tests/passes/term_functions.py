@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from passes.fuse_width import FuseWidth
-from passes.infra import Pass, PassRecord, run_passes
-from passes.remove_identities import RemoveIdentities
+from passes.clean.remove_identities import RemoveIdentities
+from passes.fusion.fuse_width import FuseWidth
+from passes.runner import Pass, PassRecord, run_passes
 from tests.passes.models import HEADS, HIDDEN, WIDTH, Function, graph_of, randomised, run, tokens
 
 HEAD = WIDTH // HEADS

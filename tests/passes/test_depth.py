@@ -9,11 +9,11 @@ from torch import Tensor
 from paraformer.model import VisionConfig, VisionParaFormer
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
-from passes.apply_plan import ApplyPlan
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
+from passes.fusion.fuse_width import FuseWidth
 from passes.plan import Plan, grouped
-from passes.stacks import find_stacks
+from passes.runner import run_passes
+from passes.schedule.apply_plan import ApplyPlan
+from passes.stacks.find import find_stacks
 from tests.passes.models import normal, randomised
 
 BLOCKS = 300

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from passes.infra import Pass
 from passes.registry import PASSES
+from passes.runner import Pass
 
 
 def test_passes_are_listed_in_the_order_in_which_they_run() -> None:

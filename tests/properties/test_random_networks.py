@@ -24,14 +24,14 @@ from parallelize.data.tensor_spec import TensorSpec
 from parallelize.export.onnx import write_onnx
 from parallelize.models.capture import capture
 from parallelize.models.program import Program
-from passes.accounting import unaccounted
-from passes.apply_plan import ApplyPlan, schedule
-from passes.editing import clone, eliminate_dead_code
-from passes.fuse_width import FuseWidth
-from passes.infra import Pass, PassRecord, run_passes
+from passes.fusion.fuse_width import FuseWidth
+from passes.graph.editing import clone, eliminate_dead_code
 from passes.plan import Plan, StackPlan, serial
 from passes.registry import PASSES
-from passes.stacks import find_stacks
+from passes.runner import Pass, PassRecord, run_passes
+from passes.schedule.apply_plan import ApplyPlan, schedule
+from passes.stacks.accounting import unaccounted
+from passes.stacks.find import find_stacks
 from tests.passes.models import relative_error, text, wrong_metadata
 from tests.passes.schedules import form_plans
 from tests.properties.drawing import networks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from passes.fuse_width import FuseWidth
+from passes.fusion.fuse_width import FuseWidth
 from tests.passes.models import graph_of, randomised, relative_error, run, text, tokens, wrong_metadata
 from tests.properties.random_sums import RandomSum, SumSpec, sums
 

@@ -18,9 +18,9 @@ from parallelize.baselines.block_deletion import (
 )
 from parallelize.baselines.depths import wanted_depths
 from parallelize.baselines.trial import Trial
-from passes.apply_plan import rewrite
 from passes.plan import Plan
-from passes.stacks import find_stacks
+from passes.schedule.apply_plan import rewrite
+from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import (
     SMALL,
     PostNorm,

@@ -11,11 +11,11 @@ from parallelize.data import Samples
 from parallelize.metrics import predict
 from parallelize.models.program import Program
 from passes.errors import ParallelizeError
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
-from passes.measures import operator_counts
-from passes.outputs import flat_outputs
+from passes.fusion.fuse_width import FuseWidth
+from passes.graph.measures import operator_counts
+from passes.graph.outputs import flat_outputs
 from passes.plan import Plan
+from passes.runner import run_passes
 from tests.parallelize.small_models import (
     PostNorm,
     Residual,

@@ -12,9 +12,9 @@ from parallelize.baselines.trial import Trial
 from parallelize.metrics import predict, score
 from parallelize.models.program import Program
 from parallelize.refitting.refit import refit
-from passes.apply_plan import rewrite
 from passes.plan import Plan, Refit, grouped
-from passes.stacks import find_stacks
+from passes.schedule.apply_plan import rewrite
+from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import (
     Bump,
     Residual,

@@ -8,7 +8,7 @@ import torch
 from parallelize.baselines.depths import Depths, wanted_depths
 from passes.errors import ParallelizeError
 from passes.plan import Plan, grouped
-from passes.stacks import Stack, find_stacks
+from passes.stacks.find import Stack, find_stacks
 from tests.parallelize.small_models import Towers, TwoStacks, capture_vectors, stack_plan, vision
 
 

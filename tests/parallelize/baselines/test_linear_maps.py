@@ -12,11 +12,11 @@ from parallelize.baselines.trial import States, Trial
 from parallelize.data import Samples
 from parallelize.metrics import predict
 from parallelize.models.capture import capture
-from passes.apply_plan import rewrite
-from passes.agreement import largest_change
-from passes.measures import operator_counts
+from passes.graph.agreement import largest_change
+from passes.graph.measures import operator_counts
 from passes.plan import Plan, grouped
-from passes.stacks import find_stacks
+from passes.schedule.apply_plan import rewrite
+from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import (
     PostNorm,
     Residual,

@@ -22,10 +22,10 @@ from parallelize.healing.heal import heal
 from parallelize.healing.options import HealOptions
 from parallelize.metrics import predict, score
 from parallelize.refitting.refit import refit
-from passes.apply_plan import rewrite
-from passes.agreement import largest_change
-from passes.measures import operator_counts
+from passes.graph.agreement import largest_change
+from passes.graph.measures import operator_counts
 from passes.plan import Refit
+from passes.schedule.apply_plan import rewrite
 from tests.parallelize.small_models import images, pairs, vision
 
 FIT, HELD_OUT, JUDGE = (images(count, seed) for seed, count in enumerate((120, 60, 60)))

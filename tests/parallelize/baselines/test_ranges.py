@@ -11,9 +11,9 @@ from parallelize.baselines.depths import wanted_depths
 from parallelize.baselines.ranges import CQIL, LP, PAINTERS, RangeMethod, best_ranges
 from parallelize.baselines.trial import Trial
 from parallelize.data import Samples
-from passes.apply_plan import rewrite
 from passes.plan import Plan, grouped
-from passes.stacks import find_stacks
+from passes.schedule.apply_plan import rewrite
+from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import (
     PostNorm,
     Residual,

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from parallelize.baselines.trial import Trial, move, states_at
-from passes.apply_plan import rewrite
-from passes.stacks import find_stacks
+from passes.schedule.apply_plan import rewrite
+from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import images, stack_plan, vision
 
 HELD_OUT = images(130, 1, labelled=True)

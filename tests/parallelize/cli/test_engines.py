@@ -19,10 +19,10 @@ from parallelize.cli.main import app
 from parallelize.export.onnx import write_onnx
 from parallelize.export.precision import cast
 from parallelize.models.capture import export
-from passes.apply_plan import ApplyPlan
 from passes.errors import ParallelizeError
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
+from passes.fusion.fuse_width import FuseWidth
+from passes.runner import run_passes
+from passes.schedule.apply_plan import ApplyPlan
 from tests.parallelize.small_models import images, pairs, vision
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")

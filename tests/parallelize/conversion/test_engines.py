@@ -32,8 +32,8 @@ from parallelize.export.onnx_file import read_onnx
 from parallelize.models.capture import capture
 from parallelize.models.program import Program
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
-from passes.agreement import largest_change
-from passes.outputs import flat_outputs
+from passes.graph.agreement import largest_change
+from passes.graph.outputs import flat_outputs
 from tests.parallelize.small_models import Residual, images, language, mlp, pairs, stack_plan, text, vision
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from parallelize.conversion.scheduling import why_unscheduled
 from parallelize.healing.options import HealOptions
 from parallelize.models.capture import capture
 from passes.errors import ParallelizeError
-from passes.agreement import largest_change
-from passes.outputs import flat_outputs
+from passes.graph.agreement import largest_change
+from passes.graph.outputs import flat_outputs
 from passes.plan import Plan, serial
-from passes.stack_graph import StackGraph, stack_graph
-from passes.stacks import find_stacks
+from passes.stacks.find import find_stacks
+from passes.stacks.stack_graph import StackGraph, stack_graph
 from tests.parallelize.small_models import (
     SMALL,
     Towers,

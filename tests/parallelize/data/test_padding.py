@@ -12,7 +12,7 @@ from parallelize.data import Samples
 from parallelize.data.padding import Layout, layouts, mask_position, output_nodes, real_parts
 from parallelize.models.capture import capture
 from parallelize.models.program import Program
-from passes.outputs import flat_outputs
+from passes.graph.outputs import flat_outputs
 
 TOKENS = 6
 MASK = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]])

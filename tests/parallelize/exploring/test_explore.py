@@ -18,10 +18,10 @@ from parallelize.metrics import Judge
 from parallelize.models.prepare import Source
 from parallelize.planning.planner import PlannerOptions
 from parallelize.refitting.refit import refit
-from passes.apply_plan import check_fits
 from passes.errors import ParallelizeError
 from passes.plan import Plan
-from passes.stacks import find_stacks
+from passes.schedule.apply_plan import check_fits
+from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import images, vision
 
 PLANNER = PlannerOptions(refit="affine")

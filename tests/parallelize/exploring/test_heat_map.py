@@ -10,7 +10,7 @@ import torch
 from parallelize.exploring.heat_map import draw
 from parallelize.exploring.sensitivity import Sensitivity, StackSensitivity
 from passes.errors import EnvironmentLackError, ParallelizeError
-from passes.stacks import Kind
+from passes.stacks.find import Kind
 
 
 def _sensitivity(*counts: int, kinds: tuple[Kind, ...] = ("attention", "mlp")) -> Sensitivity:

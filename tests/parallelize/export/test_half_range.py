@@ -15,9 +15,9 @@ from parallelize.export.half_range import cast_in_range
 from parallelize.export.precision import cast
 from parallelize.models.capture import capture
 from parallelize.models.program import Program
-from passes.cast_precision import CastPrecision
 from passes.errors import CheckError
-from passes.half_arithmetic import HalfArithmetic, watched
+from passes.precision.cast_precision import CastPrecision
+from passes.precision.half_arithmetic import HalfArithmetic, watched
 
 COUNT, WIDTH = 30, 6
 Make = Callable[[nn.ModuleDict, Tensor], object]

@@ -19,11 +19,11 @@ from parallelize.export.onnx_file import read_onnx
 from parallelize.models.capture import capture
 from parallelize.models.program import Program
 from parallelize.refitting.refit import refit
-from passes import measures
 from passes.errors import ParallelizeError
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
-from passes.outputs import flat_outputs
+from passes.fusion.fuse_width import FuseWidth
+from passes.graph import measures
+from passes.graph.outputs import flat_outputs
+from passes.runner import run_passes
 from tests.parallelize.small_models import images, pairs, vision
 
 

@@ -24,12 +24,12 @@ from parallelize.export.precision import CANDIDATES, KeptInFp32, cast
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
 from parallelize.models.program import Program
-from passes.apply_plan import ApplyPlan
-from passes.cast_precision import Precision
 from passes.errors import ParallelizeError
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
-from passes.outputs import flat_outputs
+from passes.fusion.fuse_width import FuseWidth
+from passes.graph.outputs import flat_outputs
+from passes.precision.cast_precision import Precision
+from passes.runner import run_passes
+from passes.schedule.apply_plan import ApplyPlan
 from tests.parallelize.small_models import images, pairs, vision
 
 DTYPES = pytest.mark.parametrize("dtype", ["fp16", "bf16"])

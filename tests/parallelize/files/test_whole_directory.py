@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from parallelize import output_directory as under_test
+from parallelize.files import whole_directory as under_test
 from parallelize.files.whole_directory import output_directory
 from passes.errors import EnvironmentLackError, ParallelizeError
 

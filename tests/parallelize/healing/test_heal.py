@@ -25,14 +25,14 @@ from parallelize.models.capture import capture
 from parallelize.models.program import Program
 from parallelize.refitting.records import Refitted
 from parallelize.refitting.refit import refit
-from passes.apply_plan import ApplyPlan
-from passes.editing import clone
 from passes.errors import EnvironmentLackError, ParallelizeError
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
-from passes.outputs import flat_outputs
+from passes.fusion.fuse_width import FuseWidth
+from passes.graph.editing import clone
+from passes.graph.outputs import flat_outputs
 from passes.plan import Plan
-from passes.stacks import find_stacks
+from passes.runner import run_passes
+from passes.schedule.apply_plan import ApplyPlan
+from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import Residual, images, mlp, pairs, stack_plan, vision
 
 FIT, HELD_OUT, JUDGE = (images(count, seed) for seed, count in enumerate((128, 48, 64)))

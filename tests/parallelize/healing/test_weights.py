@@ -13,10 +13,10 @@ from parallelize.models.clean import clean
 from parallelize.refitting.records import Refitted
 from parallelize.refitting.refit import refit
 from passes.errors import ParallelizeError
-from passes.outputs import flat_outputs
-from passes.parameters import read_parameter
+from passes.graph.outputs import flat_outputs
+from passes.graph.parameters import read_parameter
 from passes.plan import Plan, grouped
-from passes.stacks import find_stacks
+from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import Residual, capture_vectors, images, mlp, pairs, stack_plan, vectors, vision
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from paraformer.model import VisionConfig, VisionParaFormer
 from parallelize.inspecting.diagrams import draw, schedule_graph, to_svg
 from passes.errors import EnvironmentLackError, ParallelizeError
 from passes.plan import Level, Plan, StackPlan, grouped, serial
-from passes.stacks import Stack, find_stacks
+from passes.stacks.find import Stack, find_stacks
 
 SVG = "{http://www.w3.org/2000/svg}"
 BLOCKS = [(2 * block, 2 * block + 1) for block in range(12)]

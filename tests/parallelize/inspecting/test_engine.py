@@ -25,9 +25,9 @@ from parallelize.export.onnx import write_onnx
 from parallelize.export.onnx_file import OnnxFile, Product, read_onnx
 from parallelize.export.precision import cast
 from parallelize.inspecting.engine import engine_as_dict, print_engine, print_onnx, wide_products
-from passes.apply_plan import ApplyPlan
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
+from passes.fusion.fuse_width import FuseWidth
+from passes.runner import run_passes
+from passes.schedule.apply_plan import ApplyPlan
 from tests.parallelize.backends.tensorrt.sidecars import put
 from tests.parallelize.small_models import images, pairs, vision
 

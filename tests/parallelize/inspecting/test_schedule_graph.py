@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from parallelize.inspecting.diagrams import schedule_graph, to_svg
-from passes.stack_graph import StackGraph
+from passes.stacks.stack_graph import StackGraph
 from tests.parallelize.small_models import Residual, Towers, TwoStacks, mlp
 from tests.parallelize.stack_graphs import CrossAttending, Ladder, UShape, graph_of, para_former, serial_plan
 

@@ -20,11 +20,11 @@ from parallelize.measuring.runners import parse_artefact
 from parallelize.measuring.stack_states import onnx_states, program_states
 from parallelize.models.capture import export
 from parallelize.models.program import Program
-from passes.apply_plan import ApplyPlan
 from passes.errors import ParallelizeError
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
+from passes.fusion.fuse_width import FuseWidth
 from passes.plan import Plan
+from passes.runner import run_passes
+from passes.schedule.apply_plan import ApplyPlan
 from tests.parallelize.small_models import SMALL, capture_images, images, pairs, stack_plan, vision
 
 LEVELS = CompareOptions(by_level=True, threshold=1e-3)

@@ -17,7 +17,7 @@ from parallelize.data.tensor_spec import TensorSpec
 from parallelize.models.capture import capture, export, from_exported
 from parallelize.models.program import Program
 from passes.errors import ParallelizeError, PassError
-from passes.operators import writes_in_place
+from passes.graph.operators import writes_in_place
 
 SMALL = VisionConfig(depth=2, width=16, heads=2, hidden=32)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parallelize.models.prepare import weightiest
-from passes.stacks import Refusal
+from passes.stacks.find import Refusal
 
 
 def test_the_reason_of_the_most_adds_is_quoted_whatever_their_names() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
 from parallelize.models.state_shapes import keep_state_shape
-from passes import operators as ops
-from passes.stacks import find_stacks
+from passes.graph import operators as ops
+from passes.stacks.find import find_stacks
 from tests.passes.models import HIDDEN, WIDTH, Attention, Function, Mlp, randomised, tokens
 
 

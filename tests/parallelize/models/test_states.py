@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from parallelize.data import Samples
 from parallelize.models.capture import capture
 from parallelize.models.states import Batch, Teacher, before_post, start_batches
-from passes.stacks import Stack, find_stacks
-from passes.terms import Term
+from passes.stacks.find import Stack, find_stacks
+from passes.stacks.terms import Term
 from tests.parallelize.small_models import Residual, capture_vectors, mlp, vectors
 from tests.passes.models import Residual as WithNorms
 from tests.passes.models import graph_of, randomised

@@ -13,7 +13,7 @@ from parallelize.metrics import Metric
 from parallelize.models.program import Program
 from parallelize.planning.planner import Planner, PlannerOptions
 from passes.plan import Plan
-from passes.stacks import Stack, find_stacks
+from passes.stacks.find import Stack, find_stacks
 from tests.parallelize.small_models import PostNorm, Residual, capture_vectors, images, mlp, vectors, vision
 
 FIT, HELD_OUT = images(100, 0, labelled=True), images(50, 1, labelled=True)

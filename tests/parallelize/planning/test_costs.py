@@ -16,10 +16,10 @@ from parallelize.models.states import batch_size, start_batches
 from parallelize.planning.costs import GroupCosts, sample_count
 from parallelize.planning.forms import GroupForm, main_form, other_forms, sublayer
 from parallelize.refitting.walk import StackWalk
-from passes.apply_plan import rewrite
-from passes.editing import finish, restore_order
+from passes.graph.editing import finish, restore_order
 from passes.plan import Level, Plan, Refit, StackPlan, serial
-from passes.stacks import Stack, find_stacks
+from passes.schedule.apply_plan import rewrite
+from passes.stacks.find import Stack, find_stacks
 from tests.parallelize.planning.cases import (
     FIT,
     HELD_OUT,

@@ -10,9 +10,9 @@ import torch
 from parallelize.metrics import predict
 from parallelize.models.program import Program
 from parallelize.planning.forms import GroupForm, alike, gptj, main_form, other_forms, sublayer
-from passes.apply_plan import rewrite
 from passes.plan import Level, Plan, StackPlan
-from passes.stacks import Stack
+from passes.schedule.apply_plan import rewrite
+from passes.stacks.find import Stack
 from tests.parallelize.planning.cases import VECTORS, mlps, post_norm, post_norm_blocks, stack_of, three_terms
 from tests.parallelize.small_models import PostNorm, capture_vectors, vision
 

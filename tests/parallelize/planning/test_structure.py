@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from parallelize.planning.forms import deletion, forms, gptj, main_form, sublayer
 from parallelize.planning.fusibility import Fusibility
 from parallelize.planning.structure import structural_plan
-from passes.apply_plan import ApplyPlan
 from passes.errors import ParallelizeError
-from passes.fuse_width import FuseWidth
-from passes.infra import run_passes
+from passes.fusion.fuse_width import FuseWidth
 from passes.plan import Plan
-from passes.stack_graph import StackGraph, stack_graph
-from passes.stacks import find_stacks
+from passes.runner import run_passes
+from passes.schedule.apply_plan import ApplyPlan
+from passes.stacks.find import find_stacks
+from passes.stacks.stack_graph import StackGraph, stack_graph
 from tests.parallelize.planning.cases import mlps, on_vectors
 from tests.parallelize.small_models import Residual, Towers, capture_vectors, mlp, vision
 

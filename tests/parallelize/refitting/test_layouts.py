@@ -15,10 +15,10 @@ from parallelize.data import Samples
 from parallelize.metrics import predict, score
 from parallelize.models.capture import capture
 from parallelize.refitting.refit import Refitted, refit
-from passes.apply_plan import rewrite
-from passes.fuse_width import FuseWidth
-from passes.operators import LINEAR
+from passes.fusion.fuse_width import FuseWidth
+from passes.graph.operators import LINEAR
 from passes.plan import Level, Plan, Refit, StackPlan
+from passes.schedule.apply_plan import rewrite
 from tests.parallelize.small_models import Residual, capture_vectors, mlp, stack_plan, vectors
 from tests.passes.models import Attention, Mlp, graph_of, randomised, relative_error, run, wide_operators
 from tests.passes.models import Residual as Terms

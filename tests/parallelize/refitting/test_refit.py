@@ -16,15 +16,17 @@ from parallelize.data import Samples
 from parallelize.metrics import predict, score
 from parallelize.models.program import Program
 from parallelize.models.states import placeholders, run_segment
-from parallelize.refitting.refit import WORTHWHILE, LevelRefit, refit
+from parallelize.refitting.records import LevelRefit
+from parallelize.refitting.refit import refit
 from parallelize.refitting.ridge import RIDGES
-from passes.apply_plan import rewrite
+from parallelize.refitting.walk import WORTHWHILE
 from passes.errors import ParallelizeError
-from passes.measures import operator_counts, parameter_count
-from passes.operators import LINEAR
+from passes.graph.measures import operator_counts, parameter_count
+from passes.graph.operators import LINEAR
+from passes.graph.segment import extract
 from passes.plan import Plan, Refit, serial
-from passes.segment import extract
-from passes.stacks import find_stacks
+from passes.schedule.apply_plan import rewrite
+from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import (
     Residual,
     capture_vectors,

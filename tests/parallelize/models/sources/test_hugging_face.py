@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from parallelize.models.program import Program
-from passes.accounting import unaccounted
 from passes.errors import EnvironmentLackError
-from passes.stacks import find_stacks
+from passes.stacks.accounting import unaccounted
+from passes.stacks.find import find_stacks
 from tests.parallelize.models.sources.cases import Harmful, load, refusal
 
 transformers = pytest.importorskip("transformers")

@@ -1,0 +1,1 @@
+"""Clean-up: same numbers, each operator in one form."""

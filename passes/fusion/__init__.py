@@ -1,0 +1,1 @@
+"""Width fusion: equal branches become one branch of wide operators."""

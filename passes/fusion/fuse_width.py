@@ -1,0 +1,252 @@
+"""Fuse the branches of a sum into single wide operations, exactly.
+
+    x + W_1 g(A_1 n(x)) + ... + W_N g(A_N n(x))   ->   x + [W_1 .. W_N] g([A_1; ..; A_N] n(x))
+
+Cases:
+    1. branches of equal structure that read the same values: normalisation once with gains and shifts folded into the
+       linears, in-projections side by side on their output axis, attention with N times the heads, convolutions with
+       the channels of all branches, out-projections side by side on their input axis, so that the sum over branches is
+       inside the product;
+    2. chains of terms, which have private states: from there on batched matrix products and grouped convolutions;
+    3. branches that do not end in a product, as in post-norm terms: the sum over branches comes last;
+    4. branches of different structure (attention beside MLP, an affine term beside either): each group as above, then
+       one out-projection over the concatenated features of all groups;
+    5. branches of equal structure that are concatenated or stacked instead of summed;
+    6. operators without a wide form: they run branch by branch, the products around them are fused;
+    7. values from outside that differ between the branches, such as the conditioning of adaLN: they are stacked, and
+       where nothing else reads them, computed side by side too (passes/fusion/sides.py).
+
+Refused, each with its reason: random values, branches of which nothing would become fewer. A group that is refused
+stays as it is; the rest of the sum is fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from passes.fusion.branches import Branch, find_branches
+from passes.fusion.contraction import Contraction, Part, Summed, float64_sum, replay
+from passes.fusion.gathers import fuse_gather, is_gather
+from passes.fusion.groups import aligned, described, outputs_of, refused
+from passes.fusion.layout import CannotLiftError
+from passes.fusion.lift import Lifter
+from passes.fusion.sides import fuse_sides
+from passes.fusion.sums import Sum, expand, find_roots
+from passes.graph import operators as ops
+from passes.graph.dataflow import positions
+from passes.graph.differences import difference
+from passes.graph.editing import restore_order
+from passes.graph.parameters import add_parameter
+from passes.graph.shapes import complete_shapes
+from passes.runner import Pass, PassResult, Skip
+
+aten = ops.aten
+
+
+@dataclass(frozen=True)
+class FuseWidth(Pass):
+    """Fuse parallel branches that end in one sum or concatenation into single wide operations.
+
+    Attributes:
+        dry: say what would be fused and leave the graph as it is.
+    """
+
+    dry: bool = False
+    name: ClassVar[str] = "fuse-width"
+    exact: ClassVar[bool] = True
+
+    def apply(self, module: fx.GraphModule) -> PassResult:
+        """See the module's docstring."""
+        done = PassResult()
+        sides: list[fx.Node] = []
+        unshaped: list[fx.Node] = []
+        place: dict[fx.Node, float] = dict(positions(module.graph))
+        roots = find_roots(module)
+        pending = [node for node in reversed(module.graph.nodes) if roots.get(node) is node or is_gather(node)]
+        while pending:
+            root = pending.pop()
+            if not root.users:
+                continue
+            found = expand(module, root, place) if root in roots else None
+            if found is None:
+                result = fuse_gather(module, root, place, dry=self.dry)
+            elif any(_holds(expand(module, other, place), found) for other in _read_by(found, roots)):
+                continue
+            else:
+                result, stacks = _fuse_sum(module, found, place, dry=self.dry)
+                sides += stacks
+            done += result
+            new = _placed(root, place)
+            unshaped += new
+            gathers = [node for node in reversed(new) if is_gather(node) and node not in sides]
+            if gathers:  # features of groups that share an out-projection
+                complete_shapes(module, sorted((node for node in unshaped if not node._erased), key=place.__getitem__))
+                unshaped.clear()
+                pending.extend(gathers)
+            _erase_unused(root)
+            if found is not None and found.tapped and result.changed:  # what read these values may stand before them
+                restore_order(module)
+                place = dict(positions(module.graph))
+        return done + PassResult(fuse_sides(module, sides, place))
+
+
+def _read_by(found: Sum, roots: Mapping[fx.Node, fx.Node]) -> set[fx.Node]:
+    """Other sums that add values of this one."""
+    readers = {roots.get(reader) for taps in found.tapped.values() for reader in taps}
+    return {root for root in readers if root is not None and root is not found.root and root.users}
+
+
+def _holds(larger: Sum, found: Sum) -> bool:
+    """Whether one sum has all branches of another and more."""
+    return found.terms.keys() - found.states < larger.terms.keys() - larger.states
+
+
+def _erase_unused(root: fx.Node) -> None:
+    """Erase a sum that nothing reads any more, with what only it needed: so no reader is counted that is gone."""
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        if node.users or node.op not in ("call_function", "get_attr") or node._erased:
+            continue
+        sources = node.all_input_nodes
+        node.graph.erase_node(node)
+        pending.extend(sources)
+
+
+def _placed(root: fx.Node, place: dict[fx.Node, float]) -> list[fx.Node]:
+    """Give the nodes inserted before `root` places between its own and the one before; these nodes in order."""
+    new: list[fx.Node] = []
+    node = root.prev
+    while node.op != "root" and node not in place:
+        new.append(node)
+        node = node.prev
+    place.update({node: place[root] - (number + 1) / (len(new) + 1) for number, node in enumerate(new)})
+    return new[::-1]
+
+
+def _fuse_sum(
+    module: fx.GraphModule, found: Sum, place: Mapping[fx.Node, float], *, dry: bool
+) -> tuple[PassResult, list[fx.Node]]:
+    """Replace the fusible branches of one sum; what was fused, reasons for the rest, stacks of what they read."""
+    root, terms = found.root, found.terms
+    groups = find_branches(list(terms), found.tree, place, found.states, found.tapped)
+    if not _are_side_by_side(found, groups):
+        return PassResult(), []
+    shared: dict[Any, fx.Node] = {}
+    lifted: list[_Lifted] = []
+    skipped: list[Skip] = []
+    for group in groups:
+        lifter = Lifter(module, aligned(group, terms, found.tapped), root, shared)
+        try:
+            lifted.append((group, lifter, lifter.lift()))
+        except CannotLiftError as error:
+            skipped.extend(refused(group, error))
+    lifted, abandoned = _parted(lifted)
+    for _, lifter, _ in reversed([*lifted, *abandoned] if dry else abandoned):
+        lifter.abandon()
+    skipped.extend(_alone(root, groups, [group for group, *_ in abandoned]))
+    line = f"{root.name}: {', '.join(described(group, lifter) for group, lifter, _ in lifted)}" if lifted else ""
+    present, changed = outputs_of(groups), outputs_of(group for group, *_ in lifted)
+    result = PassResult((line,) if line else (), tuple(skipped), present, changed)
+    if dry or not lifted:
+        return result, []
+    parts = [part for _, _, each in lifted for part in each]
+    for _, lifter, _ in lifted:
+        lifter.commit()
+    rest = [(value, factor) for value, factor in terms.items() if value.name not in changed]
+    with module.graph.inserting_before(root):
+        total = _added(module, [*rest, *((node, 1.0) for node in _combined(module, root, parts))])
+    _replace(root, total)
+    for node, again in [tap for _, lifter, _ in lifted for tap in lifter.taps.items()]:
+        for reader in found.tapped.get(node, ()):
+            reader.replace_input_with(node, again)
+    return result, [side for _, lifter, _ in lifted for side in lifter.sides]
+
+
+def _are_side_by_side(found: Sum, groups: Sequence[Sequence[Branch]]) -> bool:
+    """Whether the sum has branches: several, and equal ones among them or on one state, not two paths that meet."""
+    ends = sum(len(branch.outputs) for group in groups for branch in group)
+    adds_to_state = len(found.terms) > ends or found.cancelled
+    return sum(map(len, groups)) > 1 and (adds_to_state or any(len(group) > 1 for group in groups))
+
+
+_Lifted = tuple[list[Branch], Lifter, tuple[Part, ...]]
+
+
+def _parted(lifted: Sequence[_Lifted]) -> tuple[list[_Lifted], list[_Lifted]]:
+    """What is worth keeping, and what is not."""
+    worth = [_is_worth(entry, lifted) for entry in lifted]
+    kept = [entry for entry, keep in zip(lifted, worth, strict=True) if keep]
+    return kept, [entry for entry, keep in zip(lifted, worth, strict=True) if not keep]
+
+
+def _is_worth(entry: _Lifted, lifted: Sequence[_Lifted]) -> bool:
+    """Whether anything gets fewer: several branches in the group, or a product that it shares with another group."""
+    group, _, parts = entry
+    if len(group) > 1:
+        return True
+    others = {p.key for other in lifted if other is not entry for p in other[2] if isinstance(p, Contraction)}
+    return any(isinstance(part, Contraction) and part.key in others for part in parts)
+
+
+def _alone(root: fx.Node, groups: Sequence[Sequence[Branch]], abandoned: Sequence[Sequence[Branch]]) -> list[Skip]:
+    """For each branch that is fused with no other, how it differs from the one that is most like it."""
+    skipped: list[Skip] = []
+    for branch in (group[0] for group in abandoned):
+        others = [group[0] for group in groups if group[0] is not branch]
+        name = branch.outputs[0].name
+        reason = f"{name} is the only branch of {root.name} that nothing else reads"
+        if others:
+            other = max(others, key=lambda o: len(set(o.lines) & set(branch.lines)))
+            what = difference(branch.nodes, branch.lines, other.nodes, other.lines)
+            reason = f"{name} is not computed as {other.outputs[0].name} is: {what}"
+        skipped.extend(Skip(output.name, reason) for output in branch.outputs)
+    return skipped
+
+
+def _added(module: fx.GraphModule, terms: Iterable[tuple[fx.Node, float]]) -> fx.Node:
+    """The sum of values times factors, of which one at least is 1."""
+    call = module.graph.call_function
+    (total, _), *rest = sorted(terms, key=lambda term: term[1] != 1)
+    for value, factor in rest:
+        if abs(factor) == 1:
+            total = call(ops.ADD if factor == 1 else aten.sub.Tensor, (total, value))
+        else:
+            total = call(ops.ADD, (total, call(aten.mul.Tensor, (value, factor))))
+    return total
+
+
+def _replace(root: fx.Node, total: fx.Node) -> None:
+    total.meta.update(root.meta)  # sums further down look at shapes
+    root.replace_all_uses_with(total)
+
+
+def _combined(module: fx.GraphModule, root: fx.Node, parts: Sequence[Part]) -> list[fx.Node]:
+    """The parts as nodes to add: one product over the features of all parts that can share it."""
+    alike: dict[Any, list[Contraction]] = {}
+    for part in parts:
+        if isinstance(part, Contraction):
+            alike.setdefault(part.key, []).append(part)
+    sums = [part.node for part in parts if isinstance(part, Summed)]
+    return [*(_product(module, root, found) for found in alike.values()), *sums]
+
+
+def _product(module: fx.GraphModule, root: fx.Node, parts: Sequence[Contraction]) -> fx.Node:
+    first = parts[0]
+    is_linear = first.target == ops.LINEAR
+    features = first.features
+    if len(parts) > 1:
+        features = module.graph.call_function(
+            aten.cat.default, ([part.features for part in parts], -1 if is_linear else 1)
+        )
+    weights = [part.weight() for part in parts]
+    weight = add_parameter(module, "wide_weight", torch.cat(weights, 1) if len(weights) > 1 else weights[0], root)
+    biases = [part.bias() for part in parts if part.bias is not None]
+    bias = add_parameter(module, "wide_bias", float64_sum(biases), root) if biases else None
+    node = module.graph.call_function(first.target, (features, weight, bias, *first.settings))
+    return replay(module, first.tail, node)

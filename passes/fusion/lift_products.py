@@ -1,0 +1,334 @@
+"""Rules for products: linears, convolutions, matrix products, attention.
+
+shared input     one product with the weights of all branches side by side
+private inputs   one batched product, or one convolution with N times the groups
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, fx
+
+from passes.fusion.layout import CannotLiftError, Lifted, Normed, Shared, Stored, Wide, interleave
+from passes.fusion.lift_pointwise import in_channels
+from passes.fusion.lift_shapes import Env, Rule, operand, shape_of, wide_operand
+from passes.fusion.relayout import (
+    expanded,
+    flatten,
+    int_or_none,
+    materialised,
+    moved,
+    on_an_axis,
+    stacked,
+    unstacked,
+)
+from passes.graph import operators as ops
+from passes.graph.convolutions import convolution_settings
+from passes.graph.parameters import has_stored_weights, read_parameter
+from passes.graph.sizes import Size
+
+if TYPE_CHECKING:
+    from passes.fusion.lift import Lifter
+
+aten = ops.aten
+
+HEADS = -3
+
+
+def _linear(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    source = env[operand(node)]
+    columns = lifter.column(node)
+    if not all(has_stored_weights(other) for other in columns):
+        return _computed_linear(lifter, node, env)
+    if isinstance(source, Shared) or (isinstance(source, Normed) and isinstance(source.value, Shared)):
+        return _wide_linear(lifter, node, source, columns)
+    return _batched_linear(lifter, node, env, columns)
+
+
+def _wide_linear(lifter: Lifter, node: fx.Node, source: Shared | Normed, columns: Sequence[fx.Node]) -> Wide:
+    """A linear of a shared input: the rows of all branches side by side."""
+    outer, (gains, shifts) = lifter.outers[node], _vectors(lifter, source)
+
+    def weight() -> Tensor:
+        folded = [folded_weight(lifter.module, n, gain) for n, gain in zip(columns, gains, strict=True)]
+        return interleave(folded, 0, outer)
+
+    def bias() -> Tensor:
+        folded = [folded_bias(lifter.module, n, shift) for n, shift in zip(columns, shifts, strict=True)]
+        return interleave(folded, 0, outer)
+
+    state = source.value if isinstance(source, Normed) else source
+    weight_node = lifter.store("weight", weight)
+    bias_node = lifter.store("bias", bias) if has_bias(node, shifts) else None
+    result = lifter.emit(ops.LINEAR, (state.node, weight_node, bias_node))
+    return Wide(result, -1, outer, shape_of(node))
+
+
+def _batched_linear(lifter: Lifter, node: fx.Node, env: Env, columns: Sequence[fx.Node]) -> Wide:
+    """A linear of private inputs: one batched matrix product, the branches as the batch."""
+    source = env[operand(node)]
+    gains, shifts = _vectors(lifter, source)
+    if isinstance(source, Normed):
+        env = {**env, operand(node): source.value}
+    value = wide_operand(lifter, node, env)
+    rows, back = _rows(lifter, stacked(lifter, value), value.shape)
+
+    def weight() -> Tensor:
+        folded = [folded_weight(lifter.module, n, gain) for n, gain in zip(columns, gains, strict=True)]
+        return torch.stack([weight.T for weight in folded])
+
+    def bias() -> Tensor:
+        folded = [folded_bias(lifter.module, n, shift) for n, shift in zip(columns, shifts, strict=True)]
+        return torch.stack(folded)[:, None]
+
+    factors = (rows, lifter.store("weight", weight))
+    if has_bias(node, shifts):
+        product = lifter.emit(aten.baddbmm.default, (lifter.store("bias", bias), *factors))
+    else:
+        product = lifter.emit(aten.bmm.default, factors)
+    result = shape_of(node)
+    return Wide(lifter.emit(aten.reshape.default, (product, [*back, result[-1]])), -len(result), 1, result)
+
+
+def _computed_linear(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    """A linear whose weight is computed when the model runs: a product with the branches on an axis of their own."""
+    source, weight = operand(node), operand(node, 1)
+    result = shape_of(node)
+    if len(result) < 2 or len(shape_of(weight)) != 2:
+        raise CannotLiftError(f"{node.name} ({node.target}) multiplies a vector")
+    values = (materialised(lifter, env[each], each, shape_of(each)) for each in (source, weight))
+    left, right = (on_an_axis(lifter, value, len(result), node) for value in values)
+    product = lifter.emit(aten.matmul.default, (left, lifter.emit(aten.transpose.int, (right, -2, -1))))
+    bias = node.args[2] if len(node.args) > 2 else None
+    if isinstance(bias, fx.Node):
+        value = materialised(lifter, env[bias], bias, shape_of(bias))
+        product = lifter.emit(aten.add.Tensor, (product, on_an_axis(lifter, value, len(result), node)))
+    return unstacked(lifter, product, result)
+
+
+def _rows(lifter: Lifter, node: fx.Node, shape: Sequence[Size]) -> tuple[fx.Node, list[Any]]:
+    """(N, *shape) as (N, rows, columns), and the sizes that lead back to (N * first, ..)."""
+    if len(shape) == 1:
+        return lifter.emit(aten.unsqueeze.default, (node, 1)), []
+    back: list[Any] = [-1]
+    for place in range(1, len(shape) - 1):
+        size = int_or_none(shape[place])
+        back.append(lifter.emit(aten.sym_size.int, (node, place + 1)) if size is None else size)
+    rows = node if len(shape) == 2 else flatten(lifter, node, 1, len(shape) - 1)
+    return rows, back
+
+
+def _vectors(lifter: Lifter, source: Lifted) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
+    """Gains and shifts that wait at a linear's input."""
+    none: tuple[Tensor | None, ...] = (None,) * lifter.count
+    return (source.gains, source.shifts) if isinstance(source, Normed) else (none, none)
+
+
+def has_bias(node: fx.Node, shifts: Sequence[Tensor | None] = ()) -> bool:
+    """Whether a linear or convolution adds a bias, or a shift becomes one."""
+    return (len(node.args) > 2 and node.args[2] is not None) or any(shift is not None for shift in shifts)
+
+
+def stored_parameters(module: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Tensor | None]:
+    """Weight (out, in, ..) and bias of a linear or a convolution.
+
+    Raises:
+        CannotLiftError: one of them is computed when the model runs.
+    """
+    weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
+    for parameter in (weight, bias):
+        if isinstance(parameter, fx.Node) and parameter.op != "get_attr":
+            raise CannotLiftError(f"{node.name} has the computed weight {parameter.name}")
+    assert isinstance(weight, fx.Node)
+    return read_parameter(module, weight), read_parameter(module, bias) if isinstance(bias, fx.Node) else None
+
+
+def folded_weight(module: fx.GraphModule, linear: fx.Node, gain: Tensor | None, scale: Tensor | None = None) -> Tensor:
+    """Weight of `scale * linear(n * gain + shift)` as a linear of n, rounded once."""
+    weight = stored_parameters(module, linear)[0]
+    if gain is None and scale is None:
+        return weight
+    if scale is None and gain is not None and gain.dtype == weight.dtype:
+        return weight * gain  # a single product is rounded as if it were made in float64
+    wide = weight.double() if gain is None else weight * gain.double()
+    if scale is not None:
+        wide = wide * scale.reshape(-1, *([1] * (wide.ndim - 1)))
+    return wide.to(weight.dtype)
+
+
+def folded_bias(module: fx.GraphModule, linear: fx.Node, shift: Tensor | None, scale: Tensor | None = None) -> Tensor:
+    """Bias of `scale * linear(n * gain + shift)` as a linear of n, computed in float64."""
+    weight, bias = stored_parameters(module, linear)
+    if bias is None and shift is None:
+        return torch.zeros(len(weight), dtype=weight.dtype)
+    if shift is None and scale is None:
+        return cast("Tensor", bias)
+    total = torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias.double()
+    if shift is not None:
+        total = total + weight.double() @ shift.double()
+    return (total if scale is None else total * scale).to(weight.dtype)
+
+
+# convolutions -------------------------------------------------------------------------------------------------------
+
+
+def _convolution(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    columns, rank = lifter.column(node), len(shape_of(node))
+    weight_shape = stored_parameters(lifter.module, node)[0].shape
+    if rank != len(weight_shape):
+        raise CannotLiftError(f"{node.name} reads {list(shape_of(operand(node)))}, which has no batch")
+    groups = groups_of(node)
+    shared = isinstance(env[operand(node)], Shared)
+    outer = groups if shared else 1
+
+    def weight() -> Tensor:
+        return interleave([stored_parameters(lifter.module, n)[0] for n in columns], 0, outer)
+
+    def bias() -> Tensor:
+        return interleave([folded_bias(lifter.module, n, None) for n in columns], 0, outer)
+
+    source = lifter.node(env[operand(node)], node) if shared else in_channels(lifter, node, env).node
+    parameters = (lifter.store("weight", weight), lifter.store("bias", bias) if has_bias(node) else None)
+    settings = convolution_settings(node)
+    args = (source, *parameters, *settings[:-1], groups if shared else groups * lifter.count)
+    return Wide(lifter.emit(node.target, args), 1 - rank, outer, shape_of(node))
+
+
+def groups_of(node: fx.Node) -> int:
+    """The groups of a convolution."""
+    return cast("int", convolution_settings(node)[-1])
+
+
+# matrix products ----------------------------------------------------------------------------------------------------
+
+
+def _matrix_product(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    """Products of two values: the branches in the leading dimensions, or on an axis of their own."""
+    places = (0, 1)
+    sources = [operand(node, place) for place in places]
+    values = [materialised(lifter, env[source], source, shape_of(source)) for source in sources]
+    result = shape_of(node)
+    layouts = {value.layout for value in values if isinstance(value, Wide)}
+    if len(layouts) == 1 and _batches(sources, values, result, next(iter(layouts))[0]):
+        args = tuple(lifter.node(value, node) for value in values)
+        return Wide(lifter.emit(node.target, args), *next(iter(layouts)), result)
+    if len(result) < 2 or any(len(shape_of(source)) < 2 for source in sources):
+        raise CannotLiftError(f"{node.name} ({node.target}) multiplies a vector")
+    nodes = [on_an_axis(lifter, value, len(result), node) for value in values]
+    return unstacked(lifter, lifter.emit(aten.matmul.default, tuple(nodes)), result)
+
+
+def _batches(sources: Sequence[fx.Node], values: Sequence[Lifted], result: Sequence[Size], dim: int) -> bool:
+    """Whether the product can be taken with the branches in dimension `dim`, among the leading ones."""
+    if dim > -3:
+        return False
+    for source, value in zip(sources, values, strict=True):
+        shape = shape_of(source)
+        size = shape[dim] if len(shape) >= -dim else 1
+        if size != (result[dim] if isinstance(value, Wide) else 1) or isinstance(value, Stored):
+            return False
+    return True
+
+
+def _distances(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    """Distances of all pairs of rows: the branches on an axis of their own."""
+    sources, result = [operand(node, place) for place in (0, 1)], shape_of(node)
+    values = [materialised(lifter, env[source], source, shape_of(source)) for source in sources]
+    left, right = (on_an_axis(lifter, value, len(result), node) for value in values)
+    return unstacked(lifter, lifter.emit(node.target, (left, right, *node.args[2:]), dict(node.kwargs)), result)
+
+
+def _product_and_sum(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    """baddbmm, beta * input + alpha * a @ b: the branches on an axis of their own."""
+    sources, result = [operand(node, place) for place in range(3)], shape_of(node)
+    values = [materialised(lifter, env[source], source, shape_of(source)) for source in sources]
+    total, left, right = (on_an_axis(lifter, value, len(result), node) for value in values)
+    product = lifter.emit(aten.matmul.default, (left, right))
+    for name, factor in node.kwargs.items():
+        if factor == 1:
+            continue
+        if name == "alpha":
+            product = lifter.emit(aten.mul.Tensor, (product, factor))
+        elif name == "beta":
+            total = lifter.emit(aten.mul.Tensor, (total, factor))
+    return unstacked(lifter, lifter.emit(aten.add.Tensor, (total, product)), result)
+
+
+# attention ----------------------------------------------------------------------------------------------------------
+
+
+def _attention(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    """One attention with N times the heads, or with the branches as more samples."""
+    values = [wide_operand(lifter, node, env, place) for place in range(3)]
+    rank = len(values[0].shape)
+    if rank < 3:
+        raise CannotLiftError(f"{node.name} reads {list(values[0].shape)}, which has no batch")
+    layouts = {value.layout for value in values}
+    layout = layouts.pop() if len(layouts) == 1 and values[0].dim <= HEADS else (-rank, 1)
+    layout = _with_room_for_mask(node, env, layout)
+    placed = {operand(node, place): Shared(moved(lifter, value, *layout).node) for place, value in enumerate(values)}
+    args, kwargs = lifter.plain(node, {**env, **placed, **_mask(lifter, node, env, layout)})
+    return Wide(lifter.emit(node.target, args, kwargs), *layout, shape_of(node))
+
+
+def _mask_node(node: fx.Node) -> fx.Node | None:
+    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    return mask if isinstance(mask, fx.Node) else None
+
+
+def _with_room_for_mask(node: fx.Node, env: Env, layout: tuple[int, Size]) -> tuple[int, Size]:
+    """A mask that differs between the branches but not between samples lies best in the heads."""
+    mask = _mask_node(node)
+    if mask is None or isinstance(env[mask], Shared):
+        return layout
+    shape, query = shape_of(mask), shape_of(operand(node))
+    if len(shape) >= -layout[0] and shape[layout[0]] == query[layout[0]]:
+        return layout
+    return (HEADS, 1) if int_or_none(query[HEADS]) is not None else layout
+
+
+def _mask(lifter: Lifter, node: fx.Node, env: Env, layout: tuple[int, Size]) -> dict[fx.Node, Lifted]:
+    """The mask as the heads of all branches read it."""
+    mask = _mask_node(node)
+    if mask is None:
+        return {}
+    dim, outer = layout
+    value, shape = materialised(lifter, env[mask], mask, shape_of(mask)), shape_of(mask)
+    size = shape[dim] if len(shape) >= -dim else 1
+    if isinstance(value, Shared) and size == 1:
+        return {}
+    query = shape_of(operand(node))
+    if isinstance(value, Shared):
+        return {mask: Shared(expanded(lifter, value, shape, dim, outer).node)}
+    padded = (*([1] * (len(query) - len(shape))), *shape)
+    wide = unstacked(lifter, on_an_axis(lifter, value, len(query), node), padded)
+    wide = _filled(lifter, wide, query, dim)
+    return {mask: Shared(moved(lifter, wide, dim, outer).node)}
+
+
+def _filled(lifter: Lifter, value: Wide, query: Sequence[Size], dim: int) -> Wide:
+    """A mask that is the same for all heads, or all samples, repeated along `dim`."""
+    if value.shape[dim] == query[dim]:
+        return value
+    size = int_or_none(query[dim])
+    if size is None:
+        raise CannotLiftError("a mask that differs between the branches is the same for all samples")
+    place = len(value.shape) + dim
+    wanted = [-1] * (len(value.shape) + 1)
+    wanted[place + 1] = size
+    node = lifter.emit(aten.expand.default, (stacked(lifter, value), wanted))
+    return unstacked(lifter, node, (*value.shape[:place], size, *value.shape[place + 1 :]))
+
+
+RULES: dict[Any, Rule] = {
+    ops.LINEAR: _linear,
+    **dict.fromkeys(ops.PLAIN_CONVOLUTIONS, _convolution),
+    aten.matmul.default: _matrix_product,
+    aten.bmm.default: _matrix_product,
+    aten.baddbmm.default: _product_and_sum,
+    aten.cdist.default: _distances,
+    ops.ATTENTION: _attention,
+}

@@ -1,0 +1,1 @@
+"""Precision: what computes in fp16 or bf16, and what must not."""

@@ -1,0 +1,1 @@
+"""Schedules applied to stacks, and what a refit changes in them."""

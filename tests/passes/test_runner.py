@@ -1,0 +1,347 @@
+"""The runner: what it does around every pass, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from passes.clean.remove_identities import RemoveIdentities
+from passes.errors import PassError
+from passes.graph.agreement import largest_change
+from passes.graph.editing import clone, eliminate_dead_code, finish
+from passes.graph.operators import ADD, LINEAR, aten
+from passes.graph.outputs import flat_leaves, flat_outputs
+from passes.graph.shapes import propagate_shapes
+from passes.plan import Plan, serial
+from passes.runner import Pass, PassResult, Skip, run_passes
+from passes.schedule.apply_plan import ApplyPlan
+from tests.passes.models import (
+    WIDTH,
+    Function,
+    Mlp,
+    graph_of,
+    mlps,
+    normal,
+    randomised,
+    text,
+    tokens,
+    vision,
+    wrong_metadata,
+)
+
+
+@dataclass(frozen=True)
+class Multiply(Pass):
+    """Multiply every output.
+
+    And say so.
+    """
+
+    factor: float = 1.0
+    name: ClassVar[str] = "multiply"
+    exact: ClassVar[bool] = True
+
+    def apply(self, module: fx.GraphModule) -> PassResult:
+        output = next(iter(module.graph.find_nodes(op="output")))
+        for leaf in flat_leaves(module):
+            with module.graph.inserting_before(output):
+                product = module.graph.call_function(aten.mul.Tensor, (leaf, self.factor))
+            output.replace_input_with(leaf, product)
+        return PassResult(("outputs",), (Skip("x", "x is an input"),))
+
+
+class Scale(Multiply):
+    """Multiply every output on purpose."""
+
+    name = "scale"
+    exact = False
+
+
+def _linear(dtype: torch.dtype = torch.float64) -> tuple[fx.GraphModule, Tensor]:
+    graph = graph_of(randomised(nn.Linear(WIDTH, WIDTH)).to(dtype), normal(3, WIDTH).to(dtype))
+    return graph, normal(3, WIDTH).to(dtype)
+
+
+# -------------------------------------------------------------------------------------------------------- the runner
+
+
+def test_an_exact_pass_that_changes_the_outputs_is_refused_with_its_name_and_the_change() -> None:
+    graph, x = _linear()
+    with pytest.raises(PassError) as caught:
+        run_passes(graph, [Multiply(1.5)], [x])
+    assert str(caught.value) == "The pass multiply is exact but changed the outputs by 5.0e-01 of their size."
+    assert caught.value.hint == "This is a bug; please report it with the model."
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "allowed", "refused"),
+    [
+        (torch.float64, 1e-11, 1e-9),
+        (torch.float32, 1e-5, 1e-3),
+        (torch.float16, 5e-3, 5e-2),
+        (torch.bfloat16, 2e-2, 5e-1),
+    ],
+)
+def test_an_exact_pass_may_change_the_outputs_by_rounding_of_their_dtype(
+    dtype: torch.dtype, allowed: float, refused: float
+) -> None:
+    graph, x = _linear(dtype)
+    run_passes(graph, [Multiply(1 + allowed)], [x])
+    with pytest.raises(PassError):
+        run_passes(graph, [Multiply(1 + refused)], [x])
+
+
+def test_rounding_is_that_of_the_coarsest_type_that_the_graph_computes_in() -> None:
+    class Rounded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.float() * 2).double()
+
+    graph, x = graph_of(Rounded().eval(), normal(3, WIDTH)), normal(3, WIDTH)
+    run_passes(graph, [Multiply(1 + 1e-7)], [x])
+    with pytest.raises(PassError):
+        run_passes(graph, [Multiply(1 + 1e-3)], [x])
+
+
+def test_a_pass_that_is_not_exact_may_change_the_outputs_and_the_change_is_recorded() -> None:
+    graph, x = _linear()
+    scaled, (record,) = run_passes(graph, [Scale(3.0)], [x])
+    assert torch.equal(scaled(x), graph(x) * 3.0)
+    assert record.error == pytest.approx(2.0)
+    assert not record.exact
+
+
+def test_without_a_probe_nothing_is_measured_and_nothing_refused() -> None:
+    graph, _ = _linear()
+    _, (record,) = run_passes(graph, [Multiply(1.5)])
+    assert record.error is None
+
+
+def test_each_pass_is_measured_against_the_one_before_it() -> None:
+    graph, x = _linear()
+    _, records = run_passes(graph, [Scale(3.0), Multiply(1.0), Scale(0.5)], [x])
+    assert [record.error for record in records] == pytest.approx([2.0, 0.0, 0.5])
+
+
+def test_an_exact_pass_whose_outputs_are_no_numbers_is_refused() -> None:
+    graph, x = _linear()
+    with pytest.raises(PassError):
+        run_passes(graph, [Multiply(float("nan"))], [x])
+
+
+def test_a_record_holds_name_matches_skips_and_numbers_of_nodes() -> None:
+    graph, _ = _linear()
+    _, (record,) = run_passes(graph, [Scale(2.0)])
+    assert (record.name, record.exact) == ("scale", False)
+    assert record.matches == ("outputs",)
+    assert record.skipped == (Skip("x", "x is an input"),)
+    assert (record.nodes_before, record.nodes_after) == (5, 6)
+    assert record.seconds > 0
+
+
+def test_the_callback_sees_each_pass_with_its_number_and_its_graph() -> None:
+    graph, _ = _linear()
+    seen: list[tuple[int, str, int]] = []
+    passes = [Scale(2.0), RemoveIdentities(), Scale(3.0)]
+    run_passes(graph, passes, callback=lambda number, step, g: seen.append((number, step.name, len(g.graph.nodes))))
+    assert seen == [(0, "scale", 6), (1, "remove-identities", 6), (2, "scale", 7)]
+
+
+def test_no_passes_give_the_graph_itself() -> None:
+    graph, x = _linear()
+    assert run_passes(graph, [], [x]) == (graph, ())
+
+
+def test_the_runner_leaves_its_input_alone() -> None:
+    graph, x = _linear()
+    before, expected = text(graph), graph(x)
+    run_passes(graph, [Scale(2.0), Scale(3.0)])
+    assert text(graph) == before
+    assert torch.equal(graph(x), expected)
+
+
+def test_shapes_are_propagated_after_each_pass() -> None:
+    graph, _ = _linear()
+    scaled, _ = run_passes(graph, [Scale(2.0)])
+    (product,) = flat_leaves(scaled)
+    assert str(product.meta["val"].shape) == str(flat_leaves(graph)[0].meta["val"].shape)
+    assert wrong_metadata(scaled, normal(7, WIDTH)) == []
+
+
+# ----------------------------------------------------------------------------------------------------- what a pass is
+
+
+def test_the_summary_of_a_pass_is_the_first_line_of_its_docstring() -> None:
+    assert Multiply.summary() == "Multiply every output."
+
+
+def test_the_parameters_of_a_pass_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Multiply(2.0).factor = 3.0  # type: ignore[misc]
+
+
+def test_a_pass_without_apply_cannot_be_made() -> None:
+    class Nothing(Pass):
+        name = "nothing"
+        exact = True
+
+    with pytest.raises(TypeError, match="apply"):
+        Nothing()  # type: ignore[abstract]
+
+
+# ------------------------------------------------------------------------------------------------------------- clones
+
+
+def test_a_clone_shares_the_parameters_and_keeps_names_and_metadata() -> None:
+    _, graph = vision()
+    copied = clone(graph)
+    assert text(copied) == text(graph)
+    assert copied.graph is not graph.graph
+    originals = dict(graph.named_parameters())
+    assert {name: id(value) for name, value in copied.named_parameters()} == {n: id(v) for n, v in originals.items()}
+    for node, copy in zip(graph.graph.nodes, copied.graph.nodes, strict=True):
+        assert copy is not node
+        assert copy.meta["val"] is node.meta["val"]
+
+
+def test_an_edit_of_a_clone_does_not_reach_the_original() -> None:
+    _, graph = mlps(2)
+    before = text(graph)
+    copied = clone(graph)
+    Multiply(2.0).apply(copied)
+    assert text(graph) == before
+    assert text(copied) != before
+
+
+def test_a_clone_has_the_meta_of_the_module() -> None:
+    graph, _ = _linear()
+    graph.meta["note"] = "kept"
+    assert clone(graph).meta["note"] == "kept"
+
+
+def test_a_clone_takes_and_returns_what_the_original_does() -> None:
+    model = Function(lambda self, x: {"state": self.a(x), "norm": x.norm()}, a=nn.Linear(WIDTH, WIDTH))
+    graph = graph_of(randomised(model), tokens())
+    result = clone(graph)(tokens())
+    assert result.keys() == {"state", "norm"}
+    assert torch.equal(result["state"], graph(tokens())["state"])
+
+
+# --------------------------------------------------------------------------------------------------------- cleaning up
+
+
+def test_dead_code_goes_with_all_that_only_it_reads() -> None:
+    _, graph = mlps(2)
+    edited = clone(graph)
+    (first, second) = [node for node in edited.graph.nodes if node.target == ADD]
+    (output,) = edited.graph.find_nodes(op="output")
+    output.replace_input_with(second, first)
+    eliminate_dead_code(edited)
+    assert len(edited.graph.nodes) == (len(graph.graph.nodes) - 2) // 2 + 2
+    assert all("terms.1" not in str(node.target) for node in edited.graph.nodes)
+
+
+def test_inputs_that_nobody_reads_stay() -> None:
+    graph = graph_of(randomised(Function(lambda self, x, y: self.a(x), a=Mlp())), tokens(), tokens())
+    finished = finish(graph)
+    assert [node.name for node in finished.graph.find_nodes(op="placeholder")] == ["inputs_0", "inputs_1"]
+    assert torch.equal(finished(tokens(), tokens()), graph(tokens(), tokens()))
+
+
+def test_finish_drops_parameters_that_no_node_reads() -> None:
+    _, graph = mlps(2)
+    edited = clone(graph)
+    (first, second) = [node for node in edited.graph.nodes if node.target == ADD]
+    (output,) = edited.graph.find_nodes(op="output")
+    output.replace_input_with(second, first)
+    finished = finish(edited)
+    assert {name.split(".")[1] for name, _ in finished.named_parameters()} == {"0"}
+    assert {name.split(".")[1] for name, _ in graph.named_parameters()} == {"0", "1"}
+
+
+def test_finish_refuses_a_graph_whose_nodes_run_before_what_they_read() -> None:
+    edited = clone(mlps(2)[1])
+    linears = [node for node in edited.graph.nodes if node.target == LINEAR]
+    linears[1].append(linears[0])
+    with pytest.raises(RuntimeError, match="before it has been defined"):
+        finish(edited)
+
+
+def test_shapes_of_a_graph_without_example_values_cannot_be_propagated() -> None:
+    graph = fx.symbolic_trace(nn.Sequential(nn.Linear(WIDTH, WIDTH)))
+    with pytest.raises(PassError, match=r"^The graph's inputs carry no example values\.$") as caught:
+        propagate_shapes(graph)
+    assert "parallelize.capture" in caught.value.hint
+
+
+def test_propagated_shapes_keep_the_free_batch() -> None:
+    copied = clone(vision()[1])
+    for node in copied.graph.nodes:
+        if node.op == "call_function":
+            del node.meta["val"]
+    propagate_shapes(copied)
+    for node, original in zip(copied.graph.nodes, vision()[1].graph.nodes, strict=True):
+        expected = original.meta["val"]
+        if node.op == "call_function" and isinstance(expected, Tensor):
+            assert str(node.meta["val"].shape) == str(expected.shape)
+            assert node.meta["val"].dtype == expected.dtype
+
+
+# -------------------------------------------------------------------------------------------------------- comparisons
+
+
+def test_the_largest_change_is_relative_to_the_largest_value_of_each_output() -> None:
+    before = [torch.tensor([1.0, -4.0]), torch.tensor([100.0])]
+    after = [torch.tensor([2.0, -4.0]), torch.tensor([101.0])]
+    assert largest_change(before, after) == pytest.approx(0.25)
+    assert largest_change(before, before) == 0.0
+
+
+def test_another_shape_or_dtype_is_an_infinite_change() -> None:
+    assert largest_change([torch.zeros(2)], [torch.zeros(3)]) == float("inf")
+    assert largest_change([torch.zeros(2)], [torch.zeros(2, dtype=torch.float64)]) == float("inf")
+
+
+def test_empty_outputs_do_not_change_and_zeros_may_not() -> None:
+    assert largest_change([torch.zeros(0)], [torch.zeros(0)]) == 0.0
+    assert largest_change([torch.zeros(2)], [torch.tensor([0.0, 1e-6])]) > 1.0
+
+
+def test_outputs_are_the_tensors_of_any_structure_in_order() -> None:
+    def forward(self: Function, x: Tensor) -> dict[str, Tensor | list[Tensor]]:
+        return {"b": x + 1, "a": [x + 2, x + 3]}
+
+    graph = graph_of(Function(forward).eval(), tokens())
+    outputs = flat_outputs(graph, [tokens()])
+    assert [float((output - tokens()).mean()) for output in outputs] == pytest.approx([1.0, 2.0, 3.0])
+    assert len(flat_leaves(graph)) == 3
+    assert not any(output.requires_grad for output in outputs)
+
+
+def test_the_serial_schedule_passes_the_runner_unchanged() -> None:
+    _, graph = mlps(2)
+    result, (record,) = run_passes(graph, [ApplyPlan(Plan((serial(2),)))], [tokens()])
+    assert text(result) == text(graph)
+    assert (record.nodes_before, record.nodes_after, record.error) == (len(graph.graph.nodes),) * 2 + (0.0,)
+
+
+def test_a_graph_that_writes_in_place_is_refused_by_the_name_of_the_node() -> None:
+    graph, x = _linear()
+    output = next(node for node in reversed(graph.graph.nodes) if node.op == "output")
+    with graph.graph.inserting_before(output):
+        graph.graph.call_function(torch.ops.aten.relu_.default, (output.all_input_nodes[0],))
+    with pytest.raises(PassError, match=r"^relu__default \(aten\.relu_\.default\) writes in place") as caught:
+        run_passes(graph, [Scale(2.0)], [x])
+    assert "parallelize.capture" in caught.value.hint
+
+
+def test_shapes_of_free_size_go_through_operators_whose_shape_rule_is_written_in_python() -> None:
+    graph = graph_of(Function(lambda self, x: torch.baddbmm(x[:, :1], x, x)).eval(), normal(3, WIDTH, WIDTH))
+    (product,) = graph.graph.find_nodes(op="call_function", target=aten.baddbmm.default)
+    product.update_kwarg("beta", 0.5)  # a call that the exporter has not seen
+    propagate_shapes(graph)
+    assert wrong_metadata(graph, normal(5, WIDTH, WIDTH)) == []
