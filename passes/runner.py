@@ -11,7 +11,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, fx
@@ -20,6 +20,8 @@ from passes.errors import PassError
 from passes.graph.agreement import Change, change
 from passes.graph.editing import clone, finish
 from passes.graph.outputs import flat_outputs
+
+Stage = Literal["widen", "clean", "schedule", "fuse", "cast"]  # in this order
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,14 @@ class Pass(abc.ABC):
     Attributes:
         name: kebab-case, unique.
         exact: whether outputs must stay the same up to rounding.
+        stage: of a compilation, in which it runs.
+        after: names of the passes of its stage that must have run before it.
     """
 
     name: ClassVar[str]
     exact: ClassVar[bool]
+    stage: ClassVar[Stage]
+    after: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def apply(self, module: fx.GraphModule) -> PassResult:

@@ -24,7 +24,7 @@ from torch import Tensor, fx
 from passes.graph.dataflow import same_shape, tensor_value
 from passes.graph.operators import ADDS, ATTENTION, COPIES, VIEWS
 from passes.graph.parameters import is_learned, read_parameter
-from passes.runner import Pass, PassResult, Skip
+from passes.runner import Pass, PassResult, Skip, Stage
 
 aten = torch.ops.aten
 Number = bool | int | float
@@ -62,6 +62,8 @@ class DropEmptyMasks(Pass):
 
     name: ClassVar[str] = "drop-empty-masks"
     exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "clean"
+    after: ClassVar[tuple[str, ...]] = ("fold-constants",)
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from passes.graph import operators as ops
 from passes.graph.dataflow import tensor_value
 from passes.graph.parameters import add_parameter, read_parameter
-from passes.runner import Pass, PassResult, Skip
+from passes.runner import Pass, PassResult, Skip, Stage
 
 aten = ops.aten
 
@@ -29,6 +29,8 @@ class FoldBatchNorm(Pass):
 
     name: ClassVar[str] = "fold-batch-norm"
     exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "clean"
+    after: ClassVar[tuple[str, ...]] = ("normalize-linears",)
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

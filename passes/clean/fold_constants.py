@@ -20,7 +20,7 @@ from torch import fx
 from passes.graph.dataflow import carries_tensors, tensor_value, tensors_of
 from passes.graph.operators import GETITEM, is_random, writes_in_place
 from passes.graph.parameters import is_learned, read_parameter, store_parameter
-from passes.runner import Pass, PassResult, Skip
+from passes.runner import Pass, PassResult, Skip, Stage
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class FoldConstants(Pass):
     limit: int = 1 << 24
     name: ClassVar[str] = "fold-constants"
     exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "clean"
+    after: ClassVar[tuple[str, ...]] = ("normalize-adds",)
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

@@ -15,7 +15,7 @@ from torch import fx
 
 from passes.graph.equal_calls import key_of
 from passes.graph.operators import is_random
-from passes.runner import Pass, PassResult
+from passes.runner import Pass, PassResult, Stage
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class MergeDuplicates(Pass):
 
     name: ClassVar[str] = "merge-duplicates"
     exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "clean"
+    after: ClassVar[tuple[str, ...]] = ("merge-views",)
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

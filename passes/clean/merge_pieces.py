@@ -29,7 +29,7 @@ from torch import fx
 
 from passes.graph import operators as ops
 from passes.graph.dataflow import descendants, same_shape, tensor_value
-from passes.runner import Pass, PassResult, Skip
+from passes.runner import Pass, PassResult, Skip, Stage
 
 aten = ops.aten
 
@@ -66,6 +66,8 @@ class MergePieces(Pass):
 
     name: ClassVar[str] = "merge-pieces"
     exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "clean"
+    after: ClassVar[tuple[str, ...]] = ("remove-identities",)
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

@@ -28,7 +28,7 @@ from passes.graph.rearrangement import Rearrangement, Step
 from passes.graph.replacing import Replacing
 from passes.graph.sizes import sizes
 from passes.graph.view_nodes import Emitted, erase_unread, lies_alike
-from passes.runner import Pass, PassResult, Skip
+from passes.runner import Pass, PassResult, Skip, Stage
 
 aten = ops.aten
 
@@ -49,6 +49,8 @@ class MergeViews(Pass):
 
     name: ClassVar[str] = "merge-views"
     exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "clean"
+    after: ClassVar[tuple[str, ...]] = ("fold-batch-norm",)
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

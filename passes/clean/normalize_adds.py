@@ -19,7 +19,7 @@ from torch import fx
 from passes.graph import operators as ops
 from passes.graph.dataflow import same_shape, tensor_value
 from passes.graph.shapes import complete_shapes
-from passes.runner import Pass, PassResult, Skip
+from passes.runner import Pass, PassResult, Skip, Stage
 from passes.stacks.chains import find_chains
 from passes.stacks.residual_adds import ResidualAdd
 from passes.stacks.summands import Call, Factor, Summand
@@ -33,6 +33,8 @@ class NormalizeAdds(Pass):
 
     name: ClassVar[str] = "normalize-adds"
     exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "clean"
+    after: ClassVar[tuple[str, ...]] = ("merge-pieces",)
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

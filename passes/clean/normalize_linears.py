@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from passes.graph import operators as ops
 from passes.graph.dataflow import tensor_value
 from passes.graph.parameters import read_parameter, store_parameter
-from passes.runner import Pass, PassResult, Skip
+from passes.runner import Pass, PassResult, Skip, Stage
 
 aten = ops.aten
 
@@ -34,6 +34,8 @@ class NormalizeLinears(Pass):
 
     name: ClassVar[str] = "normalize-linears"
     exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "clean"
+    after: ClassVar[tuple[str, ...]] = ("drop-empty-masks",)
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

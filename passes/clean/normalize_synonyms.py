@@ -27,7 +27,7 @@ from passes.clean import synonyms_of_numbers, synonyms_of_products, synonyms_of_
 from passes.clean.synonyms import RENAMED, Pieces, Spelling
 from passes.graph.operators import GETITEM
 from passes.graph.replacing import Replacing
-from passes.runner import Pass, PassResult
+from passes.runner import Pass, PassResult, Stage
 
 SPELLINGS: dict[object, Spelling] = {
     **synonyms_of_shapes.SPELLINGS,
@@ -43,6 +43,7 @@ class NormalizeSynonyms(Pass):
 
     name: ClassVar[str] = "normalize-synonyms"
     exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "clean"
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

@@ -39,6 +39,8 @@ class RemoveIdentities(Pass):
 
     name: ClassVar[str] = "remove-identities"
     exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "clean"
+    after: ClassVar[tuple[str, ...]] = ("normalize-synonyms",)
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

@@ -43,7 +43,7 @@ from passes.graph.differences import difference
 from passes.graph.editing import restore_order
 from passes.graph.parameters import add_parameter
 from passes.graph.shapes import complete_shapes
-from passes.runner import Pass, PassResult, Skip
+from passes.runner import Pass, PassResult, Skip, Stage
 
 aten = ops.aten
 
@@ -59,6 +59,7 @@ class FuseWidth(Pass):
     dry: bool = False
     name: ClassVar[str] = "fuse-width"
     exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "fuse"
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

@@ -36,7 +36,7 @@ from passes.graph.dataflow import carries_tensors, tensor_value
 from passes.graph.operators import gemms
 from passes.graph.parameters import is_learned, read_parameter, register_parameter
 from passes.precision.islands import CONVERSIONS, WIDE, Islands, find_islands, is_wide
-from passes.runner import Pass, PassResult, Skip
+from passes.runner import Pass, PassResult, Skip, Stage
 
 aten = torch.ops.aten
 
@@ -66,6 +66,7 @@ class CastPrecision(Pass):
     wide: tuple[str, ...] = ()
     name: ClassVar[str] = "cast-precision"
     exact: ClassVar[bool] = False
+    stage: ClassVar[Stage] = "cast"
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

@@ -24,7 +24,7 @@ from torch import fx
 from passes.graph.dataflow import tensor_value
 from passes.graph.operators import aten, gemms
 from passes.graph.parameters import is_learned, read_parameter, register_parameter
-from passes.runner import Pass, PassResult, Skip
+from passes.runner import Pass, PassResult, Skip, Stage
 
 _HALF = (torch.float16, torch.bfloat16)
 _ASSERTION = aten._assert_tensor_metadata.default
@@ -37,6 +37,7 @@ class WidenPrecision(Pass):
 
     name: ClassVar[str] = "widen-precision"
     exact: ClassVar[bool] = False
+    stage: ClassVar[Stage] = "widen"
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

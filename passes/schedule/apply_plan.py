@@ -25,7 +25,7 @@ from passes.graph.editing import clone as clone_module
 from passes.graph.editing import finish, restore_order
 from passes.graph.operators import ADD, METADATA_ARGUMENTS, aten
 from passes.plan import Level, Plan, StackPlan
-from passes.runner import Pass, PassResult
+from passes.runner import Pass, PassResult, Stage
 from passes.schedule.sites import LevelSite, StackSite
 from passes.schedule.tapped_states import outside_readers, state_after
 from passes.stacks.find import Stack, Term, find_stacks
@@ -38,6 +38,7 @@ class ApplyPlan(Pass):
     plan: Plan
     name: ClassVar[str] = "apply-plan"
     exact: ClassVar[bool] = False
+    stage: ClassVar[Stage] = "schedule"
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

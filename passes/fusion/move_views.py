@@ -7,7 +7,7 @@ Cases:
     1. a view, permutation or run of them past pointwise operators and norms that it alone feeds, up to the next one
        (here), where the run that they make together needs fewer operators;
     2. leading dimensions of a whole region of pointwise operators, norms and sums joined into one, where fewer views
-       at the region's borders are needed then (passes/clean/row_forms.py);
+       at the region's borders are needed then (passes/fusion/row_forms.py);
     3. sizes among the arguments of a view that follow from the others are -1, so that nothing has to compute them.
 
 Refused: operators that combine values with others that a view would have to follow, norms and other operators that
@@ -23,14 +23,14 @@ from typing import ClassVar, cast
 from torch import fx
 
 from passes.clean.merge_views import after, chain_of, composed, counted, dying, is_step, merge_runs, source_of
-from passes.clean.row_forms import join_rows
-from passes.clean.rowwise import trailing_of
+from passes.fusion.row_forms import join_rows
+from passes.fusion.rowwise import trailing_of
 from passes.graph import operators as ops
 from passes.graph.rearrangement import Rearrangement, Step, product, quotient
 from passes.graph.replacing import Replacing
 from passes.graph.shapes import complete_shapes
 from passes.graph.view_nodes import Emitted, erase_unread, lies_alike, sizes_of
-from passes.runner import Pass, PassResult, Skip
+from passes.runner import Pass, PassResult, Skip, Stage
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class MoveViews(Pass):
 
     name: ClassVar[str] = "move-views"
     exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "fuse"
+    after: ClassVar[tuple[str, ...]] = ("fuse-width",)
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

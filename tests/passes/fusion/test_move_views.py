@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from passes.clean.move_views import MoveViews
 from passes.fusion.fuse_width import FuseWidth
+from passes.fusion.move_views import MoveViews
 from passes.runner import run_passes
 from passes.schedule.apply_plan import ApplyPlan
 from passes.stacks.find import find_stacks

@@ -28,7 +28,7 @@ import networkx as nx
 from torch import fx
 
 from passes.clean.merge_views import RESHAPES, is_step, source_of
-from passes.clean.rowwise import ALONG, is_rowwise, operands, row_rank
+from passes.fusion.rowwise import ALONG, is_rowwise, operands, row_rank
 from passes.graph.dataflow import tensor_value
 from passes.graph.rearrangement import View, plain, product
 from passes.graph.replacing import Replacing
