@@ -12,9 +12,9 @@ from parallelize.metrics import Metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.prepare import Prepared, Source, prepare
 from parallelize.terminal.progress import Report
-from passes.apply_plan import check_fits
 from passes.errors import ParallelizeError
-from passes.stack_graph import StackGraph, stack_graph
+from passes.schedule.apply_plan import check_fits
+from passes.stacks.stack_graph import StackGraph, stack_graph
 
 
 @dataclass(frozen=True)

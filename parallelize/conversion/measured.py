@@ -20,9 +20,9 @@ from parallelize.machine.latency import Latency, in_turn
 from parallelize.metrics import Judge, Metric, Scores
 from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
-from passes.agreement import change
 from passes.errors import CheckError
-from passes.infra import flat_outputs
+from passes.graph.agreement import change
+from passes.graph.outputs import flat_outputs
 
 CHECKED = 32  # samples that an ONNX file is compared with its graph on
 ONNX_TOLERANCE = 1e-3  # of the largest output, float32 sums in another order

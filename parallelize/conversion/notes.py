@@ -8,7 +8,7 @@ from parallelize.baselines.networks import DELETED, DELETED_REFITTED, REWRITE
 from parallelize.conversion.engine_result import BackendResult, EngineResult, PrecisionResult
 from parallelize.conversion.result import Healing, Result
 from parallelize.terminal.words import counted
-from passes.infra import PassRecord
+from passes.runner import PassRecord
 
 _MOST_SUMS = 3  # that are named
 _PARTS = {"norms": "norms", "softmax": "softmaxes", "state": "the residual sum"}  # that a cast may keep

@@ -20,9 +20,9 @@ from parallelize.machine.measured_on import Machine
 from parallelize.metrics.scores import PlainScores
 from parallelize.refitting.records import LevelRefit
 from passes.errors import ParallelizeError
-from passes.infra import PassRecord
 from passes.plan import Plan, Refit
-from passes.terms import Refusal
+from passes.runner import PassRecord
+from passes.stacks.terms import Refusal
 
 SCHEMA = "parallelize-report/1"
 

@@ -28,8 +28,8 @@ from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted
 from passes.errors import ParallelizeError
 from passes.plan import Plan, serial
-from passes.stack_graph import StackGraph
-from passes.terms import Stack
+from passes.stacks.stack_graph import StackGraph
+from passes.stacks.terms import Stack
 
 
 @dataclass(frozen=True)

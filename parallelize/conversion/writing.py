@@ -16,7 +16,7 @@ from parallelize.conversion.page import page
 from parallelize.conversion.result import Result
 from parallelize.inspecting.diagrams import draw, schedule_graph
 from passes.plan import Plan, serial
-from passes.terms import Stack
+from passes.stacks.terms import Stack
 
 
 def write(result: Result, stacks: Sequence[Stack], directory: Path) -> None:

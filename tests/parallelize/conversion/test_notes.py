@@ -11,7 +11,7 @@ from parallelize.conversion.notes import facts, notes
 from parallelize.conversion.result import FoundStack
 from parallelize.export.precision import KeptInFp32
 from parallelize.machine.latency import Latency
-from passes.infra import PassRecord, Skip
+from passes.runner import PassRecord, Skip
 from tests.parallelize.conversion.small_result import BACKEND, ENGINE, HEALING, network, result
 
 KEPT = KeptInFp32(state=True)

@@ -14,8 +14,8 @@ from parallelize.conversion.result import SCHEMA, Result, Searched
 from parallelize.export.precision import KeptInFp32, PrecisionRecord
 from parallelize.metrics.scores import PlainScores
 from passes.errors import ParallelizeError
-from passes.infra import PassRecord, Skip
 from passes.plan import Level, Plan, StackPlan
+from passes.runner import PassRecord, Skip
 from tests.parallelize.conversion.small_result import BACKEND, ENGINE, HEALING, network, result
 
 WRITTEN = (Path(__file__).parent / "report.json").read_text()  # by a conversion, when a report was no typed value yet
