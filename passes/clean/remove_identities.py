@@ -16,10 +16,10 @@ from typing import ClassVar, cast
 import torch
 from torch import fx
 
-from passes.dataflow import same_shape, tensor_value
-from passes.infra import Pass, PassResult, Skip
-from passes.operators import DROPOUTS
-from passes.replacing import arguments
+from passes.graph.dataflow import same_shape, tensor_value
+from passes.graph.operators import DROPOUTS
+from passes.graph.replacing import arguments
+from passes.runner import Pass, PassResult, Skip
 
 aten = torch.ops.aten
 
