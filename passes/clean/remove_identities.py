@@ -19,7 +19,7 @@ from torch import fx
 from passes.graph.dataflow import same_shape, tensor_value
 from passes.graph.operators import DROPOUTS
 from passes.graph.replacing import arguments
-from passes.runner import Pass, PassResult, Skip
+from passes.runner import Pass, PassResult, Skip, Stage
 
 aten = torch.ops.aten
 
