@@ -29,7 +29,6 @@ from parallelize.data import readable
 from parallelize.models.sources.user_code import described
 from passes.errors import EnvironmentLackError, ParallelizeError
 
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile)
 SAVED = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -100,7 +99,7 @@ def read_torch(path: Path, *, allow_pickle: bool, what: str, hint: str) -> Any:
     try:
         with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except Exception as error:  # bytes that are no pickle are read as orders of any kind
         if not _is_pickle(path, error):
             raise ParallelizeError(
                 f"{path} is damaged or not a PyTorch file.", "Copy it again, or make it again."

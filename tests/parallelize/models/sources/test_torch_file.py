@@ -72,6 +72,13 @@ def test_truncated_files_are_refused_as_damaged(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("content", [b"junk", b"\x80\x02", b"<html></html>", b"h\x00.", bytes(range(256))])
+def test_other_bytes_are_refused_as_no_file_of_pytorch(home: Path, content: bytes) -> None:
+    Path("model.pt").write_bytes(content)
+    assert refusal("model.pt")[0] == "model.pt is damaged or not a PyTorch file."
+    assert refusal("shop:small", "batchx4", weights=Path("model.pt"))[0] == "model.pt is damaged or not a PyTorch file."
+
+
 def test_a_damaged_checkpoint_is_refused_in_its_own_words(home: Path) -> None:
     small_checkpoint(home / "small.pt")
     value = torch.load("small.pt", weights_only=True)
