@@ -131,7 +131,7 @@ class Benchmark:
 
     def _rivals(self, plan: Plan) -> Iterator[tuple[str, fx.GraphModule, Plan | None]]:
         made = baselines(
-            self.program.module,
+            self.program,
             plan,
             self.fit,
             self.data.held_out,

@@ -51,7 +51,7 @@ class Trials:
         chosen = planner.within(self.budget).chosen
         again = refit(self.program.module, chosen.plan, there.fit, there.held_out)
         return {
-            "depth": chosen.depth,
+            "depth": chosen.depth_blocks,
             "held_out": chosen.scores.kl,
             "test": self.judge.score(chosen.refitted.module).kl,
             "refitted_on_others": self.judge.score(again.module).kl,

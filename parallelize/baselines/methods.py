@@ -28,6 +28,8 @@ from parallelize.baselines.ranges import CQIL, LP, PAINTERS, RangeMethod, best_r
 from parallelize.baselines.trial import CHOICE_SAMPLES, Trial
 from parallelize.data import Samples
 from parallelize.metrics import Metric
+from parallelize.models.network import Network
+from parallelize.models.program import Program
 from parallelize.refitting.refit import refit
 from passes.errors import ParallelizeError
 from passes.plan import Plan, Refit
@@ -37,35 +39,32 @@ from passes.stacks.find import Stack, find_stacks
 Report = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """A network that a method of the literature makes of the teacher.
+@dataclass(frozen=True, eq=False)
+class Baseline(Network):
+    """A network that a method of the literature makes of the teacher, its branches side by side.
+
+    Its name is that of the method, for the network as is and the refitted one. A linear map counts for no depth. Where
+    branches are averaged, the plan says which.
 
     Attributes:
-        name: the method's name; equal for the network as is and the refitted one.
         citation: where the method is published; None for a way that no paper describes.
-        module: the network, its branches side by side.
-        depth: blocks on the critical path of its stacks; a linear map counts for none.
         strength: the refit that the network got, "none" as published.
-        plan: the schedule, None where the network is no schedule of the teacher's terms. Where branches are averaged
-            it says which.
         replaced: for each stack the first and last blocks of the ranges that a linear map replaces.
     """
 
-    name: str
     citation: str | None
-    module: fx.GraphModule
-    depth: int
     strength: Refit = "none"
-    plan: Plan | None = None
     replaced: tuple[Ranges, ...] = ()
+
+
+Choice = Plan | tuple[Ranges, ...]  # a schedule, or for each stack the ranges of blocks that linear maps replace
 
 
 @dataclass(frozen=True)
 class _Task:
     """What every method is given."""
 
-    teacher: fx.GraphModule
+    program: Program
     stacks: tuple[Stack, ...]
     target: int | Plan
     depths: Depths
@@ -73,6 +72,10 @@ class _Task:
     held_out: Samples
     metric: Metric | str
     refits: dict[Plan, fx.GraphModule] = field(default_factory=dict)
+
+    @property
+    def teacher(self) -> fx.GraphModule:
+        return self.program.module
 
     def refitted(self, plan: Plan) -> fx.GraphModule:
         """The teacher rewritten by a plan and refitted; methods that end in one plan share it."""
@@ -86,26 +89,22 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Network:
-    """What a method made; see `Baseline`."""
-
-    module: fx.GraphModule
-    plan: Plan | None
-    replaced: tuple[Ranges, ...] = ()
-
-
-@dataclass(frozen=True)
 class _Method:
-    """A published method; `make` returns None where it cannot reach the depth."""
+    """A published method.
+
+    Attributes:
+        choose: what it does to the blocks; None where it cannot reach the depth.
+        is_mean: whether it averages branches.
+    """
 
     name: str
     citation: str | None
-    make: Callable[[_Task], _Network | None]
-    takes_refit: bool = True
+    choose: Callable[[_Task], Choice | None]
+    is_mean: bool = False
 
 
 def baselines(
-    teacher: fx.GraphModule,
+    program: Program,
     target: int | Plan,
     fit: Samples,
     held_out: Samples,
@@ -116,7 +115,7 @@ def baselines(
     """Every method at one depth; those that cannot reach it (pairs stop at half of a model) are left out.
 
     Args:
-        teacher: the captured graph; it is not changed.
+        program: the captured model; it is not changed.
         target: the depth in blocks of all stacks together, which they share as each method finds best; or a plan, so
             that each stack is as deep as there, rounded up, and the mean of branches runs just this plan.
         fit: samples that refits and linear maps are fitted on.
@@ -128,79 +127,86 @@ def baselines(
     Raises:
         ParallelizeError: no stacks, a depth that is none of the model's, or a plan for another model.
     """
-    stacks = find_stacks(teacher).stacks
+    stacks = find_stacks(program.module).stacks
     if not stacks:
         raise ParallelizeError(
             "The model has no residual stack, so there are no blocks to delete or to replace.",
             "See `parallelize inspect MODEL` for the residual adds that were left out.",
         )
-    task = _Task(teacher, stacks, target, wanted_depths(stacks, target), fit, held_out, metric)
+    task = _Task(program, stacks, target, wanted_depths(stacks, target), fit, held_out, metric)
     return tuple(made for method in _METHODS for made in _networks(method, task, strength, report))
 
 
 def _networks(method: _Method, task: _Task, strength: Refit, report: Report) -> Iterator[Baseline]:
     """The network of one method as published, and refitted."""
     report(method.name)
-    made = method.make(task)
-    if made is None:
+    chosen = method.choose(task)
+    if chosen is None:
         return
-    plan = made.plan
-    if plan is not None and isinstance(task.target, Plan):
-        plan = replace(plan, seed=task.target.seed)
-    as_is = Baseline(method.name, method.citation, made.module, task.depths.total, "none", plan, made.replaced)
-    yield as_is
-    if plan is None or strength == "none" or not method.takes_refit:
+    if not isinstance(chosen, Plan):
+        yield _mapped(method, task, chosen)
         return
-    report(f"{method.name}, refitted")
-    plan = plan.with_refit(strength)
-    yield replace(as_is, module=task.refitted(plan), strength=strength, plan=plan)
+    plan = replace(chosen, seed=task.target.seed) if isinstance(task.target, Plan) else chosen
+    module = averaged(task.teacher, plan) if method.is_mean else rewrite(task.teacher, plan)[0]
+    yield _scheduled(method, task, plan, module)
+    if strength != "none" and not method.is_mean:
+        report(f"{method.name}, refitted")
+        plan = plan.with_refit(strength)
+        yield replace(_scheduled(method, task, plan, task.refitted(plan)), strength=strength)
 
 
-def _mean(task: _Task) -> _Network | None:
-    """The mean over the branches of the given plan, or over one range where only a depth is given."""
+def _scheduled(method: _Method, task: _Task, plan: Plan, module: fx.GraphModule) -> Baseline:
+    program, graph = replace(task.program, module=module), task.depths.graph
+    return Baseline(method.name, program, plan, graph.terms(plan), graph.blocks(plan), method.citation)
+
+
+def _mapped(method: _Method, task: _Task, ranges: tuple[Ranges, ...]) -> Baseline:
+    """The network whose ranges of blocks are linear maps, which count for no depth."""
+    program = replace(task.program, module=replaced(task.teacher, ranges, task.fit, task.held_out))
+    graph = task.depths.graph
+    pairs = list(zip(graph.stacks, ranges, strict=True))
+    blocks = [len(stack.blocks) - sum(last - first + 1 for first, last in gone) for stack, gone in pairs]
+    terms = [count * stack.period for count, (stack, _) in zip(blocks, pairs, strict=True)]
+    depths = graph.longest(terms), graph.longest(blocks)
+    return Baseline(method.name, program, None, *depths, method.citation, replaced=ranges)
+
+
+def _mean(task: _Task) -> Plan | None:
+    """The given plan, over whose branches the mean is taken, or one range where only a depth is given."""
     if isinstance(task.target, Plan):
-        plan: Plan | None = task.target.with_refit("none")
-    else:
-        plan = best_ranges(PAINTERS, task.stacks, task.depths, task.trial())
-    return None if plan is None else _Network(averaged(task.teacher, plan), plan)
+        return task.target.with_refit("none")
+    return best_ranges(PAINTERS, task.stacks, task.depths, task.trial())
 
 
-def _range(method: RangeMethod, task: _Task) -> _Network | None:
-    return _scheduled(task, best_ranges(method, task.stacks, task.depths, task.trial()))
+def _range(method: RangeMethod, task: _Task) -> Plan | None:
+    return best_ranges(method, task.stacks, task.depths, task.trial())
 
 
-def _first(task: _Task) -> _Network | None:
+def _first(task: _Task) -> Plan | None:
     if not isinstance(task.target, Plan):
         return None
-    return _deleted(task, first_of_each_group(task.stacks, task.target, task.depths))
+    return _deletion(task, first_of_each_group(task.stacks, task.target, task.depths))
 
 
-def _influence(task: _Task) -> _Network | None:
+def _influence(task: _Task) -> Plan | None:
     few = task.held_out.head(CHOICE_SAMPLES)
-    return _deleted(task, most_influential(task.teacher, task.stacks, task.depths, few))
+    return _deletion(task, most_influential(task.teacher, task.stacks, task.depths, few))
 
 
-def _greedy(task: _Task) -> _Network | None:
-    return _deleted(task, least_costly(task.stacks, task.depths, task.trial(GREEDY_SAMPLES)))
+def _greedy(task: _Task) -> Plan | None:
+    return _deletion(task, least_costly(task.stacks, task.depths, task.trial(GREEDY_SAMPLES)))
 
 
-def _linear(task: _Task) -> _Network | None:
-    ranges = best_maps(task.stacks, task.depths, task.fit.head(CHOICE_SAMPLES), task.trial())
-    if ranges is None:
-        return None
-    return _Network(replaced(task.teacher, ranges, task.fit, task.held_out), None, ranges)
+def _linear(task: _Task) -> tuple[Ranges, ...] | None:
+    return best_maps(task.stacks, task.depths, task.fit.head(CHOICE_SAMPLES), task.trial())
 
 
-def _deleted(task: _Task, kept: Kept | None) -> _Network | None:
-    return _scheduled(task, None if kept is None else deletion(task.stacks, kept))
-
-
-def _scheduled(task: _Task, plan: Plan | None) -> _Network | None:
-    return None if plan is None else _Network(rewrite(task.teacher, plan)[0], plan)
+def _deletion(task: _Task, kept: Kept | None) -> Plan | None:
+    return None if kept is None else deletion(task.stacks, kept)
 
 
 _METHODS = (
-    _Method("mean of branches", "Transformer Layers as Painters, arXiv 2407.09298", _mean, takes_refit=False),
+    _Method("mean of branches", "Transformer Layers as Painters, arXiv 2407.09298", _mean, is_mean=True),
     _Method("CQIL", "arXiv 2404.06709", partial(_range, CQIL)),
     _Method("LP", "arXiv 2502.02790", partial(_range, LP)),
     _Method("first of each group", None, _first),

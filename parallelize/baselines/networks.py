@@ -14,16 +14,16 @@ from parallelize.baselines.deletion import deletion_plan
 from parallelize.data import Samples
 from parallelize.healing.heal import Healed
 from parallelize.metrics import Metric
+from parallelize.models.network import Network
 from parallelize.models.program import Program
 from parallelize.refitting.records import LevelRefit, Refitted
 from parallelize.refitting.refit import refit
-from passes.graph.measures import critical_gemms, parameter_count
 from passes.plan import Plan
 from passes.registry import FUSION
 from passes.runner import PassRecord, run_passes
 from passes.schedule.apply_plan import ApplyPlan
 from passes.stacks.find import find_stacks
-from passes.stacks.stack_graph import stack_graph
+from passes.stacks.stack_graph import StackGraph, stack_graph
 
 SERIAL = "serial"
 FUSED = "fused"
@@ -41,24 +41,6 @@ Heal = Callable[[Refitted], Healed]
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One network of the comparison.
-
-    Attributes:
-        depth: terms on the longest path through its stacks.
-        blocks: the same in blocks, rounded up.
-        gemms: matrix products on the critical path of the whole graph.
-    """
-
-    name: str
-    program: Program
-    depth: int
-    blocks: int
-    parameters: int
-    gemms: int
-
-
-@dataclass(frozen=True)
 class Variants:
     """All networks of the comparison, what the passes did for the rewrite, what the refits chose and a healing did.
 
@@ -66,20 +48,20 @@ class Variants:
         deletion: the plan of the deletion; None where nothing was scheduled, so that there is none.
     """
 
-    items: tuple[Variant, ...]
+    items: tuple[Network, ...]
     plan: Plan
     deletion: Plan | None
     records: tuple[PassRecord, ...]
     levels: tuple[LevelRefit, ...] = ()
     healed: Healed | None = None
 
-    def __getitem__(self, name: str) -> Variant:
-        return next(variant for variant in self.items if variant.name == name)
+    def __getitem__(self, name: str) -> Network:
+        return next(network for network in self.items if network.name == name)
 
     @property
-    def product(self) -> Variant:
+    def product(self) -> Network:
         """The network that a conversion is for."""
-        return self[product_name(variant.name for variant in self.items)]
+        return self[product_name(network.name for network in self.items)]
 
 
 def product_name(names: Iterable[str]) -> str:
@@ -101,8 +83,9 @@ def fused_variants(program: Program, plan: Plan, held_out: Samples) -> Variants:
         held_out: samples on which the fusion must change nothing.
     """
     fused, records = run_passes(program.module, FUSION, held_out.batch(4))
-    items = (_variant(SERIAL, program, program.module, None), _variant(FUSED, program, fused, plan))
-    return Variants(items, plan, None, records)
+    graph = _graph(program)
+    serial = Network.of(SERIAL, program, graph.serial_plan, graph)
+    return Variants((serial, Network.of(FUSED, replace(program, module=fused), plan, graph)), plan, None, records)
 
 
 def build_variants(
@@ -128,10 +111,15 @@ def build_variants(
         report: told what is being done.
         heal: heals the rewrite; the healed row is there where that helped.
     """
-    teacher = program.module
+    teacher, graph = program.module, _graph(program)
+
+    def add(name: str, module: fx.GraphModule, plan: Plan) -> None:
+        networks.append(Network.of(name, replace(program, module=module), plan, graph))
+
     probe = held_out.batch(4)
     as_is, records = run_passes(teacher, [ApplyPlan(plan), *FUSION], probe)
-    variants = [_variant(SERIAL, program, teacher, None), _variant(AS_IS, program, as_is, plan)]
+    networks = [Network.of(SERIAL, program, graph.serial_plan, graph)]
+    add(AS_IS, as_is, plan)
     levels: tuple[LevelRefit, ...] = ()
     wants_refit = any(part.refit != "none" for part in plan.stacks)
     if wants_refit:
@@ -139,32 +127,24 @@ def build_variants(
         refitted = refitted or refit(teacher, plan, fit, held_out)
         fused, fusion = run_passes(refitted.module, FUSION, probe)
         records, levels = (*records[: -len(FUSION)], *fusion), refitted.levels
-        variants.append(_variant(UNFUSED, program, refitted.module, plan))
-        variants.append(_variant(REWRITE, program, fused, plan))
+        add(UNFUSED, refitted.module, plan)
+        add(REWRITE, fused, plan)
     healed = None
     if heal is not None:
         healed = heal(refitted or refit(teacher, plan, fit, held_out))
         if healed.helped:
             fused, _ = run_passes(healed.module, FUSION, probe)
-            variants.append(_variant(HEALED, program, fused, plan))
+            add(HEALED, fused, plan)
     report("deleting blocks to the same depth")
     deletion = deletion_plan(teacher, plan, fit, held_out, metric)
     deleted, _ = run_passes(teacher, [ApplyPlan(deletion)])
-    variants.append(_variant(DELETED, program, deleted, deletion))
+    add(DELETED, deleted, deletion)
     if wants_refit:
         report("refitting the deletion")
         deleted, _ = run_passes(refit(teacher, deletion, fit, held_out).module, FUSION, probe)
-        variants.append(_variant(DELETED_REFITTED, program, deleted, deletion))
-    return Variants(tuple(variants), plan, deletion, records, levels, healed)
+        add(DELETED_REFITTED, deleted, deletion)
+    return Variants(tuple(networks), plan, deletion, records, levels, healed)
 
 
-def _variant(name: str, program: Program, module: fx.GraphModule, plan: Plan | None) -> Variant:
-    graph = stack_graph(find_stacks(program.module).stacks)
-    return Variant(
-        name,
-        replace(program, module=module),
-        graph.serial_terms if plan is None else graph.terms(plan),
-        graph.serial_blocks if plan is None else graph.blocks(plan),
-        parameter_count(module),
-        critical_gemms(module),
-    )
+def _graph(program: Program) -> StackGraph:
+    return stack_graph(find_stacks(program.module).stacks)

@@ -105,7 +105,7 @@ def convert(
         report("writing the report", None)
         _save_program(variants.product.program, directory / "model.pt2")
         result = Evidence(job, schedule, variants, measured, built).result()
-        write(result, job.prepared.stacks.stacks, directory)
+        write(result, job.graph, directory)
     if options.heal is not None:
         state_file.unlink(missing_ok=True)
     return Conversion(target, variants.product.program, schedule.plan, result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from parallelize.baselines.networks import Variant, Variants
+from parallelize.baselines.networks import Variants
 from parallelize.conversion.engines import Built
 from parallelize.conversion.job import Job
 from parallelize.conversion.measured import Measured
@@ -23,6 +23,7 @@ from parallelize.machine.measured_on import this_machine
 from parallelize.metrics import METRICS
 from parallelize.metrics.bootstrap import CONFIDENCE, RESAMPLES
 from parallelize.models.acceptance import RANDOM_WARNING
+from parallelize.models.network import Network
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ class Evidence:
             deletion_plan=variants.deletion,
             stacks=self._stacks(),
             refused=prepared.stacks.refused,
-            networks=tuple(self._network(variant) for variant in variants.items),
+            networks=tuple(self._network(network) for network in variants.items),
             refit=variants.levels,
             healing=self._healing(),
             passes=(*prepared.cleaning, *variants.records),
             search=()
             if search is None
-            else tuple(Searched(c.depth, c.predicted, c.scores.plain()) for c in search.measured),
+            else tuple(Searched(c.depth_blocks, c.predicted, c.scores.plain()) for c in search.measured),
             unfused_stacks={} if search is None else dict(search.unfused),
             backend=self.built.result(),
         )
@@ -85,25 +86,25 @@ class Evidence:
             for number, stack in enumerate(self.job.prepared.stacks.stacks)
         )
 
-    def _network(self, variant: Variant) -> MeasuredNetwork:
+    def _network(self, network: Network) -> MeasuredNetwork:
         """What was measured by every metric that there is for its outputs, with intervals."""
-        metric, measured, scores = self.job.metric, self.measured, self.measured.scores[variant.name]
+        metric, measured, scores = self.job.metric, self.measured, self.measured.scores[network.name]
         every = [m for m in {**METRICS, metric.name: metric}.values() if scores.has(m)]
         values = {m.name: value for m in every if (value := scores.value(m)) is not None}
         ends = {m.name: pair for m in every if (pair := scores.value_interval(m)) is not None}
         return MeasuredNetwork(
-            name=variant.name,
-            depth_blocks=variant.blocks,
-            depth_terms=variant.depth,
-            parameters=variant.parameters,
-            critical_gemms=variant.gemms,
+            name=network.name,
+            depth_blocks=network.depth_blocks,
+            depth_terms=network.depth_terms,
+            parameters=network.parameters,
+            critical_gemms=network.critical_gemms,
             scores=scores.plain(),
             errors={m.name: scores.error(m) for m in every},
             error_intervals={m.name: scores.interval(m) for m in every},
             values=values,
             value_intervals=ends,
-            onnxruntime_ms=measured.latencies[variant.name],
-            onnx_against_graph=measured.comparisons[variant.name],
+            onnxruntime_ms=measured.latencies[network.name],
+            onnx_against_graph=measured.comparisons[network.name],
         )
 
     def _healing(self) -> Healing | None:

@@ -66,12 +66,12 @@ def measure(job: Job, variants: Variants, directory: Path, report: Report) -> Me
     judge = job.prepared.data.judge
     scores = _score(variants, judge, job.metric, report)
     comparisons, sessions = {}, {}
-    for number, variant in enumerate(variants.items):
+    for number, network in enumerate(variants.items):
         report("writing and checking ONNX", number / len(variants.items))
-        name = "model.onnx" if variant.name == variants.product.name else f"{SCRATCH}/{number}.onnx"
-        path = _written(variant.program, job.prepared.program, directory, name)
-        sessions[variant.name] = session = OnnxRuntime(path, job.options.threads)
-        comparisons[variant.name] = _compared(variant.name, variant.program, session, variants[SERIAL].program, judge)
+        name = "model.onnx" if network.name == variants.product.name else f"{SCRATCH}/{number}.onnx"
+        path = _written(network.program, job.prepared.program, directory, name)
+        sessions[network.name] = session = OnnxRuntime(path, job.options.threads)
+        comparisons[network.name] = _compared(network.name, network.program, session, variants[SERIAL].program, judge)
     report("timing", None)
     single = judge.batch(1)
     latencies = in_turn({name: session.bound(single) for name, session in sessions.items()}, job.options.rounds)
@@ -86,10 +86,10 @@ def _score(variants: Variants, samples: Samples, metric: Metric, report: Report)
     report("judging", 0)
     judge = Judge(variants[SERIAL].program.module, samples, metric)
     scores = {SERIAL: judge.serial}
-    others = [variant for variant in variants.items if variant.name != SERIAL]
-    for number, variant in enumerate(others, 1):
+    others = [network for network in variants.items if network.name != SERIAL]
+    for number, network in enumerate(others, 1):
         report("judging", number / len(variants.items))
-        scores[variant.name] = judge.score(variant.program.module)
+        scores[network.name] = judge.score(network.module)
     return scores
 
 

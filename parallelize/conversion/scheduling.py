@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from parallelize.conversion.goal import AtDepth, Goal, Replay, Within
 from parallelize.conversion.job import Job
@@ -27,7 +27,7 @@ from parallelize.planning.structure import structural_plan
 from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted
 from passes.errors import ParallelizeError
-from passes.plan import Plan, serial
+from passes.plan import Plan
 from passes.stacks.stack_graph import StackGraph
 from passes.stacks.terms import Stack
 
@@ -64,7 +64,7 @@ def chosen_schedule(job: Job, report: Report) -> Schedule:
     if isinstance(goal, Replay):
         return Schedule(goal.plan, unscheduled=reason)
     if reason is not None:
-        return Schedule(Plan(tuple(serial(len(stack.terms)) for stack in graph.stacks), seed), unscheduled=reason)
+        return Schedule(replace(graph.serial_plan, seed=seed), unscheduled=reason)
     if job.prepared.random:
         depth = goal.blocks if isinstance(goal, AtDepth) else None
         plan = structural_plan(job.prepared.program.module, graph, depth, seed)

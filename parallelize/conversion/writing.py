@@ -9,29 +9,26 @@ plan.json      the plan, for `--plan`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from parallelize.conversion.page import page
 from parallelize.conversion.result import Result
 from parallelize.inspecting.diagrams import draw, schedule_graph
-from passes.plan import Plan, serial
-from passes.stacks.terms import Stack
+from passes.stacks.stack_graph import StackGraph
 
 
-def write(result: Result, stacks: Sequence[Stack], directory: Path) -> None:
+def write(result: Result, graph: StackGraph, directory: Path) -> None:
     """Write the files.
 
     Args:
         result: of the conversion.
-        stacks: of the model as it was captured.
+        graph: of the model's stacks, as it was captured.
         directory: where.
     """
     (directory / "report.json").write_text(result.to_json())
     (directory / "plan.json").write_text(result.plan.to_json())
     before, after = directory / "before.svg", directory / "after.svg"
-    as_captured = Plan(tuple(serial(len(stack.terms)) for stack in stacks))
-    draw(schedule_graph(stacks, as_captured, f"{result.model}: serial"), before)
+    draw(schedule_graph(graph.stacks, graph.serial_plan, f"{result.model}: serial"), before)
     what = "rewritten" if result.unscheduled is None else "as it was captured, branches fused"
-    draw(schedule_graph(stacks, result.plan, f"{result.model}: {what}"), after)
+    draw(schedule_graph(graph.stacks, result.plan, f"{result.model}: {what}"), after)
     (directory / "report.html").write_text(page(result, before.read_text(), after.read_text()))

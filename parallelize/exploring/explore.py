@@ -21,7 +21,6 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
-from torch import fx
 
 from parallelize.backends.onnxruntime import OnnxRuntime
 from parallelize.baselines.deletion import deletion_plan
@@ -34,13 +33,13 @@ from parallelize.machine.latency import in_turn
 from parallelize.machine.measured_on import machine
 from parallelize.metrics import Metric
 from parallelize.metrics.choice import choose_metric
+from parallelize.models.network import Network
 from parallelize.models.prepare import Prepared, Source, prepare
 from parallelize.planning.planner import Candidate, Planner, PlannerOptions
 from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted
 from passes.errors import ParallelizeError
-from passes.graph.measures import parameter_count
-from passes.plan import Plan, serial
+from passes.plan import Plan
 from passes.registry import FUSION
 from passes.runner import run_passes
 
@@ -113,33 +112,30 @@ def explore(
         points = _timed(_measure(prepared, metric, options, report), prepared, options, report)
         content = _content(prepared, metric, points, options)
         (directory / "frontier.json").write_text(json.dumps(content, indent=1) + "\n")
-        plot([point for point, _ in points], str(metric), directory / "frontier.svg")
+        plot(points, str(metric), directory / "frontier.svg")
         (directory / "plans").mkdir()
-        for number, (point, _) in enumerate(points):
+        for number, point in enumerate(points):
             (directory / "plans" / f"{number:02}.json").write_text(point.plan.to_json())
     return content
 
 
-Networks = list[tuple[Point, fx.GraphModule]]
-
-
-def _measure(prepared: Prepared, metric: Metric, options: PlanOptions, report: Report) -> Networks:
+def _measure(prepared: Prepared, metric: Metric, options: PlanOptions, report: Report) -> list[Point]:
     """The serial network, and for each depth the best rewrite and the best deletion, fused."""
 
     def progress(what: str, done: int, total: int) -> None:
         report(f"{what}{best}", done / total if total > 1 else None)
 
     best = ""
-    data, module = prepared.data, prepared.program.module
-    planner = Planner(module, data.fit, data.held_out, metric, options.planner, progress)
-    found: Networks = [(_serial_point(prepared, planner), module)]
+    data = prepared.data
+    planner = Planner(prepared.program.module, data.fit, data.held_out, metric, options.planner, progress)
+    found = [_serial_point(prepared, planner)]
     for depth in _depths(planner, options.depths):
         candidate = planner.measure(depth)
-        found.append(_network("rewrite", candidate, metric))
+        found.append(_point("rewrite", candidate, prepared, planner))
         report(f"deleting blocks down to {depth}", None)
-        found.append(_network("deletion", _deletion(candidate.plan, prepared, planner), metric))
-        least = min(found[1:], key=lambda pair: (pair[0].error, pair[0].depth))[0]
-        best = f" (best so far: {least.depth} deep, {metric} {least.error:.3g})"
+        found.append(_point("deletion", _deletion(candidate.plan, prepared, planner), prepared, planner))
+        least = min(found[1:], key=lambda point: (point.error, point.depth_blocks))
+        best = f" (best so far: {least.depth_blocks} deep, {metric} {least.error:.3g})"
     return found
 
 
@@ -163,15 +159,15 @@ def _depths(planner: Planner, wanted: Sequence[int] | None) -> list[int]:
 
 
 def _serial_point(prepared: Prepared, planner: Planner) -> Point:
-    plan = Plan(tuple(serial(len(stack.terms)) for stack in prepared.stacks.stacks), planner.options.seed)
-    parameters = parameter_count(prepared.program.module)
-    return Point("serial", plan, planner.blocks, parameters, planner.judge.serial.error(planner.metric), (0.0, 0.0))
+    plan = replace(planner.graph.serial_plan, seed=planner.options.seed)
+    network = Network.of("serial", prepared.program, plan, planner.graph)
+    return Point(network, planner.judge.serial.error(planner.metric), (0.0, 0.0))
 
 
-def _network(kind: str, measured: Candidate, metric: Metric) -> tuple[Point, fx.GraphModule]:
+def _point(kind: str, measured: Candidate, prepared: Prepared, planner: Planner) -> Point:
     fused, _ = run_passes(measured.refitted.module, FUSION)
-    error, interval = measured.scores.error(metric), measured.scores.interval(metric)
-    return Point(kind, measured.plan, measured.depth, parameter_count(fused), error, interval), fused
+    network = Network.of(kind, replace(prepared.program, module=fused), measured.plan, planner.graph)
+    return Point(network, measured.scores.error(planner.metric), measured.scores.interval(planner.metric))
 
 
 def _deletion(plan: Plan, prepared: Prepared, planner: Planner) -> Candidate:
@@ -181,28 +177,25 @@ def _deletion(plan: Plan, prepared: Prepared, planner: Planner) -> Candidate:
     return planner.candidate(chosen, planner.graph.blocks(chosen))
 
 
-def _timed(found: Networks, prepared: Prepared, options: PlanOptions, report: Report) -> Networks:
-    """The networks with their latency, timed in turn, where that was asked for."""
+def _timed(points: Sequence[Point], prepared: Prepared, options: PlanOptions, report: Report) -> list[Point]:
+    """The points with their latency, timed in turn, where that was asked for."""
     if not options.latency:
-        return found
+        return list(points)
     single = prepared.data.held_out.batch(1)
     with tempfile.TemporaryDirectory() as folder:
         sessions = {}
-        for number, (_, module) in enumerate(found):
-            report("writing ONNX to time", number / len(found))
+        for number, point in enumerate(points):
+            report("writing ONNX to time", number / len(points))
             path = Path(folder) / f"{number}.onnx"
-            write_onnx(replace(prepared.program, module=module), path)
+            write_onnx(point.network.program, path)
             sessions[str(number)] = OnnxRuntime(path, options.threads).bound(single)
             path.unlink()
         report("timing", None)
         latencies = in_turn(sessions, options.rounds)
-    return [
-        (replace(point, latency=latencies[str(number)].median), module) for number, (point, module) in enumerate(found)
-    ]
+    return [replace(point, latency=latencies[str(number)].median) for number, point in enumerate(points)]
 
 
-def _content(prepared: Prepared, metric: Metric, points: Networks, options: PlanOptions) -> dict[str, Any]:
-    every = [point for point, _ in points]
+def _content(prepared: Prepared, metric: Metric, every: Sequence[Point], options: PlanOptions) -> dict[str, Any]:
     unbeaten, best = set(frontier(every)), set(by_depth(every[1:]))
     return {
         "format": FORMAT,

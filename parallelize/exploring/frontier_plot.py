@@ -21,14 +21,14 @@ def plot(points: Sequence[Point], metric: str, path: Path) -> None:
     with svg_figure(path, 8.0 if timed else 4.2, 3.2) as figure:
         count = 2 if timed else 1
         axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
-        _draw(axes[0], points, [point.depth for point in points], "blocks deep", metric)
+        _draw(axes[0], points, [point.depth_blocks for point in points], "blocks deep", metric)
         if timed:
             _draw(axes[1], points, [point.latency for point in points], "ms, batch 1", metric)
 
 
 def _draw(axes: Axes, points: Sequence[Point], positions: Sequence[Any], label: str, metric: str) -> None:
     for kind, (colour, marker) in _STYLE.items():
-        chosen = [(x, point) for x, point in zip(positions, points, strict=True) if point.kind == kind]
+        chosen = [(x, point) for x, point in zip(positions, points, strict=True) if point.network.name == kind]
         if not chosen:
             continue
         x, y = [x for x, _ in chosen], [point.error for _, point in chosen]

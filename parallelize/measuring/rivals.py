@@ -93,8 +93,8 @@ def _networks(prepared: Prepared, plan: Plan, report: Report) -> Iterator[tuple[
     program, data = prepared.program, prepared.data
     metric = choose_metric(None, prepared.program, prepared.data.judge)
     built = build_variants(program, plan, data.fit, data.held_out, metric, report=lambda what: report(what, None)).items
-    yield from ((variant.name, variant.program) for variant in built)
-    if all(variant.name != UNFUSED for variant in built):
+    yield from ((network.name, network.program) for network in built)
+    if all(network.name != UNFUSED for network in built):
         module, _ = run_passes(program.module, [ApplyPlan(plan)])
         yield UNFUSED, replace(program, module=module)
 

@@ -90,14 +90,14 @@ class Candidate:
     """A plan that was measured as a whole network on held-out samples.
 
     Attributes:
-        depth: blocks on the critical path.
+        depth_blocks: blocks on the critical path.
         predicted: sum of the groups' costs; not a number for a plan from elsewhere.
         scores: measured with the refit of the plan.
         refitted: the network that was measured.
     """
 
     plan: Plan
-    depth: int
+    depth_blocks: int
     predicted: float
     scores: Scores
     refitted: Refitted
@@ -214,17 +214,17 @@ class Planner:
                 high = middle
             else:
                 low = middle + 1
-        rewrites = [c for c in self.measured() if c.depth < self.blocks]
+        rewrites = [c for c in self.measured() if c.depth_blocks < self.blocks]
         within = [c for c in rewrites if self._is_within(c, limit)]
         if not within:
             best = min(rewrites, key=self._error)
             raise CheckError(
-                f"No rewrite is within the {self.metric} budget of {parsed}; the nearest, {best.depth} blocks deep, has"
-                f" {best.scores.error(self.metric):.3g} ({best.scores.interval(self.metric)[1]:.3g} at the upper end of"
-                " its interval).",
+                f"No rewrite is within the {self.metric} budget of {parsed}; the nearest, {best.depth_blocks} blocks"
+                f" deep, has {best.scores.error(self.metric):.3g}"
+                f" ({best.scores.interval(self.metric)[1]:.3g} at the upper end of its interval).",
                 "Raise --max-error, or give more calibration data with --inputs.",
             )
-        return self._search(min(within, key=lambda c: c.depth))
+        return self._search(min(within, key=lambda c: c.depth_blocks))
 
     def _is_within(self, candidate: Candidate, limit: float) -> bool:
         return self._error(candidate) <= limit and candidate.scores.interval(self.metric)[1] <= limit
@@ -236,7 +236,7 @@ class Planner:
 
     def measured(self) -> tuple[Candidate, ...]:
         """What was measured as a whole network, deepest first."""
-        return tuple(sorted(self._measured.values(), key=lambda c: -c.depth))
+        return tuple(sorted(self._measured.values(), key=lambda c: -c.depth_blocks))
 
     # whole networks ---------------------------------------------------------------------------------------------------
 
@@ -260,12 +260,12 @@ class Planner:
             fresh = next(near, None)
             if fresh is None or self._is_late():
                 break
-            said = f"measuring neighbours {best.depth} blocks deep, {self.metric} {self._error(best):.4g} so far"
+            said = f"measuring neighbours {best.depth_blocks} blocks deep, {self.metric} {self._error(best):.4g} so far"
             self._report(said, number, self.options.refine)
             name = fresh.to_json()
             tried[fresh] = self.memory.networks.get(name, -inf)
             if tried[fresh] < self._error(best):
-                candidate = self.candidate(fresh, best.depth)
+                candidate = self.candidate(fresh, best.depth_blocks)
                 tried[fresh] = self.memory.networks[name] = self._error(candidate)
                 self.memory.keep(now=True)
                 best = min(best, candidate, key=self._error)

@@ -19,7 +19,7 @@ import networkx as nx
 from torch import fx
 
 from passes.graph.dataflow import tensor_inputs
-from passes.plan import Plan
+from passes.plan import Plan, serial
 from passes.stacks.terms import Stack
 
 
@@ -59,6 +59,11 @@ class StackGraph:
     def blocks(self, plan: Plan) -> int:
         """The depth of a plan in blocks, those of each stack rounded up."""
         return self.longest([s.in_blocks(part.depth) for s, part in zip(self.stacks, plan.stacks, strict=True)])
+
+    @cached_property
+    def serial_plan(self) -> Plan:
+        """The plan that leaves the model as it was captured."""
+        return Plan(tuple(serial(len(stack.terms)) for stack in self.stacks))
 
     @cached_property
     def serial_terms(self) -> int:

@@ -50,7 +50,7 @@ def _kl(judge: Judge, module: fx.GraphModule) -> float:
 def test_what_the_search_finds_is_as_deep_as_asked_and_nearer_with_its_refit(
     shipped: tuple[fx.GraphModule, Split], judge: Judge, found: Candidate
 ) -> None:
-    assert found.depth == DEPTH
+    assert found.depth_blocks == DEPTH
     assert sum(part.depth for part in found.plan.stacks) == 2 * DEPTH
     as_is = refit(shipped[0], found.plan.with_refit("none"), shipped[1].fit, shipped[1].held_out)
     assert _kl(judge, found.refitted.module) < _kl(judge, as_is.module)

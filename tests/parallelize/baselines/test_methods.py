@@ -31,12 +31,12 @@ SCHEDULES = ["CQIL", "LP", "ShortGPT", "SLEB"]
 
 @pytest.fixture(scope="module")
 def beside_a_plan() -> tuple[Baseline, ...]:
-    return baselines(vision().module, pairs("full", seed=5), FIT, HELD_OUT, "kl", "affine")
+    return baselines(vision(), pairs("full", seed=5), FIT, HELD_OUT, "kl", "affine")
 
 
 @pytest.fixture(scope="module")
 def at_a_depth() -> tuple[Baseline, ...]:
-    return baselines(vision().module, 2, FIT, HELD_OUT, "kl")
+    return baselines(vision(), 2, FIT, HELD_OUT, "kl")
 
 
 def test_beside_a_plan_all_methods_stand_as_published_and_schedules_refitted_too(
@@ -58,7 +58,7 @@ def test_every_network_is_as_deep_as_asked_for(
     beside_a_plan: tuple[Baseline, ...], at_a_depth: tuple[Baseline, ...]
 ) -> None:
     for made in (*beside_a_plan, *at_a_depth):
-        assert made.depth == 2
+        assert (made.depth_blocks, made.depth_terms) == (2, 4)
         if made.plan is None:
             assert sum(last - first + 1 for part in made.replaced for first, last in part) == 2
         else:
@@ -99,7 +99,7 @@ def test_a_refit_brings_every_schedule_nearer_to_the_teacher(beside_a_plan: tupl
 
 
 def test_a_depth_that_pairs_cannot_reach_leaves_them_out() -> None:
-    made = baselines(vision().module, 1, FIT, HELD_OUT, "kl", "affine")
+    made = baselines(vision(), 1, FIT, HELD_OUT, "kl", "affine")
     assert "LP" not in {each.name for each in made}
     assert {"CQIL", "ShortGPT", "SLEB", "TOAST"} <= {each.name for each in made}
 
@@ -113,29 +113,29 @@ def test_every_method_but_our_own_is_cited(beside_a_plan: tuple[Baseline, ...]) 
 @pytest.mark.parametrize("model", [TwoStacks, lambda: PostNorm(5)])
 def test_models_of_several_stacks_and_of_post_norm_terms_have_all_baselines(model: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    teacher = capture_vectors(model(), 6).module
+    program = capture_vectors(model(), 6)
     fit, held_out, judge = (vectors(count, 6, seed) for seed, count in enumerate((120, 60, 60)))
-    made = baselines(teacher, 4, fit, held_out, "relative-l2", "affine")
+    made = baselines(program, 4, fit, held_out, "relative-l2", "affine")
     assert {each.name for each in made} == {"mean of branches", *SCHEDULES, "TOAST"}
-    expected = predict(teacher, judge)
+    expected = predict(program.module, judge)
     for each in made:
         assert 0 < score(predict(each.module, judge), expected).relative_l2 < 2
 
 
 def test_each_method_is_announced() -> None:
     said: list[str] = []
-    baselines(vision().module, 3, FIT, HELD_OUT, "kl", "affine", said.append)
+    baselines(vision(), 3, FIT, HELD_OUT, "kl", "affine", said.append)
     assert said[:3] == ["mean of branches", "CQIL", "CQIL, refitted"]
     assert said[-1] == "TOAST"
 
 
 def test_a_model_without_stacks_is_refused() -> None:
-    teacher = capture_vectors(nn.Linear(6, 6), 6).module
+    program = capture_vectors(nn.Linear(6, 6), 6)
     with pytest.raises(ParallelizeError, match="The model has no residual stack"):
-        baselines(teacher, 1, vectors(20, 6, 0), vectors(20, 6, 1), "relative-l2")
+        baselines(program, 1, vectors(20, 6, 0), vectors(20, 6, 1), "relative-l2")
 
 
 @pytest.mark.parametrize("target", [0, 5, stack_plan(4, [[[0]], [[1]]], "none")])
 def test_a_target_that_the_model_does_not_have_is_refused(target: int | Plan) -> None:
     with pytest.raises(ParallelizeError, match=r"blocks deep: the model has 4|terms for the stack"):
-        baselines(vision().module, target, FIT, HELD_OUT, "kl")
+        baselines(vision(), target, FIT, HELD_OUT, "kl")

@@ -47,7 +47,7 @@ def _outputs(variants: Variants, name: str) -> list[Tensor]:
 
 
 def _names(variants: Variants) -> list[str]:
-    return [variant.name for variant in variants.items]
+    return [network.name for network in variants.items]
 
 
 def test_with_a_refit_all_networks_are_compared_in_order(full: Variants) -> None:
@@ -96,7 +96,7 @@ def test_a_fused_level_with_an_affine_part_has_one_norm(full: Variants) -> None:
 
 
 def test_depths_are_counted_in_terms_and_in_blocks(full: Variants) -> None:
-    assert {variant.name: (variant.depth, variant.blocks) for variant in full.items} == {
+    assert {network.name: (network.depth_terms, network.depth_blocks) for network in full.items} == {
         SERIAL: (8, 4),
         AS_IS: (4, 2),
         UNFUSED: (4, 2),
@@ -108,12 +108,12 @@ def test_depths_are_counted_in_terms_and_in_blocks(full: Variants) -> None:
 
 def test_half_the_depth_is_half_the_matrix_products_of_the_blocks(full: Variants) -> None:
     """The patches and the head are two; qkv, attention (2), out, up and down are six for each block."""
-    assert {variant.gemms for variant in full.items} == {2 + 6 * 4, 2 + 6 * 2}
-    assert full[SERIAL].gemms == 26
+    assert {network.critical_gemms for network in full.items} == {2 + 6 * 4, 2 + 6 * 2}
+    assert full[SERIAL].critical_gemms == 26
 
 
 def test_parameters_are_those_of_the_network_itself(full: Variants) -> None:
-    parameters = {variant.name: variant.parameters for variant in full.items}
+    parameters = {network.name: network.parameters for network in full.items}
     assert parameters[SERIAL] == sum(p.numel() for p in vision().module.parameters())
     assert parameters[AS_IS] < parameters[SERIAL] < parameters[UNFUSED]
     block = 2 * 2 * 16 + 3 * 16 * 17 + 16 * 17 + 32 * 17 + 16 * 33
@@ -158,7 +158,7 @@ def test_a_healed_rewrite_is_one_more_network_fused_and_as_deep(strength: Refit)
     fused, unfused = _outputs(variants, HEALED), predict(variants.healed.module, JUDGE)
     assert 0 < largest_change(unfused, fused) < 1e-5
     start = variants[refits[-1] if refits else AS_IS]
-    assert (variants[HEALED].gemms, variants[HEALED].parameters) == (start.gemms, start.parameters)
+    assert (variants[HEALED].critical_gemms, variants[HEALED].parameters) == (start.critical_gemms, start.parameters)
 
 
 def test_a_healing_that_does_not_help_adds_no_network() -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from math import nan
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import fx, nn
 
 from parallelize.exploring.frontier import Point, by_depth, frontier
+from parallelize.models.network import Network
+from parallelize.models.program import Program
 from passes.plan import Plan, serial
 
 PLAN = Plan((serial(4),), seed=5)
@@ -18,7 +23,17 @@ PLAN = Plan((serial(4),), seed=5)
 def _point(
     depth: int, error: float, parameters: int = 10, latency: float | None = None, kind: str = "rewrite"
 ) -> Point:
-    return Point(kind, PLAN, depth, parameters, error, (error - 0.5, error + 0.5), latency)
+    network = Network(kind, _program(parameters), PLAN, 2 * depth, depth)
+    return Point(network, error, (error - 0.5, error + 0.5), latency)
+
+
+@cache
+def _program(parameters: int) -> Program:
+    """One that stores so many numbers."""
+    graph = fx.Graph()
+    graph.output(graph.get_attr("weight"))
+    root = nn.ParameterDict({"weight": nn.Parameter(torch.zeros(parameters))})
+    return Program(fx.GraphModule(root, graph), (), (), "small")
 
 
 POINTS = st.lists(
@@ -36,7 +51,7 @@ POINTS = st.lists(
 def _is_beaten(point: Point, other: Point) -> bool:
     """By the definition: nowhere worse, somewhere better; by latency where both have one, else by depth."""
     timed = point.latency is not None and other.latency is not None
-    ours, theirs = ([p.error, p.parameters, p.latency if timed else p.depth] for p in (point, other))
+    ours, theirs = ([p.error, p.network.parameters, p.latency if timed else p.depth_blocks] for p in (point, other))
     return all(b <= a for a, b in zip(ours, theirs, strict=True)) and ours != theirs
 
 
@@ -46,7 +61,7 @@ def test_the_frontier_is_what_no_other_point_beats(points: list[Point]) -> None:
     found = frontier(points)
     assert sorted(map(id, found)) == sorted(map(id, wanted))
     assert bool(found) == bool(points)
-    assert [(-p.depth, p.error) for p in found] == sorted((-p.depth, p.error) for p in found)
+    assert [(-p.depth_blocks, p.error) for p in found] == sorted((-p.depth_blocks, p.error) for p in found)
 
 
 @given(points=POINTS)
@@ -60,13 +75,13 @@ def test_every_point_off_the_frontier_is_beaten_by_one_on_it(points: list[Point]
 @given(points=POINTS)
 def test_by_depth_keeps_the_best_of_each_depth_that_no_shallower_one_is_as_good_as(points: list[Point]) -> None:
     wanted = {}
-    for depth in {point.depth for point in points}:
-        best = min(point.error for point in points if point.depth == depth)
-        if all(point.error > best for point in points if point.depth < depth):
+    for depth in {point.depth_blocks for point in points}:
+        best = min(point.error for point in points if point.depth_blocks == depth)
+        if all(point.error > best for point in points if point.depth_blocks < depth):
             wanted[depth] = best
     found = by_depth(points)
-    assert {point.depth: point.error for point in found} == wanted
-    assert [point.depth for point in found] == sorted(wanted, reverse=True)
+    assert {point.depth_blocks: point.error for point in found} == wanted
+    assert [point.depth_blocks for point in found] == sorted(wanted, reverse=True)
 
 
 @given(points=POINTS, place=st.integers(0, 12), depth=st.integers(1, 4))

@@ -53,7 +53,7 @@ def test_the_shallowest_schedule_whose_interval_is_within_a_budget_is_found() ->
     for depth, (_, upper) in _measured().items():
         for budget in (upper, 1.01 * upper):
             found = _planner().within(budget).chosen
-            assert found.depth == depth
+            assert found.depth_blocks == depth
             assert found.scores.interval("kl")[1] == upper
 
 
@@ -66,7 +66,7 @@ def test_an_error_within_the_budget_whose_interval_is_not_does_not_keep_it() -> 
     error, upper = _measured()[2]
     between = (error + max(error, _measured()[3][1], upper / 1.001)) / 2
     assert max(error, _measured()[3][1]) < between < upper
-    assert _planner().within(between).chosen.depth == 3
+    assert _planner().within(between).chosen.depth_blocks == 3
 
 
 def test_a_budget_above_all_errors_runs_all_blocks_side_by_side() -> None:
@@ -74,7 +74,7 @@ def test_a_budget_above_all_errors_runs_all_blocks_side_by_side() -> None:
 
 
 def test_bisection_measures_no_more_networks_than_it_must() -> None:
-    assert [candidate.depth for candidate in _planner().within(1e9).measured] == [2, 1]
+    assert [candidate.depth_blocks for candidate in _planner().within(1e9).measured] == [2, 1]
 
 
 def test_an_impossible_budget_is_refused_with_the_nearest_error_and_exit_code_1() -> None:
@@ -101,7 +101,7 @@ def test_outputs_of_nan_are_within_no_budget(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("parallelize.planning.fusibility.Fusibility.why_not", lambda *group: None)  # no products
     planner = on_vectors(needs_its_first_block().module, refit="none")
     assert not planner.measure(1).scores.error("kl") <= 1e9
-    assert planner.within(1e9).chosen.depth == 2
+    assert planner.within(1e9).chosen.depth_blocks == 2
 
 
 def test_a_budget_is_measured_with_the_metric_that_was_asked_for() -> None:
@@ -115,7 +115,9 @@ def test_a_budget_is_measured_with_the_metric_that_was_asked_for() -> None:
 def test_a_percentage_of_a_share_is_that_share() -> None:
     planner = quick("relative-l2")
     upper = planner.measure(2).scores.interval("relative-l2")[1]
-    assert planner.within(f"{101 * upper}%").chosen.depth == planner.within(1.01 * upper).chosen.depth <= 2
+    assert (
+        planner.within(f"{101 * upper}%").chosen.depth_blocks == planner.within(1.01 * upper).chosen.depth_blocks <= 2
+    )
 
 
 def test_a_percentage_of_a_value_is_one_of_the_serial_networks() -> None:
@@ -125,7 +127,7 @@ def test_a_percentage_of_a_value_is_one_of_the_serial_networks() -> None:
     assert upper[1] > 1.01 * upper[2]
     assert planner.judge.serial.value(metric) == 2
     found = planner.within(f"{100 * 1.005 * upper[2] / 2}%").chosen
-    assert found.depth == 2
+    assert found.depth_blocks == 2
     assert found.scores.interval(metric)[1] > 1.005 * upper[2] / 2
 
 
@@ -163,7 +165,7 @@ def test_once_the_time_is_over_one_group_is_measured_and_a_plan_comes_out() -> N
     assert _measured_names(planner) == ["0 0-1 sublayer"]
     assert sorted(planner.partitions()) == [3, 4]
     assert levels(planner.within(1e9).chosen.plan) == [(0, 1), (2,), (3,)]
-    assert planner.at_depth(3).chosen.depth == 3
+    assert planner.at_depth(3).chosen.depth_blocks == 3
 
 
 def test_a_depth_that_the_time_was_too_short_for_is_refused_with_what_is_there() -> None:
@@ -186,7 +188,7 @@ def test_short_groups_of_all_stacks_come_first_where_time_is_limited(monkeypatch
         ["1", "2-3"],
     ]
     assert min(planner.partitions()) == 2 + 2
-    assert planner.at_depth(4).chosen.depth == 4
+    assert planner.at_depth(4).chosen.depth_blocks == 4
 
 
 def test_when_time_ends_among_other_forms_those_that_were_measured_count(monkeypatch: pytest.MonkeyPatch) -> None:

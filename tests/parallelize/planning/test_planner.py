@@ -252,7 +252,7 @@ def test_a_stack_of_one_block_stays_serial_beside_one_of_many() -> None:
 
 def test_a_stack_whose_last_add_has_no_norm_is_planned_as_the_others_are() -> None:
     planner = on_vectors(post_norm_blocks(3, (5,)).module, "relative-l2")
-    assert planner.at_depth(1).chosen.depth == 1
+    assert planner.at_depth(1).chosen.depth_blocks == 1
     assert sorted(planner.partitions()) == [1, 2, 3, 4, 5, 6]
 
 
@@ -290,8 +290,8 @@ def test_a_form_that_makes_the_outputs_nan_is_chosen_only_where_all_do() -> None
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 5, 100])
 def test_a_schedule_of_a_wanted_depth_is_never_deeper(depth: int) -> None:
     chosen = of_vision().at_depth(depth).chosen
-    assert chosen.depth == min(depth, 4)
-    assert chosen.plan.stacks[0].depth == 2 * chosen.depth
+    assert chosen.depth_blocks == min(depth, 4)
+    assert chosen.plan.stacks[0].depth == 2 * chosen.depth_blocks
     assert chosen.plan.seed == 3
     (part,) = chosen.plan.stacks
     part.check()
@@ -393,7 +393,7 @@ def test_what_was_measured_is_listed_from_deep_to_shallow_and_measured_once() ->
     first = planner.at_depth(1).chosen
     assert planner.at_depth(1).chosen is first
     planner.at_depth(3)
-    assert [candidate.depth for candidate in planner.at_depth(2).measured] == [3, 2, 1]
+    assert [candidate.depth_blocks for candidate in planner.at_depth(2).measured] == [3, 2, 1]
 
 
 # ------------------------------------------------------------------------------------------------ the rest
