@@ -94,8 +94,6 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 }
 # One case for every network, every precision and both kinds of shapes; the rest takes minutes.
 QUICK = {
-    ("vit", "fp16", True),
-    ("minilm", "bf16", False),
     ("llama", "fp16", False),
     ("resnet", "fp32", True),
     ("resnet", "bf16", False),

@@ -60,6 +60,7 @@ def test_what_the_search_finds_is_as_deep_as_asked_and_nearer_with_its_refit(
     assert scores.top1 > scores.top1_teacher - 0.05
 
 
+@pytest.mark.slow
 def test_it_is_nearer_than_every_baseline_with_the_same_refit(
     shipped: tuple[fx.GraphModule, Split], judge: Judge, found: Candidate
 ) -> None:

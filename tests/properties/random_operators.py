@@ -46,7 +46,7 @@ _OPERATORS: dict[Operator, Callable[[Tensor], Tensor]] = {  # of hidden values (
     "unit length": lambda h: F.normalize(h, dim=-1),
     "standardised": lambda h: (h - h.mean(-1, keepdim=True)) / (h.std(-1, keepdim=True) + 1.0),
     "triangle": lambda h: h.tril(),
-    "swapped": lambda h: h.swapaxes(1, 2).cumsum(-1).movedim(1, -1),
+    "swapped": lambda h: h.swapaxes(1, 2).cumsum(-1).movedim(1, -1).contiguous(),  # a later view needs rows
     "as another": lambda h: h.flatten(1).view_as(h) + h[:, :1].expand_as(h),
     "einsum": lambda h: torch.einsum("bid,bjd,bje->bie", h, h, h) / h.shape[-1],
     "gathered": lambda h: h.gather(-1, h.argsort(-1)),

@@ -325,9 +325,9 @@ def test_a_failed_run_leaves_the_earlier_output_whole(home: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "end"),
     [
-        ("capturing the model", signal.SIGINT),
-        ("judging", signal.SIGTERM),
-        ("writing and checking ONNX", signal.SIGKILL),
+        pytest.param("capturing the model", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("judging", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("writing and checking ONNX", signal.SIGKILL, marks=pytest.mark.slow),
         ("writing the report", signal.SIGKILL),
     ],
 )
@@ -362,6 +362,7 @@ def test_heal_writes_the_healed_network_and_keeps_no_state(home: Path) -> None:
     assert not (home / "out.resume").exists()
 
 
+@pytest.mark.slow
 def test_a_healing_that_was_killed_goes_on(home: Path) -> None:
     (home / "p.json").write_text(PLAN)
     code = "import parallelize.healing.heal as h; h.KEEP_EVERY = 0.0; from parallelize.cli.main import main; main()"

@@ -116,6 +116,7 @@ def test_the_onnx_is_the_written_model_at_any_batch(conversion: Conversion) -> N
         torch.testing.assert_close(session([pixels])[0], expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_replayed_plan_gives_the_same_tensors(conversion: Conversion, data: Path, tmp_path: Path) -> None:
     plan = Plan.from_json((conversion.output / "plan.json").read_text())
     again = convert(
@@ -131,6 +132,7 @@ def test_a_replayed_plan_gives_the_same_tensors(conversion: Conversion, data: Pa
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_agree_to_the_bit(conversion: Conversion, data: Path, tmp_path: Path) -> None:
     again = convert(
         vision(),
@@ -184,6 +186,7 @@ def test_diagrams_and_page_are_drawn(conversion: Conversion) -> None:
     assert before in page
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_on_held_out_samples(data: Path, tmp_path: Path) -> None:
     generous = convert(
         vision(), tmp_path / "a", inputs=data / "fit.npz", options=ConvertOptions(max_error=10.0, rounds=1)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16")
 # A conversion for each takes ten seconds; fp32 and fp16 stand for all in the quick suite.
-TRIED = [p if p in ("fp32", "fp16") else pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS]
+TRIED = [p if p == "fp16" else pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS]
 FILES = {
     "model.pt2",
     "model.onnx",
@@ -230,6 +230,7 @@ def test_shapes_are_batches_to_32_and_the_other_sizes_of_the_data(data: Path, tm
     assert made.largest == {"input_ids": (32, 6), "attention_mask": (32, 6)}
 
 
+@pytest.mark.slow
 def test_the_users_shapes_are_used_and_a_sample_that_they_leave_out_is_told(data: Path, tmp_path: Path) -> None:
     shapes = ShapeOptions(least={"x": (2, 8)}, usual={"x": (4, 8)}, largest={"x": (6, 8)})
     building = BuildOptions(shapes=shapes, compute_capabilities=("8.9",))
@@ -337,6 +338,7 @@ def test_a_library_that_builds_on_a_gpu_only_is_refused_without_one(
 # ------------------------------------------------------------------------------------------------------- no engine
 
 
+@pytest.mark.slow
 @WITHOUT_GPU
 def test_auto_says_which_backend_it_took_and_why_and_casts_all_the_same(data: Path, tmp_path: Path) -> None:
     wanted = options(backend="auto", precision="fp16")
@@ -350,6 +352,7 @@ def test_auto_says_which_backend_it_took_and_why_and_casts_all_the_same(data: Pa
     assert {product.dtype for product in read_onnx(made.output / "model.onnx").products} == {"float16"}
 
 
+@pytest.mark.slow
 def test_weights_that_lay_beside_the_onnx_in_fp32_do_not_stay_where_the_cast_one_has_them_inside(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,6 +460,7 @@ def test_an_engine_that_computes_something_else_fails_the_conversion(tmp_path: P
     assert _run(tmp_path, "tf32").not_run is None  # products may be rounded more there
 
 
+@pytest.mark.slow
 def test_a_cast_keeps_outputs_that_leave_the_range_in_fp32_and_says_so(data: Path, tmp_path: Path) -> None:
     model = nn.Sequential(Residual([mlp(8, 16) for _ in range(4)], nn.Linear(8, 64, bias=False))).eval()
     with torch.no_grad():

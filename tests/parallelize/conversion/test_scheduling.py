@@ -55,7 +55,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("depth", "branches", "with_data"), [(1, 1, False), (2, 2, True), (3, 3, False), (4, 2, True)])
+@pytest.mark.parametrize(
+    ("depth", "branches", "with_data"),
+    [
+        (3, 3, False),
+        (4, 2, True),
+        *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((1, 1, False), (2, 2, True))),
+    ],
+)
 def test_a_para_former_of_any_size_is_fused_and_reported_as_it_is(
     depth: int, branches: int, with_data: bool, data: Path, tmp_path: Path
 ) -> None:

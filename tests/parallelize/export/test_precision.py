@@ -164,7 +164,11 @@ def _named(name: str) -> tuple[Program, tuple[Tensor, ...]]:
     return program, inputs
 
 
-NAMES = ["serial", "fused", "bert-eager", pytest.param("llama-sdpa", marks=pytest.mark.slow), "resnet-basic"]
+NAMES = [
+    "fused",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("serial", "bert-eager", "llama-sdpa")),
+    "resnet-basic",
+]
 
 
 @functools.cache
