@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from parallelize.models.capture import capture
     from parallelize.models.prepare import Source
     from parallelize.models.program import Program
-    from parallelize.planning.planner import PlannerOptions
+    from parallelize.planning.search import PlannerOptions
     from passes.errors import ParallelizeError
     from passes.plan import Plan
     from passes.stacks.find import find_stacks
@@ -76,7 +76,7 @@ _HOMES = {
     "ParallelizeError": "passes.errors",
     "Plan": "passes.plan",
     "PlanOptions": "parallelize.exploring.explore",
-    "PlannerOptions": "parallelize.planning.planner",
+    "PlannerOptions": "parallelize.planning.search",
     "Program": "parallelize.models.program",
     "Source": "parallelize.models.prepare",
     "bench": "parallelize.measuring.bench",

@@ -173,7 +173,7 @@ def plan(
     from parallelize.data import parse_inputs
     from parallelize.exploring.explore import PlanOptions, explore, table
     from parallelize.models.prepare import Source
-    from parallelize.planning.planner import PlannerOptions
+    from parallelize.planning.search import PlannerOptions
     from parallelize.terminal.progress import reporting
 
     source = Source(

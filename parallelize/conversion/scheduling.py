@@ -22,7 +22,8 @@ from parallelize.conversion.goal import AtDepth, Goal, Replay, Within
 from parallelize.conversion.job import Job
 from parallelize.metrics import Budget
 from parallelize.planning.forms import alike
-from parallelize.planning.planner import Planner, PlannerOptions, Search
+from parallelize.planning.planner import Planner
+from parallelize.planning.search import PlannerOptions, Search
 from parallelize.planning.structure import structural_plan
 from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted

@@ -35,7 +35,8 @@ from parallelize.metrics import Metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.network import Network
 from parallelize.models.prepare import Prepared, Source, prepare
-from parallelize.planning.planner import Candidate, Planner, PlannerOptions
+from parallelize.planning.planner import Planner
+from parallelize.planning.search import Candidate, PlannerOptions
 from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted
 from passes.errors import ParallelizeError

@@ -15,7 +15,8 @@ from parallelize.healing.options import HealOptions
 from parallelize.metrics import Judge
 from parallelize.models.clean import clean
 from parallelize.models.sources import LoadOptions, load_program
-from parallelize.planning.planner import Candidate, Planner, PlannerOptions
+from parallelize.planning.planner import Planner
+from parallelize.planning.search import Candidate, PlannerOptions
 from parallelize.refitting.refit import refit
 
 MODEL = Path(__file__).resolve().parents[2] / "examples" / "fashion_vit"

@@ -27,7 +27,7 @@ from parallelize.data.split import split
 from parallelize.healing.options import HealOptions
 from parallelize.metrics import Judge, predict, score
 from parallelize.models.prepare import Data
-from parallelize.planning.planner import PlannerOptions
+from parallelize.planning.search import PlannerOptions
 from passes.errors import CheckError, ParallelizeError
 from passes.plan import Plan
 from tests.parallelize.small_models import images, language, pairs, text, vision

@@ -16,7 +16,7 @@ from parallelize.data.split import split
 from parallelize.exploring.explore import PlanOptions, explore, table
 from parallelize.metrics import Judge
 from parallelize.models.prepare import Source
-from parallelize.planning.planner import PlannerOptions
+from parallelize.planning.search import PlannerOptions
 from parallelize.refitting.refit import refit
 from passes.errors import ParallelizeError
 from passes.plan import Plan
