@@ -89,11 +89,6 @@ class Healed:
         """Whether any weights were better than those of the start."""
         return self.best_step > 0
 
-    def as_dict(self) -> dict[str, Any]:
-        """Everything but the graph, as plain values."""
-        names = ("before", "after", "best_step", "steps", "seconds", "trained", "learning_rate", "device", "ending")
-        return {name: getattr(self, name) for name in names} | {"history": [asdict(e) for e in self.history]}
-
 
 def heal(
     refitted: Refitted,

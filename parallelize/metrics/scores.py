@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -111,10 +111,6 @@ class Scores:
             perplexity=self.value("perplexity") if has_perplexity else None,
             perplexity_teacher=self.serial("perplexity") if has_perplexity else None,
         )
-
-    def as_dict(self) -> dict[str, float | None]:
-        """The same as plain values."""
-        return asdict(self.plain())
 
     @property
     def relative_l2(self) -> float:

@@ -186,11 +186,11 @@ def test_scores_are_equal_where_every_sample_has_the_same_numbers() -> None:
 
 def test_plain_numbers_stand_under_their_names() -> None:
     scores = score([_logits(0)], [_logits(1)], LABELS)
-    plain = scores.as_dict()
-    assert plain["samples"] == 4
-    assert plain["kl"] == scores.kl
-    assert plain["top1_teacher"] == scores.serial("top1-drop")
-    assert plain["perplexity"] is None
+    plain = scores.plain()
+    assert plain.samples == 4
+    assert plain.kl == scores.kl
+    assert plain.top1_teacher == scores.serial("top1-drop")
+    assert plain.perplexity is None
 
 
 def test_an_unknown_metric_is_refused_with_the_names_of_all() -> None:
