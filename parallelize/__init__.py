@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from parallelize.backends.tensorrt.engine import Engine
     from parallelize.backends.tensorrt.options import BuildOptions
     from parallelize.conversion.convert import Conversion, convert
-    from parallelize.conversion.engines import EngineOptions
+    from parallelize.conversion.engine_options import EngineOptions
     from parallelize.conversion.options import ConvertOptions
     from parallelize.exploring.explore import PlanOptions, explore
     from parallelize.healing.heal import Healed, heal
@@ -70,7 +70,7 @@ _HOMES = {
     "Conversion": "parallelize.conversion.convert",
     "ConvertOptions": "parallelize.conversion.options",
     "Engine": "parallelize.backends.tensorrt.engine",
-    "EngineOptions": "parallelize.conversion.engines",
+    "EngineOptions": "parallelize.conversion.engine_options",
     "HealOptions": "parallelize.healing.options",
     "Healed": "parallelize.healing.heal",
     "ParallelizeError": "passes.errors",

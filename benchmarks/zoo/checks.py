@@ -129,7 +129,7 @@ def fuse(module: fx.GraphModule, form: Form, inputs: Sequence[Tensor]) -> Fusion
 
 def onnx_error(entry: Entry) -> float:
     """The largest relative difference of the fused pairs in ONNX Runtime from the same graph in PyTorch, float32."""
-    from parallelize.backends.onnxruntime import OnnxRuntime
+    from parallelize.backends.onnxruntime.session import OnnxRuntime
     from parallelize.export.onnx import write_onnx
 
     program, _ = clean(entry.capture())

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from parallelize.backends.choice import AUTO
 from parallelize.cli.app import app, reports_errors
 from parallelize.cli.options import (
-    BackendName,
     ComputeCapabilities,
     EngineBackend,
     HardwareName,
@@ -31,7 +31,7 @@ def build(
             "-o", "--output", help="Engine to write (default: FILE.engine).", metavar="FILE", show_default=False
         ),
     ] = None,
-    backend: EngineBackend = BackendName.auto,
+    backend: EngineBackend = AUTO,
     precision: Annotated[
         PrecisionName | None,
         typer.Option(
@@ -79,8 +79,7 @@ def build(
 
     from rich.text import Text
 
-    from parallelize.backends.tensorrt.build import build as run
-    from parallelize.backends.tensorrt.library import choose_engine_backend
+    from parallelize.backends.choice import choose_engine_backend
     from parallelize.backends.tensorrt.options import BuildOptions
     from parallelize.backends.tensorrt.profiles import ShapeOptions, parse_shapes
     from parallelize.backends.tensorrt.sidecar import sidecar_path
@@ -110,12 +109,12 @@ def build(
         hardware_compatibility=hardware_compatibility.value,
         compute_capabilities=tuple(compute_capability or ()),
     )
-    chosen, why = choose_engine_backend(backend.value)
+    choice = choose_engine_backend(backend)
     kept = None if plan is None else json.loads(read_plan(plan).to_json())
     with reporting() as report:
-        sidecar = run(onnx, target, chosen, options, plan=kept, report=report)
+        sidecar = choice.backend.build(onnx, target, options, plan=kept, report=report)
     shown = console()
-    shown.print(Text(f"backend {chosen}: {why}"))
+    shown.print(Text(f"backend {choice.backend.name}: {choice.why}"))
     print_engine(sidecar, target, shown, layers=False)
     shown.print(Text(f"Written to {target} and {target.name}.json"))
 

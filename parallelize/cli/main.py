@@ -27,6 +27,7 @@ from parallelize.cli.options import (
 )
 from parallelize.cli.output import console, descriptor_alone, echo, print_notes
 from parallelize.files.plan import read_plan
+from parallelize.inspecting.files import reader
 
 # The commands of other files are registered first.
 __all__ = ["app", "cli_engines", "cli_measuring", "cli_rewriting", "main"]
@@ -44,10 +45,11 @@ def inspect(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """List a model's residual stacks and what was refused and why; an ONNX file's operators; an engine's layers."""
-    suffix = Path(model).suffix.lower()
-    if suffix in (".onnx", ".engine"):
+    read = reader(Path(model))
+    if read is not None:
         _require_no_capture(Path(model), {"--inputs": inputs, "--weights": weights, "--input": input_shapes})
-        _inspect_file(Path(model), suffix, json_output=json_output)
+        reading = read(Path(model))
+        _echo_json(reading.content) if json_output else reading.show(console())
         return
     from parallelize.inspecting.network import as_dict, print_tables
     from parallelize.models.clean import clean
@@ -69,20 +71,6 @@ def _require_no_capture(path: Path, options: Mapping[str, object]) -> None:
             raise ParallelizeError(
                 f"{option} is for a model that is captured, and {path} is read as it is.", f"Leave {option} out."
             )
-
-
-def _inspect_file(path: Path, suffix: str, *, json_output: bool) -> None:
-    """Print an ONNX file, or an engine by its sidecar: no GPU is needed."""
-    from parallelize.backends.tensorrt.sidecar import read_sidecar
-    from parallelize.export.onnx_file import read_onnx
-    from parallelize.inspecting.engine import engine_as_dict, onnx_as_dict, print_engine, print_onnx
-
-    if suffix == ".onnx":
-        model = read_onnx(path)
-        _echo_json(onnx_as_dict(model)) if json_output else print_onnx(model, console())
-        return
-    sidecar = read_sidecar(path)
-    _echo_json(engine_as_dict(sidecar)) if json_output else print_engine(sidecar, path, console())
 
 
 def _echo_json(value: Any) -> None:

@@ -162,8 +162,8 @@ def _runner(
     trust: bool,
     tf32: bool,
 ) -> Any:
+    from parallelize.backends.runner import RunnerOptions
     from parallelize.data import parse_inputs
-    from parallelize.measuring.runners import RunnerOptions
 
     return RunnerOptions(
         threads=threads,

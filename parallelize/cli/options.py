@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from parallelize.backends.backend import PROGRAM, FileKind
+from parallelize.backends.choice import builders, choices
+from parallelize.backends.registry import backends, file_kinds
+from parallelize.inspecting.files import READERS
+from parallelize.terminal.words import listed
 
 
 class RefitName(str, Enum):
@@ -23,15 +30,6 @@ class TrainedName(str, Enum):
     all = "all"
     outer = "outer"
     lora = "lora"
-
-
-class BackendName(str, Enum):
-    """Spelled as in parallelize.backends.tensorrt.library."""
-
-    auto = "auto"
-    onnxruntime = "onnxruntime"
-    tensorrt_rtx = "tensorrt-rtx"
-    tensorrt = "tensorrt"
 
 
 class PrecisionName(str, Enum):
@@ -66,8 +64,15 @@ Model = Annotated[
         " file.py:factory, or a pickled .pt.",
     ),
 ]
+
+
+def _files(kinds: Iterable[FileKind]) -> list[str]:
+    """Such as "an .onnx" and "an .engine"."""
+    return [f"{kind.what.split()[0]} {kind.suffix}" for kind in kinds]
+
+
 Inspected = Annotated[
-    str, typer.Argument(metavar="MODEL|FILE", help="A MODEL as `convert` takes it, an .onnx, or an .engine.")
+    str, typer.Argument(metavar="MODEL|FILE", help=f"A MODEL as `convert` takes it, {listed(_files(READERS))}.")
 ]
 Weights = Annotated[
     Path | None,
@@ -160,15 +165,27 @@ MaskName = Annotated[
 ]
 Rounds = Annotated[int, typer.Option(help="How often each network is timed.", min=1)]
 Seed = Annotated[int, typer.Option(help="Seeds the split of the data.")]
+
+
+def _known_backend(name: str) -> str:
+    if name not in choices():
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, choices()))}.")
+    return name
+
+
+_BACKENDS = f"<{'|'.join(choices())}>"
+_BUILDERS = ", ".join(f"{b.name} {'on one' if b.needs_gpu else 'builds without a GPU'}" for b in builders())
 Backend = Annotated[
-    BackendName,
+    str,
     typer.Option(
-        help="What model.onnx is compiled with: tensorrt-rtx builds an engine without a GPU, tensorrt on one;"
-        " auto takes what runs here."
+        help=f"What model.onnx is compiled with: {_BUILDERS}; auto takes what runs here.",
+        metavar=_BACKENDS,
+        callback=_known_backend,
     ),
 ]
 EngineBackend = Annotated[
-    BackendName, typer.Option(help="tensorrt-rtx builds without a GPU, tensorrt on one; auto takes what builds here.")
+    str,
+    typer.Option(help=f"{_BUILDERS}; auto takes what builds here.", metavar=_BACKENDS, callback=_known_backend),
 ]
 Precision = Annotated[
     PrecisionName | None,
@@ -204,12 +221,15 @@ ComputeCapabilities = Annotated[
         show_default=False,
     ),
 ]
+
+
+_BY_SUFFIX = [kind for kind in file_kinds() if kind != PROGRAM]
 Artefacts = Annotated[
     list[str],
     typer.Argument(
         metavar="A [B ...]",
-        help="A MODEL, an .onnx, an .engine or a directory of `convert`; ARTEFACT@RUNNER chooses torch, torch-compile,"
-        " onnxruntime, onnxruntime-cuda, tensorrt or tensorrt-rtx.",
+        help=f"A MODEL, {', '.join(_files(_BY_SUFFIX))} or a directory of `convert`; ARTEFACT@RUNNER chooses"
+        f" {listed([backend.name for backend in backends()])}.",
     ),
 ]
 RealInputs = Annotated[

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from parallelize.backends.choice import AUTO
 from parallelize.cli.app import app, reports_errors
 from parallelize.cli.options import (
     AllowPickle,
     Backend,
-    BackendName,
     ComputeCapabilities,
     Force,
     Inputs,
@@ -71,7 +71,7 @@ def convert(
     heal: Annotated[
         bool, typer.Option("--heal", help="Heal the rewrite as well, as `parallelize heal` does by default.")
     ] = False,
-    backend: Backend = BackendName.auto,
+    backend: Backend = AUTO,
     precision: Precision = None,
     min_shapes: LeastShapes = None,
     opt_shapes: UsualShapes = None,
@@ -89,7 +89,7 @@ def convert(
     """Rewrite a model's depth into width: capture, plan, rewrite, refit, fuse, export, compare, time."""
     from parallelize.backends.tensorrt.options import BuildOptions
     from parallelize.backends.tensorrt.profiles import ShapeOptions, parse_shapes
-    from parallelize.conversion.engines import EngineOptions
+    from parallelize.conversion.engine_options import EngineOptions
     from parallelize.conversion.options import ConvertOptions
 
     shapes = ShapeOptions(
@@ -110,7 +110,7 @@ def convert(
         time_limit=time_limit,
         refine=refine,
         heal=HealOptions() if heal else None,
-        engine=EngineOptions(backend.value, None if precision is None else precision.value, building),
+        engine=EngineOptions(backend, None if precision is None else precision.value, building),
     )
     _convert(
         model,

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from parallelize.baselines.networks import Heal, Variants, build_variants, fused_variants
-from parallelize.conversion.engines import Built, settle, write_product
+from parallelize.conversion.engine_options import settle
+from parallelize.conversion.engines import Built, Work, write_product
 from parallelize.conversion.evidence import Evidence
 from parallelize.conversion.goal import goal_of
 from parallelize.conversion.job import Job, begin
@@ -91,12 +92,12 @@ def convert(
         ParallelizeError: with one sentence and a hint; `output` is then as it was before.
     """
     source, options = Source.of(model, **data), _with_metric(options or ConvertOptions())
-    goal, backend = goal_of(options), settle(options.engine)
+    goal, choice = goal_of(options), settle(options.engine)
     target = Path(output)
     state_file = target.resolve().with_name(f"{target.resolve().name}.resume")
     refuse_foreign(target, "report.json", "a conversion")
     with output_directory(target, force=force) as directory:
-        job = begin(source, goal, options, backend, report)
+        job = begin(source, goal, options, choice, report)
         write_serial(job.prepared.program, directory, report)
         schedule = chosen_schedule(job, report)
         variants = _networks(job, schedule, state_file, report)
@@ -157,20 +158,17 @@ def _healer(job: Job, plan: Plan, state_file: Path, report: Report) -> Heal | No
 
 def _build(job: Job, variants: Variants, measured: Measured, directory: Path, report: Report) -> Built:
     """Write the product anew in the precision that was asked for, and build the engine where one was."""
-    data, product = job.prepared.data, variants.product
-    return write_product(
-        product.program,
-        job.prepared.program,
-        directory,
-        job.options.engine,
-        job.backend,
-        data.held_out,
-        data.judge,
-        measured.comparisons[product.name].error,
-        json.loads(variants.plan.to_json()),
-        report,
-        (data.fit, data.held_out, data.judge),
+    work = Work(
+        product=variants.product.program,
+        serial=job.prepared.program,
+        directory=directory,
+        options=job.options.engine,
+        choice=job.choice,
+        data=job.prepared.data,
+        onnx_error=measured.comparisons[variants.product.name].error,
+        plan=json.loads(variants.plan.to_json()),
     )
+    return write_product(work, report)
 
 
 def _save_program(program: Program, path: Path) -> None:

@@ -9,69 +9,37 @@ that has kernels for the precision. What could not be checked on this machine is
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from parallelize.backends.onnxruntime import OnnxRuntime
-from parallelize.backends.tensorrt.build import build, require
-from parallelize.backends.tensorrt.engine import Engine
-from parallelize.backends.tensorrt.library import AUTO, ONNXRUNTIME, choose_backend
+from parallelize.backends.backend import ONNX, Backend
+from parallelize.backends.choice import Choice
+from parallelize.backends.onnxruntime.session import OnnxRuntime
+from parallelize.backends.runner import RunnerOptions
+from parallelize.backends.tensorrt.backend import ENGINE, EngineBackend
 from parallelize.backends.tensorrt.options import BuildOptions, Precision
-from parallelize.backends.tensorrt.profiles import BATCH, Shape, ShapeOptions, choose_profiles
+from parallelize.backends.tensorrt.profiles import BATCH, Shape, ShapeOptions
 from parallelize.backends.tensorrt.sidecar import Sidecar, sidecar_path
+from parallelize.conversion.engine_options import HALF, EngineOptions
 from parallelize.conversion.engine_result import BackendResult, Counts, EngineResult, PrecisionResult
 from parallelize.data import Samples
-from parallelize.data.padding import real_outputs
+from parallelize.data.split import Split
 from parallelize.data.tensor_spec import TensorSpec
 from parallelize.export.onnx import write_onnx
 from parallelize.export.precision import PrecisionRecord, cast
-from parallelize.machine.latency import Latency, in_turn
+from parallelize.machine.latency import Latency
+from parallelize.measuring.written import CHECKED, compared, latencies
 from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
-from passes.graph.agreement import change
-from passes.graph.dataflow import tensor_value
-from passes.graph.operators import gemms
-from passes.graph.outputs import flat_outputs
-from passes.precision.cast_precision import Precision as CastPrecisionName
 
-ENGINE = "model.engine"
+ROUNDS = 200  # of timing engines
 SAMPLES = 64  # on which the islands of a cast are chosen
-HALF: dict[str, CastPrecisionName] = {"fp16": "fp16", "bf16": "bf16"}
-_HALF_DTYPES = (torch.float16, torch.bfloat16)
 _NO_KERNEL = "NOT_IMPLEMENTED"  # in the words of ONNX Runtime
-# Of the largest output: other kernels add in another order, and a product of TensorFloat-32 keeps ten bits.
-TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What a conversion builds beside the ONNX file.
-
-    Attributes:
-        backend: "auto", "onnxruntime" for no engine, "tensorrt-rtx" or "tensorrt".
-        precision: of the model that is exported; inputs and outputs keep their dtypes. None is that of the model.
-        build: how the engine is built; its precision is the one above.
-    """
-
-    backend: str = AUTO
-    precision: Precision | None = None
-    build: BuildOptions = field(default_factory=BuildOptions)
-
-    @property
-    def computes_in(self) -> Precision:
-        """The precision; fp32 where none was given."""
-        return self.precision or "fp32"
-
-    def of_model(self, precision: Precision) -> EngineOptions:
-        """The options for a model that computes in this precision."""
-        return replace(self, precision=self.precision or precision)
 
 
 @dataclass(frozen=True)
@@ -121,152 +89,109 @@ class Built:
         )
 
 
-def settle(options: EngineOptions) -> tuple[str, str]:
-    """The backend and why, before anything takes time.
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a conversion has made so far, and what is to become of it.
 
-    Raises:
-        EnvironmentLackError: the library that was asked for is not installed, or needs a GPU that is not here.
-        ParallelizeError: an option that is for engines only, without one, or one that the library does not have.
-    """
-    backend, why = choose_backend(options.backend)
-    if backend != ONNXRUNTIME:
-        require(backend, options.build)
-        return backend, why
-    hint = "Add --backend tensorrt-rtx or --backend tensorrt, or leave {} out."
-    if options.build != BuildOptions():
-        raise ParallelizeError(
-            f"Shapes and other options of an engine were given, but the backend is {ONNXRUNTIME}: {why}.",
-            hint.format("them"),
-        )
-    if options.computes_in == "tf32":
-        raise ParallelizeError(
-            f"tf32 is how an engine computes, not how a model is stored, but the backend is {ONNXRUNTIME}: {why}.",
-            hint.format("it"),
-        )
-    return backend, why
-
-
-def check_shapes(program: Program, options: EngineOptions) -> None:
-    """Refuse shapes that do not fit the model's inputs, which a rewrite leaves as they are.
-
-    Raises:
-        ParallelizeError: naming the shape.
-    """
-    if options.build.shapes != ShapeOptions():
-        choose_profiles(program.inputs, options.build.shapes)
-
-
-def check_precision(program: Program, options: EngineOptions, backend: str) -> None:
-    """Refuse an engine in fp32 of a model that computes in half precision, before the search.
-
-    Raises:
-        ParallelizeError: naming the dtype.
-    """
-    if backend == ONNXRUNTIME or options.computes_in in HALF:
-        return
-    for node in program.module.graph.nodes:
-        value = tensor_value(node)
-        if gemms(node) and value is not None and value.dtype in _HALF_DTYPES:
-            spelled = "bf16" if value.dtype == torch.bfloat16 else "fp16"
-            raise ParallelizeError(
-                f"{program.origin} computes in {spelled} already, so its engine cannot be {options.computes_in}.",
-                f"Use --precision {spelled}, or --backend onnxruntime for no engine.",
-            )
-
-
-def write_product(
-    product: Program,
-    serial: Program,
-    directory: Path,
-    options: EngineOptions,
-    backend: tuple[str, str],
-    samples: Samples,
-    judge: Samples,
-    onnx_error: float,
-    plan: Mapping[str, Any],
-    report: Report,
-    every: Sequence[Samples] = (),
-) -> Built:
-    """Write model.onnx anew where another precision than fp32 was asked for, and the engine where one was.
-
-    Args:
+    Attributes:
         product: the rewritten and fused model.
         serial: the model as captured, for the count of its engine's layers.
         directory: where the files go, with model.onnx in fp32; scratch files are removed again.
-        options: backend, precision and how to build.
-        backend: what `settle` gave.
-        samples: choose what stays in fp32.
-        judge: samples on which outputs are compared.
+        options: precision and how to build.
+        choice: the backend, as `settle` gave it.
+        data: what is held out chooses what stays in fp32, outputs are compared on what judges, and no sample may leave
+            the range of the precision.
         onnx_error: of model.onnx in fp32 against the graph of `product`.
         plan: for the sidecar.
-        report: told what is being done.
-        every: all samples there are, none of which may leave the range of the precision; without it those above.
+    """
+
+    product: Program
+    serial: Program
+    directory: Path
+    options: EngineOptions
+    choice: Choice[Backend]
+    data: Split
+    onnx_error: float
+    plan: Mapping[str, Any]
+
+    @property
+    def onnx(self) -> Path:
+        """The product as ONNX."""
+        return self.directory / ONNX.product
+
+    @property
+    def engine(self) -> Path:
+        """The product as an engine."""
+        return self.directory / ENGINE.product
+
+
+def write_product(work: Work, report: Report) -> Built:
+    """Write model.onnx anew where another precision than fp32 was asked for, and the engine where one was.
 
     Raises:
         CheckError: the ONNX file or the engine does not compute what the graph computes, or half precision cannot.
         ParallelizeError: as `build`.
     """
-    name, why = backend
-    made, record = _cast(product, options.computes_in, samples, every or (samples, judge), report)
-    result = Built(name, why, record, onnx_error)
-    if made is not product:
-        error, skipped = _write_cast(made, directory, judge, TOLERANCE[options.computes_in])
+    precision, builder, judge = work.options.computes_in, work.choice.builder, work.data.judge
+    made, record = _cast(work, report)
+    result = Built(work.choice.backend.name, work.choice.why, record, work.onnx_error)
+    if made is not work.product:
+        error, skipped = _write_cast(made, work.onnx, judge, precision)
         result = replace(result, onnx_error=error, onnx_skipped=skipped)
-    if name == ONNXRUNTIME:
+    if builder is None:
         return result
-    shapes = options.build.shapes if options.build.shapes != ShapeOptions() else _shapes(product, judge)
-    building = replace(options.build, precision=options.computes_in, shapes=shapes)
+    given = work.options.build.shapes
+    shapes = given if given != ShapeOptions() else _shapes(work.product, judge)
+    building = replace(work.options.build, precision=precision, shapes=shapes)
     errors = _errors(record, result.onnx_error)
-    sidecar = build(
-        directory / "model.onnx", directory / ENGINE, name, building, plan=plan, errors=errors, report=report
-    )
-    twin = directory / "serial.engine"
-    other = _build_twin(serial, twin, name, building, record, report)
+    sidecar = builder.build(work.onnx, work.engine, building, plan=work.plan, errors=errors, report=report)
+    twin = work.directory / f"serial{ENGINE.suffix}"
+    other = _build_twin(work.serial, twin, builder, building, record, report)
     counts = {"serial": Counts.of(other.layers), "rewrite": Counts.of(sidecar.layers)}
     result = replace(result, sidecar=sidecar, counts=counts)
-    result = _run(result, made, directory / ENGINE, twin, judge, options.computes_in, report)
-    for path in directory.glob("serial.*"):
+    result = _run(result, work, made, twin, report)
+    for path in work.directory.glob("serial.*"):
         path.unlink()
     return result
 
 
-def _cast(
-    program: Program, precision: Precision, samples: Samples, every: Sequence[Samples], report: Report
-) -> tuple[Program, PrecisionRecord]:
+def _cast(work: Work, report: Report) -> tuple[Program, PrecisionRecord]:
     """Cast for fp16 and bf16; the program itself for the others.
 
     Raises:
         CheckError: the outputs of every candidate are infinite or no numbers.
     """
+    precision, data = work.options.computes_in, work.data
     if precision not in HALF:
-        return cast(program, "fp32")
+        return cast(work.product, "fp32")
     report(f"casting to {precision}", None)
-    made, record = cast(program, HALF[precision], samples.head(SAMPLES), every=every)
+    every = (data.fit, data.held_out, data.judge)
+    made, record = cast(work.product, HALF[precision], data.held_out.head(SAMPLES), every=every)
     if record.errors and not isfinite(min(error for _, error in record.errors)):
         raise CheckError(
-            f"The outputs of {program.origin} are infinite or no numbers in {precision}, whatever stays in fp32.",
+            f"The outputs of {work.product.origin} are infinite or no numbers in {precision}, whatever stays in fp32.",
             "Use --precision bf16, which has the range of fp32, or fp32.",
         )
     return made, record
 
 
-def _write_cast(made: Program, directory: Path, judge: Samples, tolerance: float) -> tuple[float | None, str | None]:
+def _write_cast(made: Program, onnx: Path, judge: Samples, precision: Precision) -> tuple[float | None, str | None]:
     """Write the cast program in the place of model.onnx: its error against its graph, or why there is none."""
-    for path in directory.glob("model.onnx*"):  # with weights beside it, which a smaller file has inside
+    for path in onnx.parent.glob(f"{onnx.name}*"):  # with weights beside it, which a smaller file has inside
         path.unlink()
-    write_onnx(made, directory / "model.onnx")
-    return _check_onnx(made, directory / "model.onnx", judge, tolerance)
+    write_onnx(made, onnx)
+    return _check_onnx(made, onnx, judge, precision)
 
 
 def _build_twin(
-    serial: Program, path: Path, backend: str, options: BuildOptions, record: PrecisionRecord, report: Report
+    serial: Program, path: Path, builder: EngineBackend, options: BuildOptions, record: PrecisionRecord, report: Report
 ) -> Sidecar:
     """The engine of the serial network, with the islands of the rewrite."""
     report("building the engine of the serial network, to count its layers", None)
-    onnx = path.with_suffix(".onnx")
+    onnx = path.with_suffix(ONNX.suffix)
     is_cast = record.kept is not None and record.dtype in HALF
     write_onnx(cast(serial, record.dtype, None, [record.kept])[0] if is_cast and record.kept else serial, onnx)
-    return build(onnx, path, backend, options, report=report)
+    return builder.build(onnx, path, options, report=report)
 
 
 def _errors(record: PrecisionRecord, onnx_error: float | None) -> dict[str, float]:
@@ -280,22 +205,18 @@ def _errors(record: PrecisionRecord, onnx_error: float | None) -> dict[str, floa
     return found
 
 
-def _check_onnx(program: Program, path: Path, judge: Samples, tolerance: float) -> tuple[float | None, str | None]:
-    batch = judge.batch(32)
+def _check_onnx(program: Program, path: Path, judge: Samples, precision: Precision) -> tuple[float | None, str | None]:
+    """The error of an ONNX file against its graph, or why ONNX Runtime does not run it."""
     try:
-        outputs = OnnxRuntime(path, 1)(batch)
+        outputs = OnnxRuntime(path, threads=1)(judge.batch(CHECKED))
     except Exception as error:  # ONNX Runtime raises its own classes without a common base
         reason = str(error).splitlines()[0].rstrip(".")
         if _NO_KERNEL not in reason:
             raise CheckError(
-                f"ONNX Runtime does not take model.onnx: {reason}.", "Please report this with the model."
+                f"ONNX Runtime does not take {path.name}: {reason}.", "Please report this with the model."
             ) from error
         return None, reason
-    expected = flat_outputs(program.module, batch)
-    moved = change(expected, outputs, real_outputs(program.module, judge, batch, expected))
-    if not moved.within(tolerance):
-        raise CheckError(f"model.onnx differs from its graph by {moved}.", "Please report this with the model.")
-    return moved.largest, None
+    return compared(path.name, lambda _inputs: outputs, program, judge, precision).error, None
 
 
 def _shapes(program: Program, judge: Samples) -> ShapeOptions:
@@ -317,43 +238,30 @@ def _with_batch(shape: Shape, spec: TensorSpec, batch: int) -> Shape:
     return (spec.sizes(dict.fromkeys(words, batch))[0] if words else shape[0], *shape[1:])
 
 
-def _run(
-    result: Built, program: Program, path: Path, serial: Path, judge: Samples, precision: Precision, report: Report
-) -> Built:
-    """Compare and time the engines where a GPU runs them."""
+def _run(result: Built, work: Work, made: Program, twin: Path, report: Report) -> Built:
+    """Compare and time the engines of the product, which computes `made`, and of its serial twin where a GPU is."""
+    builder, judge = work.choice.builder, work.data.judge
+    assert builder is not None
     assert result.sidecar is not None
     profiles = result.sidecar.profiles
     sampled = [(p, rows) for p, name in zip(profiles, judge.stored, strict=True) if (rows := judge.feed(name).rows)]
-    batch, single = judge.batch(min([32, *(p.largest[0] // rows for p, rows in sampled if p.largest)])), judge.batch(1)
-    for value, profile in [*zip(batch, profiles, strict=True), *zip(single, profiles, strict=True)]:
+    size = min([CHECKED, *(p.largest[0] // rows for p, rows in sampled if p.largest)])
+    for value, profile in [pair for n in (size, 1) for pair in zip(judge.batch(n), profiles, strict=True)]:
         if not profile.holds(value.shape):
             shape = "x".join(map(str, value.shape))
             return replace(result, not_run=f"It takes {profile}, and the samples that judge make {shape}.")
-    try:
-        engine, twin = Engine(path), Engine(serial)
-    except EnvironmentLackError as error:
-        return replace(result, not_run=str(error))
-    except ParallelizeError as error:
-        return replace(result, not_run=f"{error} {error.hint}")
-    with engine, twin, torch.no_grad():
+    with ExitStack() as stack:
+        try:
+            engine, serial = (
+                stack.enter_context(builder.opened(str(file), ENGINE, RunnerOptions())) for file in (work.engine, twin)
+            )
+        except EnvironmentLackError as error:
+            return replace(result, not_run=str(error))
+        except ParallelizeError as error:
+            return replace(result, not_run=f"{error} {error.hint}")
         report("running the engine", None)
-        expected = flat_outputs(program.module, batch)
-        moved = change(expected, engine(batch), real_outputs(program.module, judge, batch, expected))
-        if not moved.within(TOLERANCE[precision]):
-            raise CheckError(f"The engine differs from its graph by {moved}.", "Please report this with the model.")
-        calls = {name: _waiting(e, single) for name, e in (("serial", twin), ("rewrite", engine))}
-        latencies = in_turn(calls)
-    sidecar = replace(result.sidecar, errors={**result.sidecar.errors, "engine against graph": moved.largest})
-    sidecar_path(path).write_text(sidecar.to_json())
-    return replace(result, sidecar=sidecar, latencies=latencies)
-
-
-def _waiting(engine: Engine, inputs: Sequence[Tensor]) -> Any:
-    """A call that runs the inputs on the GPU and waits."""
-    call = engine.bound([value.cuda() for value in inputs])
-
-    def run() -> None:
-        call()
-        torch.cuda.current_stream().synchronize()
-
-    return run
+        moved = compared("The engine", engine, made, judge, work.options.computes_in, size=size).error
+        times = latencies({"serial": serial, "rewrite": engine}, judge, ROUNDS)
+    sidecar = replace(result.sidecar, errors={**result.sidecar.errors, "engine against graph": moved})
+    sidecar_path(work.engine).write_text(sidecar.to_json())
+    return replace(result, sidecar=sidecar, latencies=times)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from parallelize.conversion.engines import check_precision, check_shapes
+from parallelize.backends.backend import Backend
+from parallelize.backends.choice import Choice
+from parallelize.conversion.engine_options import check_precision, check_shapes
 from parallelize.conversion.goal import Goal, Replay, Within
 from parallelize.conversion.options import ConvertOptions
-from parallelize.healing.pair import choose_device
+from parallelize.machine.device import choose_device
 from parallelize.metrics import Metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.prepare import Prepared, Source, prepare
@@ -25,7 +27,7 @@ class Job:
         graph: of the model's stacks.
         metric: the one that was asked for, or that fits the outputs.
         options: with the precision of the model, and without a refit on noise.
-        backend: its name, and why it was taken.
+        choice: the backend, and why it was taken.
     """
 
     prepared: Prepared
@@ -33,10 +35,10 @@ class Job:
     metric: Metric
     goal: Goal
     options: ConvertOptions
-    backend: tuple[str, str]
+    choice: Choice[Backend]
 
 
-def begin(source: Source, goal: Goal, options: ConvertOptions, backend: tuple[str, str], report: Report) -> Job:
+def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Backend], report: Report) -> Job:
     """Prepare model and data, and hold what was asked for against them.
 
     Raises:
@@ -45,7 +47,7 @@ def begin(source: Source, goal: Goal, options: ConvertOptions, backend: tuple[st
     prepared = prepare(source, goal.plan.seed if isinstance(goal, Replay) else options.seed, report)
     options = replace(options, engine=options.engine.of_model(prepared.precision))
     check_shapes(prepared.program, options.engine)
-    check_precision(prepared.program, options.engine, backend[0])
+    check_precision(prepared.program, options.engine, choice)
     graph = stack_graph(prepared.stacks.stacks)
     if options.heal is not None:
         choose_device(options.heal.device)  # what is not there is refused before the long work
@@ -57,7 +59,7 @@ def begin(source: Source, goal: Goal, options: ConvertOptions, backend: tuple[st
     metric = choose_metric(options.metric, prepared.program, prepared.data.judge)
     if isinstance(goal, Within) and not goal.is_default:
         goal.budget.check(metric)
-    return Job(prepared, graph, metric, goal, options, backend)
+    return Job(prepared, graph, metric, goal, options, choice)
 
 
 def _refuse_without_data(goal: Goal, options: ConvertOptions) -> None:

@@ -9,23 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.baselines.networks import SERIAL, Variants
 from parallelize.conversion.job import Job
-from parallelize.conversion.result import OnnxComparison
 from parallelize.data import Samples
-from parallelize.data.padding import real_outputs
 from parallelize.export.onnx import write_onnx
-from parallelize.machine.latency import Latency, in_turn
+from parallelize.machine.latency import Latency
+from parallelize.measuring.written import Comparison, compared, latencies
 from parallelize.metrics import Judge, Metric, Scores
 from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
-from passes.errors import CheckError
-from passes.graph.agreement import change
-from passes.graph.outputs import flat_outputs
 
-CHECKED = 32  # samples that an ONNX file is compared with its graph on
-ONNX_TOLERANCE = 1e-3  # of the largest output, float32 sums in another order
 SCRATCH, SERIAL_ONNX = "scratch", "serial.onnx"  # beside the products, removed in the end
 
 
@@ -35,7 +29,7 @@ class Measured:
 
     scores: Mapping[str, Scores]
     latencies: Mapping[str, Latency]
-    comparisons: Mapping[str, OnnxComparison]
+    comparisons: Mapping[str, Comparison]
 
 
 def write_serial(program: Program, directory: Path, report: Report) -> None:
@@ -71,14 +65,16 @@ def measure(job: Job, variants: Variants, directory: Path, report: Report) -> Me
         name = "model.onnx" if network.name == variants.product.name else f"{SCRATCH}/{number}.onnx"
         path = _written(network.program, job.prepared.program, directory, name)
         sessions[network.name] = session = OnnxRuntime(path, job.options.threads)
-        comparisons[network.name] = _compared(network.name, network.program, session, variants[SERIAL].program, judge)
+        what = f"The ONNX of '{network.name}'"
+        comparisons[network.name] = compared(
+            what, session, network.program, judge, like=variants[SERIAL].program.module
+        )
     report("timing", None)
-    single = judge.batch(1)
-    latencies = in_turn({name: session.bound(single) for name, session in sessions.items()}, job.options.rounds)
+    times = latencies(sessions, judge, job.options.rounds)
     for path in (directory / SCRATCH).iterdir():
         path.unlink()
     (directory / SCRATCH).rmdir()
-    return Measured(scores, latencies, comparisons)
+    return Measured(scores, times, comparisons)
 
 
 def _score(variants: Variants, samples: Samples, metric: Metric, report: Report) -> dict[str, Scores]:
@@ -99,14 +95,3 @@ def _written(program: Program, serial: Program, directory: Path, name: str) -> P
         return directory / SCRATCH / SERIAL_ONNX
     write_onnx(program, directory / name)
     return directory / name
-
-
-def _compared(name: str, program: Program, session: OnnxRuntime, teacher: Program, judge: Samples) -> OnnxComparison:
-    batch = judge.batch(CHECKED)
-    outputs = flat_outputs(program.module, batch)
-    moved = change(outputs, session(batch), real_outputs(teacher.module, judge, batch, outputs))
-    if not moved.within(ONNX_TOLERANCE):
-        raise CheckError(
-            f"The ONNX of '{name}' differs from its graph by {moved}.", "Please report this with the model."
-        )
-    return OnnxComparison(moved.largest, ONNX_TOLERANCE, judge.fixed or min(CHECKED, len(judge)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from parallelize.conversion.engines import EngineOptions
+from parallelize.conversion.engine_options import EngineOptions
 from parallelize.healing.options import HealOptions
 from parallelize.metrics import Budget, Metric
 from passes.plan import Plan, Refit

@@ -17,6 +17,7 @@ from parallelize.healing.heal import Ending, Evaluation
 from parallelize.healing.options import HealOptions
 from parallelize.machine.latency import Latency
 from parallelize.machine.measured_on import Machine
+from parallelize.measuring.written import Comparison
 from parallelize.metrics.scores import PlainScores
 from parallelize.refitting.records import LevelRefit
 from passes.errors import ParallelizeError
@@ -82,15 +83,6 @@ class FoundStack:
 
 
 @dataclass(frozen=True)
-class OnnxComparison:
-    """An ONNX file against the graph it was written from: largest difference over the largest output."""
-
-    error: float
-    tolerance: float
-    samples: int
-
-
-@dataclass(frozen=True)
 class MeasuredNetwork:
     """One network of the comparison.
 
@@ -119,7 +111,7 @@ class MeasuredNetwork:
     values: Mapping[str, float]
     value_intervals: Mapping[str, tuple[float, float]]
     onnxruntime_ms: Latency
-    onnx_against_graph: OnnxComparison
+    onnx_against_graph: Comparison
 
 
 @dataclass(frozen=True)

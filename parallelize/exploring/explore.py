@@ -22,15 +22,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.baselines.deletion import deletion_plan
 from parallelize.exploring import heat_map, sensitivity
 from parallelize.exploring.frontier import Point, by_depth, frontier
 from parallelize.exploring.frontier_plot import plot
 from parallelize.export.onnx import write_onnx
 from parallelize.files.whole_directory import output_directory, refuse_foreign
-from parallelize.machine.latency import in_turn
 from parallelize.machine.measured_on import machine
+from parallelize.measuring.written import latencies
 from parallelize.metrics import Metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.network import Network
@@ -182,18 +182,17 @@ def _timed(points: Sequence[Point], prepared: Prepared, options: PlanOptions, re
     """The points with their latency, timed in turn, where that was asked for."""
     if not options.latency:
         return list(points)
-    single = prepared.data.held_out.batch(1)
     with tempfile.TemporaryDirectory() as folder:
         sessions = {}
         for number, point in enumerate(points):
             report("writing ONNX to time", number / len(points))
             path = Path(folder) / f"{number}.onnx"
             write_onnx(point.network.program, path)
-            sessions[str(number)] = OnnxRuntime(path, options.threads).bound(single)
+            sessions[str(number)] = OnnxRuntime(path, options.threads)
             path.unlink()
         report("timing", None)
-        latencies = in_turn(sessions, options.rounds)
-    return [replace(point, latency=latencies[str(number)].median) for number, point in enumerate(points)]
+        times = latencies(sessions, prepared.data.held_out, options.rounds)
+    return [replace(point, latency=times[str(number)].median) for number, point in enumerate(points)]
 
 
 def _content(prepared: Prepared, metric: Metric, every: Sequence[Point], options: PlanOptions) -> dict[str, Any]:

@@ -29,9 +29,10 @@ from parallelize.data.fingerprint import run_identity
 from parallelize.healing.loss import Quotient
 from parallelize.healing.options import HealOptions
 from parallelize.healing.pace import Pace
-from parallelize.healing.pair import Pair, choose_device, pair
+from parallelize.healing.pair import Pair, pair
 from parallelize.healing.resume import read_state, write_state
 from parallelize.healing.weights import merged, trainable
+from parallelize.machine.device import choose_device
 from parallelize.refitting.records import Refitted
 from parallelize.terminal.progress import Report
 from passes.errors import ParallelizeError

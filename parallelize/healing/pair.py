@@ -8,11 +8,8 @@ Both are cut out of their graphs and share what is not trained.
 
 from __future__ import annotations
 
-import copy
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -20,10 +17,11 @@ from torch import Tensor, fx
 from parallelize.data import Samples
 from parallelize.data.padding import layouts, mask_position
 from parallelize.healing.loss import Distance
-from parallelize.healing.weights import Weight, held
+from parallelize.healing.weights import Weight
+from parallelize.models.placement import on_device
 from parallelize.models.states import output_tensors, placeholders
 from parallelize.refitting.records import Refitted
-from passes.errors import EnvironmentLackError, ParallelizeError
+from passes.errors import ParallelizeError
 from passes.graph.dataflow import is_float, tensor_value
 from passes.graph.segment import extract
 
@@ -107,44 +105,3 @@ def _require_logits(outputs: Sequence[fx.Node]) -> None:
             "Healing by KL needs one output of logits, (samples, classes) or (samples, tokens, vocabulary).",
             "Use --metric relative-l2.",
         )
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name, or else a GPU where there is one.
-
-    Raises:
-        ParallelizeError: there is no such name.
-        EnvironmentLackError: there is no such GPU.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ParallelizeError(f"{name!r} names no device.", "Use cpu, cuda or cuda:N.") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ParallelizeError(f"{name!r} is neither the CPU nor a CUDA GPU.", "Use cpu, cuda or cuda:N.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise EnvironmentLackError(f"There is no GPU {name}.", "Leave out --device, or use --device cpu.")
-    return device
-
-
-def on_device(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
-    """The module with its tensors on `device`, detached; the tensors that a captured graph makes are made there too."""
-    targets = {str(node.target) for node in module.graph.find_nodes(op="get_attr")}
-    attributes = {target: _placed(operator.attrgetter(target)(module), device) for target in targets}
-    graph = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
-    for node in module.graph.nodes:
-        made = copied[node] = graph.node_copy(node, copied.__getitem__)
-        if node.op == "call_function":
-            made.args, made.kwargs = fx.node.map_aggregate(
-                (made.args, made.kwargs), lambda value: device if isinstance(value, torch.device) else value
-            )
-    return fx.GraphModule(attributes, graph)
-
-
-def _placed(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return held(value, device)
-    return copy.deepcopy(value).to(device) if isinstance(value, torch.nn.Module) else value

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from parallelize.healing.options import HealOptions
+from parallelize.models.placement import held
 from passes.errors import ParallelizeError
 from passes.graph import operators as ops
 from passes.graph.dataflow import tensor_inputs
@@ -183,11 +184,6 @@ def _tied(cluster: Sequence[tuple[fx.Node, Tensor]]) -> list[tuple[tuple[fx.Node
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         found.setdefault(key, ([], tensor))[0].append(node)
     return [(tuple(nodes), tensor) for nodes, tensor in found.values()]
-
-
-def held(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor that is not trained, on `device`; copied only where it must be."""
-    return tensor.detach().to(device, copy=tensor.is_inference())
 
 
 def _private(tensor: Tensor, device: torch.device) -> Tensor:

@@ -12,18 +12,9 @@ import numpy as np
 
 SLICE = 0.03  # seconds of one candidate's turn
 LEAST = 10  # iterations that are measured in any case
+WARM_UP = 20  # calls before the rounds
 
 Call = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Wall-clock milliseconds of one call over `rounds` rounds."""
-
-    median: float
-    p90: float
-    p99: float
-    rounds: int
 
 
 @dataclass(frozen=True)
@@ -51,60 +42,74 @@ def host_clock(call: Call) -> Moment:
     return Moment((time.perf_counter_ns() - start) / 1e6)
 
 
-def in_turn(candidates: Mapping[str, Call], rounds: int = 200, warm_up: int = 20) -> dict[str, Latency]:
-    """Time every candidate once in each round.
+@dataclass(frozen=True)
+class Length:
+    """How long each candidate is measured: until it has made so many calls and has run for so many seconds.
 
-    Args:
-        candidates: calls to time, by name.
-        rounds: how often each is timed.
-        warm_up: rounds before that are not counted.
+    Attributes:
+        calls: that are counted at least.
+        seconds: that are counted at least. A turn is SLICE of them or one call, whichever is longer.
+        warm_up_calls: calls before that are not counted, at least.
+        warm_up: seconds before that are not counted, at least.
     """
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    with _no_collection():
-        for number in range(warm_up + rounds):
-            for name, call in candidates.items():
-                moment = host_clock(call)
-                if number >= warm_up:
-                    times[name].append(moment.host)
-    return {name: _summary(values) for name, values in times.items()}
+
+    calls: int = LEAST
+    seconds: float = 0.0
+    warm_up_calls: int = 1
+    warm_up: float = 0.0
 
 
-def _summary(values: list[float]) -> Latency:
-    median, p90, p99 = percentiles(values, (50, 90, 99))
-    return Latency(median, p90, p99, len(values))
-
-
-def in_turn_for(
-    candidates: Mapping[str, tuple[Call, Clock]], seconds: float, warm_up: float = 0.2
-) -> dict[str, list[Moment]]:
-    """Time every candidate for as many seconds, in turns of SLICE seconds or one call.
+def in_turn(candidates: Mapping[str, tuple[Call, Clock]], length: Length) -> dict[str, list[Moment]]:
+    """Time every candidate, each after its warm-up, in turns.
 
     Args:
         candidates: calls to time, each with what times it, by name.
-        seconds: measured of each; LEAST calls are in any case.
-        warm_up: seconds of each before that are not counted.
+        length: how long each is measured.
     """
     counted: dict[str, list[Moment]] = {name: [] for name in candidates}
     with _no_collection():
         for call, clock in candidates.values():
-            _turn(call, clock, warm_up)
+            _turn(call, clock, length.warm_up_calls, length.warm_up)
         spent = dict.fromkeys(candidates, 0.0)
-        while waiting := [n for n in candidates if spent[n] < seconds * 1e3 or len(counted[n]) < LEAST]:
+        while waiting := [n for n in candidates if spent[n] < length.seconds * 1e3 or len(counted[n]) < length.calls]:
             for name in waiting:
-                moments = _turn(*candidates[name], min(SLICE, seconds))
+                moments = _turn(*candidates[name], 1, min(SLICE, length.seconds))
                 counted[name] += moments
                 spent[name] += sum(moment.host for moment in moments)
     return counted
 
 
-def _turn(call: Call, clock: Clock, seconds: float) -> list[Moment]:
-    """Call again and again for so many seconds, and once at least."""
-    moments = [clock(call)]
-    spent = moments[0].host
-    while spent < seconds * 1e3:
+def _turn(call: Call, clock: Clock, calls: int, seconds: float) -> list[Moment]:
+    """Call again and again, at least so often and for so many seconds."""
+    moments: list[Moment] = []
+    spent = 0.0
+    while len(moments) < calls or spent < seconds * 1e3:
         moments.append(clock(call))
         spent += moments[-1].host
     return moments
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall-clock milliseconds of one call over `rounds` rounds."""
+
+    median: float
+    p90: float
+    p99: float
+    rounds: int
+
+    @classmethod
+    def of(cls, moments: Sequence[Moment]) -> Latency:
+        """Of the calls that were counted."""
+        median, p90, p99 = percentiles([moment.host for moment in moments], (50, 90, 99))
+        return cls(median, p90, p99, len(moments))
+
+
+def in_rounds(candidates: Mapping[str, Call], rounds: int) -> dict[str, Latency]:
+    """Latency of calls that return when their result is there, each timed once in each round."""
+    calls = {name: (call, host_clock) for name, call in candidates.items()}
+    length = Length(calls=rounds, warm_up_calls=WARM_UP)
+    return {name: Latency.of(moments) for name, moments in in_turn(calls, length).items()}
 
 
 def percentiles(values: Sequence[float], shares: Sequence[float]) -> list[float]:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 
+from parallelize.backends.artefact import Artefact, parse_artefact
+from parallelize.backends.runner import Runner, RunnerOptions
 from parallelize.data.shared_inputs import share
 from parallelize.machine.gpu_clock import gpu_clock, graphed, new_stream
-from parallelize.machine.latency import Call, Clock, Moment, host_clock, in_turn_for, percentiles
+from parallelize.machine.latency import Call, Clock, Length, Moment, host_clock, in_turn, percentiles
 from parallelize.machine.torch_settings import torch_settings
 from parallelize.measuring.compare import distinct
 from parallelize.measuring.rivals import rivals
-from parallelize.measuring.runners import Artefact, Runner, RunnerOptions, opened, parse_artefact
 from parallelize.models.capture import first_sentence
 from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
@@ -167,7 +168,7 @@ def bench(
             _require_some(ready, skipped)
             report("timing", None)
             calls = {label: (each.call, each.clock) for label, each in ready.items()}
-            moments = in_turn_for(calls, options.duration, options.warm_up / 1e3)
+            moments = in_turn(calls, Length(seconds=options.duration, warm_up=options.warm_up / 1e3))
     by_gpu = all(runners[label].device.type == "cuda" for label in ready)
     timings = (_timing(label, runners[label], ready[label], moments[label], options, by_gpu=by_gpu) for label in ready)
     return BenchResult(tuple(timings), tuple(skipped), size, by_gpu, options)
@@ -187,7 +188,7 @@ def _opened(
     for number, (label, artefact) in enumerate(zip(labels, named, strict=True)):
         report("loading", number / len(named))
         with _skipping(label, skipped):
-            runners[label] = stack.enter_context(opened(artefact, options))
+            runners[label] = stack.enter_context(artefact.opened(options))
     _require_some(runners, skipped)
     return runners, skipped
 

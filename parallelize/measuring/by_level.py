@@ -22,9 +22,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from parallelize.backends.artefact import Artefact
+from parallelize.backends.backend import ONNX, PROGRAM
+from parallelize.backends.runner import RunnerOptions
 from parallelize.export.state_names import StackStates
 from parallelize.files.plan import read_plan
-from parallelize.measuring.runners.artefact import Artefact, RunnerOptions
 from parallelize.measuring.stack_states import States, onnx_states, program_states
 from parallelize.models.prepare import captured
 from passes.errors import ParallelizeError
@@ -107,15 +109,15 @@ def stage(artefact: Artefact, options: RunnerOptions) -> Staged:
 
 
 def _states(artefact: Artefact, options: RunnerOptions) -> States:
-    if artefact.kind == "engine" or artefact.runner == "torch-compile":
-        what = "an engine" if artefact.kind == "engine" else "compiled"
+    what = artefact.backend.hides or ("" if artefact.kind in (PROGRAM, ONNX) else artefact.kind.what)
+    if what:
         raise ParallelizeError(
             f"{artefact.label} is {what}: the values inside cannot be read.",
             "Compare the program or the ONNX file that it was built from with --by-level.",
         )
-    if artefact.kind == "onnx":
+    if artefact.kind == ONNX:
         return onnx_states(artefact.label, Path(str(artefact.source)), options.threads)
-    return program_states(artefact.label, captured(artefact.loading(options)))
+    return program_states(artefact.label, captured(options.loading(artefact.source)))
 
 
 def _levels(states: States, plan: Plan) -> tuple[StackStates, ...]:

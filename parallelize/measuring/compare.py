@@ -1,7 +1,7 @@
 """Compare the outputs of networks on the same inputs, whatever runs them; the first is the reference.
 
 Inputs go through all networks batch by batch, and only statistics are kept. What is compared is told by
-`parallelize.output_errors`, states inside by `parallelize.by_level`.
+`output_errors`, states inside by `by_level`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from parallelize.backends.artefact import parse_artefact
+from parallelize.backends.runner import Runner, RunnerOptions
 from parallelize.data import Samples
 from parallelize.data.shared_inputs import SharedInputs, share
 from parallelize.machine.torch_settings import torch_settings
 from parallelize.measuring.by_level import THRESHOLD, LevelErrors, Staged, level_errors, stage
 from parallelize.measuring.output_errors import OutputComparison, OutputErrors, Tolerance
-from parallelize.measuring.runners import Runner, RunnerOptions, opened, parse_artefact
 from parallelize.models.prepare import RANDOM_SAMPLES
 from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
@@ -159,7 +160,7 @@ def compare(
     with ExitStack() as stack, torch_settings(loading.threads, tf32=loading.tf32):
         report("loading", None)
         runners = {
-            label: stack.enter_context(opened(artefact, loading)) for label, artefact in zip(labels, named, strict=True)
+            label: stack.enter_context(artefact.opened(loading)) for label, artefact in zip(labels, named, strict=True)
         }
         shared = share({label: runner.inputs for label, runner in runners.items()})
         samples = shared.samples(path, max(RANDOM_SAMPLES, options.batch or BATCH), options.seed)

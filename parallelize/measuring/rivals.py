@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from parallelize.backends.tensorrt.build import build
-from parallelize.backends.tensorrt.engine import Engine
-from parallelize.backends.tensorrt.library import RTX
+from parallelize.backends.artefact import Artefact
+from parallelize.backends.backend import PROGRAM
+from parallelize.backends.runner import RunnerOptions
+from parallelize.backends.tensorrt.backend import ENGINE, EngineBackend
 from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import ShapeOptions
 from parallelize.backends.tensorrt.sidecar import Sidecar
@@ -21,7 +22,6 @@ from parallelize.baselines.networks import UNFUSED, build_variants
 from parallelize.export.onnx import write_onnx
 from parallelize.export.precision import KeptInFp32, cast
 from parallelize.files.plan import read_plan
-from parallelize.measuring.runners.artefact import Artefact, RunnerOptions
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.prepare import Prepared, prepare
 from parallelize.models.program import Program
@@ -37,7 +37,7 @@ _THREE = ("least", "usual", "largest")  # shapes of a profile
 def rivals(
     product: Artefact, model: str | None, options: RunnerOptions, folder: Path, report: Report
 ) -> Iterator[Artefact]:
-    """The networks of a conversion, each for the runner of its product.
+    """The networks of a conversion, each for the backend of its product.
 
     Args:
         product: a directory that `convert` wrote.
@@ -61,26 +61,31 @@ def rivals(
         raise ParallelizeError(
             "The plan asks for a refit, which needs data.", "Give the calibration samples with --inputs."
         )
-    prepared = prepare(Artefact(model, model, "program", "torch").loading(options), plan.seed, report)
+    prepared = prepare(options.loading(model), plan.seed, report)
     check_fits(prepared.stacks.stacks, plan)
     networks = _cast(_networks(prepared, plan, report), product)
-    if product.kind != "engine":
-        return (Artefact(name, program, "program", product.runner) for name, program in networks)
-    with Engine(Path(str(product.source)), trust=options.trust, backend=product.runner) as engine:
+    backend = product.backend
+    if PROGRAM in backend.takes:
+        return (Artefact(name, program, PROGRAM, backend) for name, program in networks)
+    if not isinstance(backend, EngineBackend):
+        raise ParallelizeError(
+            f"{backend.name} runs no program, so that there are no rivals of {product.label}.", "Leave out --rivals."
+        )
+    with backend.load(Path(str(product.source)), trust=options.trust) as engine:
         sidecar = engine.sidecar
     if sidecar is None:
         raise ParallelizeError(
             f"{product.label} has no sidecar, which tells how its rivals are to be built.", "Leave out --rivals."
         )
     branches = max((len(level.chains) for part in plan.stacks for level in part.levels), default=1)
-    return _engines(networks, sidecar, branches - 1, folder, report)
+    return _engines(networks, backend, sidecar, branches - 1, folder, report)
 
 
 def _cast(networks: Iterator[tuple[str, Program]], product: Artefact) -> Iterator[tuple[str, Program]]:
     """The networks in the precision of a product that is no program, with the same parts in fp32, by its report."""
     assert product.path is not None
     report = product.path.with_name("report.json")
-    if product.kind == "program" or not report.is_file():
+    if product.kind == PROGRAM or not report.is_file():
         return networks
     precision = json.loads(report.read_text())["backend"]["precision"]
     if precision["kept_in_fp32"] is None:
@@ -100,7 +105,12 @@ def _networks(prepared: Prepared, plan: Plan, report: Report) -> Iterator[tuple[
 
 
 def _engines(
-    networks: Iterator[tuple[str, Program]], sidecar: Sidecar, streams: int, folder: Path, report: Report
+    networks: Iterator[tuple[str, Program]],
+    backend: EngineBackend,
+    sidecar: Sidecar,
+    streams: int,
+    folder: Path,
+    report: Report,
 ) -> Iterator[Artefact]:
     """Engines of all networks, as the product's was built; branches side by side also with so many more streams."""
     shapes = ShapeOptions(*({p.name: getattr(p, which) for p in sidecar.profiles} for which in _THREE))
@@ -113,7 +123,7 @@ def _engines(
         max_aux_streams=flags["max_aux_streams"],
         version_compatible=flags["version_compatible"],
         hardware_compatibility=flags["hardware_compatibility"],
-        compute_capabilities=sidecar.targets if sidecar.backend == RTX else (),
+        compute_capabilities=sidecar.targets if not backend.needs_gpu else (),
     )
     for number, (name, program) in enumerate(networks):
         report(f"building the engine of {name}", None)
@@ -124,5 +134,5 @@ def _engines(
             ways = {f"{name}, {n} auxiliary streams": replace(options, max_aux_streams=n) for n in (0, streams)}
         for title, way in ways.items():
             path = folder / f"{number}-{way.max_aux_streams}.engine"
-            build(onnx, path, sidecar.backend, way, report=report)
-            yield Artefact(title, str(path), "engine", sidecar.backend)
+            backend.build(onnx, path, way, report=report)
+            yield Artefact(title, str(path), ENGINE, backend)

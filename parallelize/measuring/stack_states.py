@@ -70,7 +70,7 @@ def _onnx_reader(model: Any, path: Path, names: Sequence[str], threads: int) -> 
     """A session on the same graph with other outputs, optimised as ONNX Runtime does."""
     import onnx
 
-    from parallelize.backends.onnxruntime import OnnxRuntime
+    from parallelize.backends.onnxruntime.session import OnnxRuntime
 
     changed = onnx.ModelProto()
     changed.CopyFrom(model)

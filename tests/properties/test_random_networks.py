@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.data.tensor_spec import TensorSpec
 from parallelize.export.onnx import write_onnx
 from parallelize.models.capture import capture

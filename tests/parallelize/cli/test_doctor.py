@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from parallelize.backends.tensorrt.library import INSTALL, RTX, TENSORRT
 from parallelize.cli import doctor
-from parallelize.cli.doctor import Finding, examine, print_findings
+from parallelize.cli.doctor import examine, print_findings
 from parallelize.cli.main import app
+from parallelize.machine import findings
+from parallelize.machine.findings import Finding
 
 PARTS = {
     "Python",
@@ -47,11 +49,11 @@ def found() -> dict[str, Finding]:
 
 
 def test_everything_that_the_commands_use_is_looked_at() -> None:
-    findings = found()
-    assert set(findings) == PARTS
-    assert findings["PyTorch"].found == torch.__version__
-    assert "CPU" in findings["ONNX Runtime"].found
-    assert all(bool(finding.advice) != finding.works for finding in findings.values())
+    told = found()
+    assert set(told) == PARTS
+    assert told["PyTorch"].found == torch.__version__
+    assert "CPU" in told["ONNX Runtime"].found
+    assert all(bool(finding.advice) != finding.works for finding in told.values())
 
 
 @pytest.mark.parametrize("part", PACKAGES)
@@ -82,7 +84,7 @@ def test_a_package_that_breaks_when_it_is_imported_is_told_with_its_first_words(
     def broken(name: str) -> SimpleNamespace:
         raise RuntimeError("built for another NumPy\nand more")
 
-    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    monkeypatch.setattr(findings.importlib, "import_module", broken)
     finding = doctor._package("ONNX", "onnx", "export", "pip install onnx")
     assert (finding.works, finding.found) == (False, "built for another NumPy")
 
@@ -90,10 +92,10 @@ def test_a_package_that_breaks_when_it_is_imported_is_told_with_its_first_words(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 def test_what_needs_a_gpu_says_so_without_one() -> None:
     pytest.importorskip("tensorrt_rtx")
-    findings = found()
-    assert not findings["GPU"].works
-    assert findings["GPU"].advice
-    rtx = findings["TensorRT for RTX"]
+    told = found()
+    assert not told["GPU"].works
+    assert told["GPU"].advice
+    rtx = told["TensorRT for RTX"]
     assert rtx.works
     assert "builds for 7.5, 8.0" in rtx.found
     assert "engines are built, not run, without a GPU" in rtx.found
@@ -106,12 +108,13 @@ def test_a_gpu_is_told_and_whether_engines_run_on_it(
     capability: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    monkeypatch.setattr(doctor, "gpu_capability", lambda: capability)
-    monkeypatch.setattr(doctor, "gpu_name", lambda: "NVIDIA L4")
-    findings = found()
-    assert findings["GPU"].works
-    assert f"NVIDIA L4, compute capability {capability}" in findings["GPU"].found
-    assert findings["TensorRT for RTX"].found.endswith(words)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: tuple(map(int, capability.split("."))))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA L4")
+    told = found()
+    assert told["GPU"].works
+    assert f"NVIDIA L4, compute capability {capability}" in told["GPU"].found
+    assert told["TensorRT for RTX"].found.endswith(words)
 
 
 def test_a_library_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +132,8 @@ def test_a_library_that_breaks_when_it_is_imported_is_told_with_its_first_words(
     def broken(name: str) -> SimpleNamespace:
         raise RuntimeError("the driver is too old\nand more")
 
-    monkeypatch.setattr("parallelize.cli.doctor.find_library", broken)
+    for backend in ("tensorrt", "rtx"):
+        monkeypatch.setattr(f"parallelize.backends.tensorrt.{backend}.find_library", broken)
     finding = found()[part]
     assert (finding.works, finding.found, finding.advice) == (False, "the driver is too old", PACKAGES[part][1])
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
@@ -145,11 +149,11 @@ def test_the_json_is_what_was_found() -> None:
 
 def test_a_line_says_yes_or_no_and_below_a_no_what_to_do() -> None:
     stream = io.StringIO()
-    findings = [
+    lines = [
         Finding("ONNX", True, "1.22.0 [x]", "export"),
         Finding("timm", False, "no module", "models timm:NAME", "pip install timm"),
     ]
-    print_findings(findings, Console(width=80, file=stream))
+    print_findings(lines, Console(width=80, file=stream))
     assert stream.getvalue().splitlines() == [
         "yes ONNX  1.22.0 [x]",
         "no  timm  no module",

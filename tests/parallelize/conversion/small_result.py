@@ -12,13 +12,13 @@ from parallelize.conversion.result import (
     Intervals,
     MeasuredNetwork,
     MetricUsed,
-    OnnxComparison,
     Result,
 )
 from parallelize.healing.heal import Evaluation
 from parallelize.healing.options import HealOptions
 from parallelize.machine.latency import Latency
 from parallelize.machine.measured_on import Machine
+from parallelize.measuring.written import Comparison
 from parallelize.metrics.scores import PlainScores
 from parallelize.refitting.records import LevelRefit
 from passes.plan import Plan, serial
@@ -54,7 +54,7 @@ def network(name: str, error: float = 0.0, blocks: int = 2, **changes: Any) -> M
         "values": {},
         "value_intervals": {},
         "onnxruntime_ms": Latency(0.25 * blocks, 0.5 * blocks, float(blocks), 200),
-        "onnx_against_graph": OnnxComparison(1e-6, 1e-3, 20),
+        "onnx_against_graph": Comparison(1e-6, 1e-3, 20),
     }
     return MeasuredNetwork(**{**values, **changes})
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import parallelize
 import parallelize.conversion.convert
 import parallelize.conversion.scheduling
-from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.conversion.convert import Conversion, convert
 from parallelize.conversion.notes import notes
 from parallelize.conversion.options import ConvertOptions
@@ -25,6 +25,7 @@ from parallelize.conversion.table import table
 from parallelize.data import load_samples
 from parallelize.data.split import split
 from parallelize.healing.options import HealOptions
+from parallelize.measuring.written import TOLERANCE
 from parallelize.metrics import Judge, predict, score
 from parallelize.models.prepare import Data
 from parallelize.planning.search import PlannerOptions
@@ -243,7 +244,7 @@ def test_a_conversion_that_fails_after_the_healing_keeps_its_state(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ConvertOptions(plan=pairs("affine"), rounds=1, heal=replace(HEALING, steps=2))
-    monkeypatch.setattr("parallelize.conversion.measured.ONNX_TOLERANCE", -1.0)
+    monkeypatch.setitem(TOLERANCE, "fp32", -1.0)
     with pytest.raises(CheckError):
         convert(vision(), tmp_path / "out", inputs=data / "fit.npz", options=options)
     assert [path.name for path in tmp_path.iterdir()] == ["out.resume"]

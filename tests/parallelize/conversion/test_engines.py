@@ -6,8 +6,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,29 +16,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from parallelize.backends.choice import Choice
+from parallelize.backends.onnxruntime.backend import ONNXRUNTIME
+from parallelize.backends.tensorrt.backend import EngineBackend
 from parallelize.backends.tensorrt.build import build
 from parallelize.backends.tensorrt.layers import critical_layers
 from parallelize.backends.tensorrt.library import INSTALL, RTX, TENSORRT
 from parallelize.backends.tensorrt.options import STORED, BuildOptions, Precision
 from parallelize.backends.tensorrt.profiles import Profile, ShapeOptions
+from parallelize.backends.tensorrt.rtx import RTX_BACKEND
 from parallelize.backends.tensorrt.sidecar import read_sidecar
 from parallelize.conversion import engines
 from parallelize.conversion.convert import Conversion, convert
-from parallelize.conversion.engines import EngineOptions, settle
+from parallelize.conversion.engine_options import EngineOptions, check_precision, settle
 from parallelize.conversion.notes import facts, notes
 from parallelize.conversion.options import ConvertOptions
 from parallelize.conversion.result import Result
 from parallelize.data import Samples
+from parallelize.data.split import Split
 from parallelize.export.onnx_file import read_onnx
+from parallelize.measuring.written import TOLERANCE
 from parallelize.models.capture import capture
 from parallelize.models.program import Program
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
 from passes.graph.agreement import largest_change
 from passes.graph.outputs import flat_outputs
 from tests.parallelize.small_models import Residual, images, language, mlp, pairs, stack_plan, text, vision
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16")
@@ -147,7 +151,7 @@ def test_the_errors_in_the_sidecar_were_measured(converted: Converted, precision
         assert backend.onnx_not_run.startswith("ONNX Runtime refuses model.onnx: ")
         return
     assert errors["onnx against graph"] == backend.onnx_against_graph
-    assert 0 < errors["onnx against graph"] < engines.TOLERANCE[precision]
+    assert 0 < errors["onnx against graph"] < TOLERANCE[precision]
     assert backend.onnx_not_run is None
 
 
@@ -387,7 +391,7 @@ def test_a_build_that_fails_leaves_the_earlier_output_whole(
     def failing(*_: object, **__: object) -> None:
         raise ParallelizeError("The builder gave up.", "Wait.")
 
-    monkeypatch.setattr(engines, "build", failing)
+    monkeypatch.setattr(EngineBackend, "build", failing)
     with pytest.raises(ParallelizeError, match="The builder gave up"):
         convert(rows(), out, inputs=data / "rows.npz", force=True, options=options())
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {
@@ -405,15 +409,10 @@ class Double:
 
     program: Program
     off = 0.0
+    device = torch.device("cpu")
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    def bound(self, inputs: list[Tensor]) -> Callable[[], object]:
+        return lambda: self(inputs)
 
     def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
         outputs = flat_outputs(self.program.module, tuple(inputs))
@@ -422,14 +421,12 @@ class Double:
 
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> type[Double]:
-    monkeypatch.setattr(engines, "Engine", Double)
-    monkeypatch.setattr(engines, "_waiting", lambda *_: lambda: None)
+    monkeypatch.setattr(EngineBackend, "opened", lambda *_: nullcontext(Double()))
     monkeypatch.setattr(Double, "program", rows(), raising=False)
     return Double
 
 
 def _run(tmp_path: Path, precision: Precision) -> engines.Built:
-    from parallelize.data import Samples
     from parallelize.export.onnx import write_onnx
     from parallelize.export.precision import PrecisionRecord
 
@@ -439,7 +436,17 @@ def _run(tmp_path: Path, precision: Precision) -> engines.Built:
     sidecar = build(tmp_path / "model.onnx", path, RTX, BuildOptions(precision="fp32"), errors={"known": 0.5})
     result = engines.Built(RTX, "", PrecisionRecord("fp32"), sidecar=sidecar)
     samples = Samples({"x": torch.randn(40, 8)})
-    return engines._run(result, program, path, path, samples, precision, lambda *_: None)
+    work = engines.Work(
+        product=program,
+        serial=program,
+        directory=tmp_path,
+        options=EngineOptions(RTX, precision),
+        choice=Choice(RTX_BACKEND, ""),
+        data=Split(samples, samples, samples),
+        onnx_error=0.0,
+        plan={},
+    )
+    return engines._run(result, work, program, path, lambda *_: None)
 
 
 def test_an_engine_that_runs_is_compared_and_timed_and_the_sidecar_tells(tmp_path: Path, on_gpu: type[Double]) -> None:
@@ -479,15 +486,15 @@ def test_a_model_in_half_precision_is_refused_an_engine_in_fp32_before_the_searc
     model = Residual([mlp(8, 16) for _ in range(4)], nn.Linear(8, 3)).eval().to(torch.float16)
     program = capture(model, (torch.zeros(2, 8, dtype=torch.float16),), origin="half")
     with pytest.raises(ParallelizeError, match="half computes in fp16 already, so its engine cannot be fp32"):
-        engines.check_precision(program, EngineOptions(RTX), RTX)
-    engines.check_precision(program, EngineOptions(RTX, "fp16"), RTX)
-    engines.check_precision(program, EngineOptions(), "onnxruntime")
+        check_precision(program, EngineOptions(RTX), Choice(RTX_BACKEND, ""))
+    check_precision(program, EngineOptions(RTX, "fp16"), Choice(RTX_BACKEND, ""))
+    check_precision(program, EngineOptions(), Choice(ONNXRUNTIME, ""))
 
 
 def test_an_onnx_file_that_onnx_runtime_finds_wrong_is_no_success(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(CheckError, match=r"ONNX Runtime does not take model\.onnx"):
-        engines._check_onnx(rows(), tmp_path / "model.onnx", Samples({"x": torch.zeros(2, 8)}), 1e-3)
+        engines._check_onnx(rows(), tmp_path / "model.onnx", Samples({"x": torch.zeros(2, 8)}), "fp32")
 
 
 def _named(program: Program, data: Path, folder: Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.export.onnx import OPSET, write_onnx
 from parallelize.export.onnx_file import read_onnx
 from parallelize.models.capture import capture

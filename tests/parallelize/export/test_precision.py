@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.zoo import ZOO
-from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.data import Samples
 from parallelize.export import precision
 from parallelize.export.onnx import write_onnx

@@ -19,9 +19,10 @@ from parallelize.healing import pace
 from parallelize.healing.heal import Healed, Healing, channels, heal
 from parallelize.healing.options import HealOptions
 from parallelize.healing.pace import one_cycle
-from parallelize.healing.pair import choose_device, on_device
+from parallelize.machine.device import choose_device
 from parallelize.metrics import predict, score
 from parallelize.models.capture import capture
+from parallelize.models.placement import on_device
 from parallelize.models.program import Program
 from parallelize.refitting.records import Refitted
 from parallelize.refitting.refit import refit

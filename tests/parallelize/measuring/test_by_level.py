@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from paraformer.model import VisionParaFormer
+from parallelize.backends.artefact import parse_artefact
 from parallelize.export.onnx import write_onnx
 from parallelize.export.state_names import KEY
 from parallelize.measuring.by_level import LevelErrors
 from parallelize.measuring.compare import CompareOptions, compare
 from parallelize.measuring.compare_report import as_dict, notes
-from parallelize.measuring.runners import parse_artefact
 from parallelize.measuring.stack_states import onnx_states, program_states
 from parallelize.models.capture import export
 from parallelize.models.program import Program

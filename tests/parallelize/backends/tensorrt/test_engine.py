@@ -11,9 +11,9 @@ import torch
 
 from parallelize.backends.tensorrt.engine import Engine
 from parallelize.backends.tensorrt.profiles import Profile
+from parallelize.backends.tensorrt.runner import EngineRunner
 from parallelize.backends.tensorrt.sidecar import sidecar_path
 from parallelize.data.tensor_spec import TensorSpec
-from parallelize.measuring.runners.engine import EngineRunner
 from passes.errors import EnvironmentLackError, ParallelizeError
 from tests.parallelize.backends.tensorrt.conftest import STREAM
 from tests.parallelize.backends.tensorrt.sidecars import CONTENT, put

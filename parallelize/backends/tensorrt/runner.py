@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from parallelize.backends.runner import fitting
 from parallelize.backends.tensorrt.engine import Engine
-from parallelize.measuring.runners.runner import fitting
 
 
 class EngineRunner:
-    """A loaded engine; see `parallelize.runners.runner.Runner`."""
+    """A loaded engine; see `parallelize.backends.runner.Runner`."""
 
     graphable = True
 

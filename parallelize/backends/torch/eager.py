@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parallelize.healing.pair import on_device
-from parallelize.measuring.runners.runner import fitting
+from parallelize.backends.runner import fitting
+from parallelize.models.placement import on_device
 from parallelize.models.program import Program
 
 
 class Eager:
-    """torch eager; see `parallelize.runners.runner.Runner`."""
+    """torch eager; see `parallelize.backends.runner.Runner`."""
 
     name = "torch"
     graphable = True

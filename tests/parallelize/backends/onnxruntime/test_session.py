@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, save
 
-from parallelize.backends.onnxruntime import OnnxRuntime
+from parallelize.backends.onnxruntime.session import OnnxRuntime
 from passes.errors import EnvironmentLackError, ParallelizeError
 
 LEFT = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])

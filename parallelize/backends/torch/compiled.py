@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from parallelize.measuring.runners.eager import Eager
+from parallelize.backends.torch.eager import Eager
 from parallelize.models.capture import first_sentence
 from parallelize.models.program import Program
 from passes.errors import EnvironmentLackError
 
 
 class Compiled(Eager):
-    """torch.compile; see `parallelize.runners.runner.Runner`."""
+    """torch.compile; see `parallelize.backends.runner.Runner`."""
 
     name = "torch-compile"
 

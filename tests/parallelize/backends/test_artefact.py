@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from parallelize.measuring.runners import parse_artefact
+from parallelize.backends.artefact import parse_artefact
 from passes.errors import ParallelizeError
 
 
@@ -38,7 +38,7 @@ KINDS = {
 @pytest.mark.parametrize("text", KINDS)
 def test_what_is_named_tells_kind_and_runner(home: Path, text: str) -> None:
     found = parse_artefact(text)
-    assert (found.source, found.kind, found.runner, found.label) == (*KINDS[text], text)
+    assert (found.source, found.kind.name, found.backend.name, found.label) == (*KINDS[text], text)
 
 
 REFUSED = {

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
 
+from parallelize.backends.artefact import parse_artefact
+from parallelize.backends.backend import PROGRAM
+from parallelize.backends.registry import named
+from parallelize.backends.runner import Runner, RunnerOptions
 from parallelize.backends.tensorrt.build import build
 from parallelize.export.onnx import write_onnx
-from parallelize.measuring.runners import Artefact, RunnerOptions, opened, parse_artefact
 from parallelize.models.capture import export
+from parallelize.models.program import Program
 from passes.errors import EnvironmentLackError, ParallelizeError
 from tests.parallelize.small_models import images, language, text, vision
 
@@ -19,10 +24,16 @@ INPUTS = next(images(3, 0).batches(3))
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 
 
+def opened(program: Program, name: str, options: RunnerOptions = CPU) -> AbstractContextManager[Runner]:
+    backend = named(name)
+    assert backend is not None
+    return backend.opened(program, PROGRAM, options)
+
+
 @pytest.mark.parametrize("runner", ["torch", "torch-compile", "onnxruntime"])
 def test_a_program_runs_in_every_runner(runner: str) -> None:
     expected = vision().module(*INPUTS)
-    with opened(Artefact("small", vision(), "program", runner), CPU) as opened_runner:
+    with opened(vision(), runner) as opened_runner:
         assert (opened_runner.name, opened_runner.device.type) == (runner, "cpu")
         assert [spec.name for spec in opened_runner.inputs] == [spec.name for spec in vision().inputs]
         assert [spec.name for spec in opened_runner.outputs] == [spec.name for spec in vision().outputs]
@@ -33,14 +44,14 @@ def test_a_program_runs_in_every_runner(runner: str) -> None:
 
 def test_inputs_of_another_dtype_are_cast() -> None:
     batch = next(text(3, 0).batches(3))
-    with opened(Artefact("language", language(), "program", "torch"), CPU) as runner:
+    with opened(language(), "torch") as runner:
         (expected,), (actual,) = runner(batch), runner([value.int() for value in batch])
     assert torch.equal(expected, actual)
 
 
 def test_what_a_program_was_written_to_is_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with opened(Artefact("small", vision(), "program", "onnxruntime"), CPU):
+    with opened(vision(), "onnxruntime"):
         assert list(tmp_path.iterdir())
     assert not list(tmp_path.iterdir())
 
@@ -49,7 +60,7 @@ def test_files_are_opened_by_their_kind(tmp_path: Path) -> None:
     torch.export.save(export(vision()), tmp_path / "model.pt2")
     write_onnx(vision(), tmp_path / "model.onnx")
     for name in ("model.pt2", "model.onnx"):
-        with opened(parse_artefact(tmp_path / name), CPU) as runner:
+        with parse_artefact(tmp_path / name).opened(CPU) as runner:
             assert torch.allclose(runner(INPUTS)[0], vision().module(*INPUTS), atol=1e-4)
 
 
@@ -58,7 +69,7 @@ def test_a_broken_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.onnx").write_bytes(content)
     with (
         pytest.raises(ParallelizeError, match=r"ONNX Runtime refuses bad\.onnx"),
-        opened(parse_artefact(tmp_path / "bad.onnx"), CPU),
+        parse_artefact(tmp_path / "bad.onnx").opened(CPU),
     ):
         pass
 
@@ -68,7 +79,7 @@ def test_a_broken_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_machine_without_a_gpu_lacks_it(tmp_path: Path, name: str) -> None:
     write_onnx(vision(), tmp_path / "a.onnx")
     build(tmp_path / "a.onnx", tmp_path / "a.engine", "tensorrt-rtx")
-    with pytest.raises(EnvironmentLackError, match="GPU") as caught, opened(parse_artefact(f"{tmp_path}/{name}"), CPU):
+    with pytest.raises(EnvironmentLackError, match="GPU") as caught, parse_artefact(f"{tmp_path}/{name}").opened(CPU):
         pass
     assert caught.value.exit_code == 3
 
@@ -77,7 +88,7 @@ def test_an_engine_that_nothing_vouches_for_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.engine").write_bytes(b"")
     with (
         pytest.raises(ParallelizeError, match=r"has no a\.engine\.json"),
-        opened(parse_artefact(tmp_path / "a.engine"), CPU),
+        parse_artefact(tmp_path / "a.engine").opened(CPU),
     ):
         pass
 
@@ -85,18 +96,18 @@ def test_an_engine_that_nothing_vouches_for_is_refused(tmp_path: Path) -> None:
 def test_an_engine_is_run_by_the_library_that_it_is_of(tmp_path: Path) -> None:
     write_onnx(vision(), tmp_path / "a.onnx")
     build(tmp_path / "a.onnx", tmp_path / "a.engine", "tensorrt-rtx")
-    assert parse_artefact(tmp_path / "a.engine").runner == "tensorrt-rtx"
+    assert parse_artefact(tmp_path / "a.engine").backend.name == "tensorrt-rtx"
     (tmp_path / "a.engine").rename(tmp_path / "model.engine")
     (tmp_path / "a.engine.json").rename(tmp_path / "model.engine.json")
     (tmp_path / "report.json").touch()
     for spelled in (f"{tmp_path}@tensorrt", f"{tmp_path}/model.engine@tensorrt", f"{tmp_path}@tensorrt-rtx"):
-        assert parse_artefact(spelled).runner == "tensorrt-rtx"
+        assert parse_artefact(spelled).backend.name == "tensorrt-rtx"
 
 
 @without_gpu
 def test_a_gpu_that_is_not_there_is_told() -> None:
     with (
         pytest.raises(EnvironmentLackError, match="There is no GPU cuda"),
-        opened(Artefact("small", vision(), "program", "torch"), RunnerOptions(device="cuda")),
+        opened(vision(), "torch", RunnerOptions(device="cuda")),
     ):
         pass

@@ -69,8 +69,7 @@ class OnnxRuntime:
         self.device = torch.device("cuda" if cuda else "cpu")
         self._model, self._threads, self._tf32, self._weights = model, threads, tf32, weights
         self._stream: int | None = None
-        if cuda:
-            _require_cuda(_library())
+        require(cuda=cuda)
         self._session = self._start()
         self.inputs = tuple(self._spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(self._spec(node) for node in self._session.get_outputs())
@@ -158,6 +157,17 @@ class OnnxRuntime:
             )
         sizes = (size if isinstance(size, int | str) else f"dim_{axis}" for axis, size in enumerate(node.shape))
         return TensorSpec(node.name, tuple(sizes), _TYPES[node.type])
+
+
+def require(*, cuda: bool) -> None:
+    """Refuse where ONNX Runtime is not here, or offers no GPU where one is asked for.
+
+    Raises:
+        EnvironmentLackError: with how to install it.
+    """
+    library = _library()
+    if cuda:
+        _require_cuda(library)
 
 
 def _library() -> Any:

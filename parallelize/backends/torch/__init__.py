@@ -1,0 +1,1 @@
+"""PyTorch itself: captured programs, eager and compiled."""

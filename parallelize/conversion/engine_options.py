@@ -1,0 +1,92 @@
+"""What a conversion builds beside the ONNX file, and what of that is refused before anything takes time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from parallelize.backends.backend import Backend
+from parallelize.backends.choice import AUTO, Choice, builders, choose_backend
+from parallelize.backends.tensorrt.options import BuildOptions, Precision
+from parallelize.backends.tensorrt.profiles import ShapeOptions, choose_profiles
+from parallelize.models.program import Program
+from passes.errors import ParallelizeError
+from passes.graph.dataflow import tensor_value
+from passes.graph.operators import gemms
+from passes.precision.cast_precision import Precision as CastPrecisionName
+
+HALF: dict[str, CastPrecisionName] = {"fp16": "fp16", "bf16": "bf16"}
+_HALF_DTYPES = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a conversion builds beside the ONNX file.
+
+    Attributes:
+        backend: "auto", "onnxruntime" for no engine, "tensorrt-rtx" or "tensorrt".
+        precision: of the model that is exported; inputs and outputs keep their dtypes. None is that of the model.
+        build: how the engine is built; its precision is the one above.
+    """
+
+    backend: str = AUTO
+    precision: Precision | None = None
+    build: BuildOptions = field(default_factory=BuildOptions)
+
+    @property
+    def computes_in(self) -> Precision:
+        """The precision; fp32 where none was given."""
+        return self.precision or "fp32"
+
+    def of_model(self, precision: Precision) -> EngineOptions:
+        """The options for a model that computes in this precision."""
+        return replace(self, precision=self.precision or precision)
+
+
+def settle(options: EngineOptions) -> Choice[Backend]:
+    """The backend and why it is taken, before anything takes time.
+
+    Raises:
+        EnvironmentLackError: the library that was asked for is not installed, or needs a GPU that is not here.
+        ParallelizeError: an option that is for engines only, without one, or one that the library does not have.
+    """
+    choice = choose_backend(options.backend)
+    if choice.builder is not None:
+        choice.builder.require(options.build)
+        return choice
+    taken = f"but the backend is {choice.backend.name}: {choice.why}."
+    hint = f"Add {' or '.join(f'--backend {builder.name}' for builder in builders())}, or leave {{}} out."
+    if options.build != BuildOptions():
+        raise ParallelizeError(f"Shapes and other options of an engine were given, {taken}", hint.format("them"))
+    if options.computes_in == "tf32":
+        raise ParallelizeError(f"tf32 is how an engine computes, not how a model is stored, {taken}", hint.format("it"))
+    return choice
+
+
+def check_shapes(program: Program, options: EngineOptions) -> None:
+    """Refuse shapes that do not fit the model's inputs, which a rewrite leaves as they are.
+
+    Raises:
+        ParallelizeError: naming the shape.
+    """
+    if options.build.shapes != ShapeOptions():
+        choose_profiles(program.inputs, options.build.shapes)
+
+
+def check_precision(program: Program, options: EngineOptions, choice: Choice[Backend]) -> None:
+    """Refuse an engine in fp32 of a model that computes in half precision, before the search.
+
+    Raises:
+        ParallelizeError: naming the dtype.
+    """
+    if choice.builder is None or options.computes_in in HALF:
+        return
+    for node in program.module.graph.nodes:
+        value = tensor_value(node)
+        if gemms(node) and value is not None and value.dtype in _HALF_DTYPES:
+            spelled = "bf16" if value.dtype == torch.bfloat16 else "fp16"
+            raise ParallelizeError(
+                f"{program.origin} computes in {spelled} already, so its engine cannot be {options.computes_in}.",
+                f"Use --precision {spelled}, or --backend onnxruntime for no engine.",
+            )

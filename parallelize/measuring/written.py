@@ -1,0 +1,89 @@
+"""A network as it was written to a file: its outputs against those of the graph that it comes from, and its latency.
+
+graph                     ->  outputs  --+
++->  the largest difference, over the largest output
+file  ->  runner          ->  outputs  --+
+runner, others  ->  milliseconds of a call at batch 1, all networks in turn
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from parallelize.backends.runner import Runner
+from parallelize.data import Samples
+from parallelize.data.padding import real_outputs
+from parallelize.machine.latency import Latency, in_rounds
+from parallelize.models.program import Program
+from passes.errors import CheckError
+from passes.graph.agreement import change
+from passes.graph.outputs import flat_outputs
+
+CHECKED = 32  # samples that outputs are compared on
+# Of the largest output: other kernels add in another order, and a product of TensorFloat-32 keeps ten bits.
+TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A file against the graph that it was written from: largest difference over the largest output."""
+
+    error: float
+    tolerance: float
+    samples: int
+
+
+def compared(
+    what: str,
+    run: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    program: Program,
+    samples: Samples,
+    precision: str = "fp32",
+    *,
+    size: int = CHECKED,
+    like: fx.GraphModule | None = None,
+) -> Comparison:
+    """Compare what runs a file with the graph that the file was written from.
+
+    Args:
+        what: the file, for a sentence.
+        run: inputs -> outputs, as a runner does.
+        program: the graph.
+        samples: of which the first are run.
+        precision: that the file computes in, which sets the tolerance.
+        size: samples that are run.
+        like: the graph whose outputs tell where padding lies; without it that of the program.
+
+    Raises:
+        CheckError: the file computes something else.
+    """
+    batch = samples.batch(size)
+    with torch.no_grad():
+        expected = flat_outputs(program.module, batch)
+        moved = change(expected, run(batch), real_outputs(like or program.module, samples, batch, expected))
+    if not moved.within(TOLERANCE[precision]):
+        raise CheckError(f"{what} differs from its graph by {moved}.", "Please report this with the model.")
+    return Comparison(moved.largest, TOLERANCE[precision], samples.fixed or min(size, len(samples)))
+
+
+def latencies(runners: Mapping[str, Runner], samples: Samples, rounds: int) -> dict[str, Latency]:
+    """Time networks in turn on the first of some samples, until the result is there."""
+    single = samples.batch(1)
+    return in_rounds({name: _waiting(runner, single) for name, runner in runners.items()}, rounds)
+
+
+def _waiting(runner: Runner, inputs: Sequence[Tensor]) -> Callable[[], object]:
+    """A call that runs the inputs and waits for the result."""
+    call = runner.bound(inputs)
+    if runner.device.type != "cuda":
+        return call
+
+    def run() -> None:
+        call()
+        torch.cuda.current_stream().synchronize()
+
+    return run
