@@ -11,13 +11,12 @@ know the mode: a state dict trained in one mode loads in the other.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-Mode = Literal["serial", "para-former"]
+from paraformer.modes import Mode
 
 
 @dataclass(frozen=True)

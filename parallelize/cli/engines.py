@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from parallelize.backends.choice import AUTO
+from parallelize.backends.tensorrt.choices import HardwareCompatibility
+from parallelize.backends.tensorrt.choices import Precision as EnginePrecision
 from parallelize.cli.app import app, reports_errors
 from parallelize.cli.options import (
     ComputeCapabilities,
     EngineBackend,
-    HardwareName,
     LargestShapes,
     LeastShapes,
-    PrecisionName,
     UsualShapes,
 )
 from parallelize.cli.output import console, echo
@@ -33,7 +33,7 @@ def build(
     ] = None,
     backend: EngineBackend = AUTO,
     precision: Annotated[
-        PrecisionName | None,
+        EnginePrecision | None,
         typer.Option(
             help="What the products must run in: the ONNX must have it and the engine is checked for it; tf32 lets"
             " products of float32 be rounded (default: as the ONNX says, without tf32).",
@@ -64,8 +64,8 @@ def build(
         bool, typer.Option("--version-compatible", help="Run on later versions too (tensorrt).")
     ] = False,
     hardware_compatibility: Annotated[
-        HardwareName, typer.Option("--hardware-compatibility-level", help="Run on other GPUs too (tensorrt).")
-    ] = HardwareName.none,
+        HardwareCompatibility, typer.Option("--hardware-compatibility-level", help="Run on other GPUs too (tensorrt).")
+    ] = "none",
     compute_capability: ComputeCapabilities = None,
     plan: Annotated[
         Path | None, typer.Option(help="Keep this plan.json in the sidecar.", metavar="FILE", show_default=False)
@@ -95,7 +95,7 @@ def build(
         if path.exists() and not force:
             raise ParallelizeError(f"{path} exists.", "Choose another with -o, or add --force to replace it.")
     options = BuildOptions(
-        precision=None if precision is None else precision.value,
+        precision=precision,
         shapes=ShapeOptions(
             parse_shapes(min_shapes, "--min-shapes"),
             parse_shapes(opt_shapes, "--opt-shapes"),
@@ -106,7 +106,7 @@ def build(
         max_aux_streams=max_aux_streams,
         timing_cache=timing_cache,
         version_compatible=version_compatible,
-        hardware_compatibility=hardware_compatibility.value,
+        hardware_compatibility=hardware_compatibility,
         compute_capabilities=tuple(compute_capability or ()),
     )
     choice = choose_engine_backend(backend)

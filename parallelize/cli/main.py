@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from paraformer.modes import Mode
 from parallelize.cli import engines as cli_engines
 from parallelize.cli import measuring as cli_measuring
 from parallelize.cli import rewriting as cli_rewriting
@@ -20,7 +21,6 @@ from parallelize.cli.options import (
     Inputs,
     InputShapes,
     Inspected,
-    Mode,
     Model,
     Weights,
     WeightsKey,
@@ -132,7 +132,7 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder of the Fashion-MNIST IDX files.", metavar="DIR")] = Path(
         "/usr/share/datasets/fashion-mnist"
     ),
-    mode: Annotated[Mode, typer.Option(help="Serial, or branches that all read the embedding.")] = Mode.serial,
+    mode: Annotated[Mode, typer.Option(help="Serial, or branches that all read the embedding.")] = "serial",
     branches: Annotated[int, typer.Option(help="Branches of a para-former.", min=1)] = 1,
     depth: Annotated[int, typer.Option(help="Blocks in all.", min=1)] = 12,
     width: Annotated[int, typer.Option(help="Features of the state.", min=1)] = 64,
@@ -157,7 +157,7 @@ def train(
         "heads": heads,
         "hidden": hidden or 4 * width,
         "patch_size": patch_size,
-        "mode": mode.value,
+        "mode": mode,
         "branches": branches,
     }
     schedule = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,49 +11,10 @@ import typer
 from parallelize.backends.backend import PROGRAM, FileKind
 from parallelize.backends.choice import builders, choices
 from parallelize.backends.registry import backends, file_kinds
+from parallelize.backends.tensorrt.choices import Precision as EnginePrecision
 from parallelize.inspecting.files import READERS
 from parallelize.terminal.words import listed
-
-
-class RefitName(str, Enum):
-    """Spelled as in passes.plan."""
-
-    none = "none"
-    affine = "affine"
-    full = "full"
-
-
-class TrainedName(str, Enum):
-    """Spelled as in parallelize.heal_options."""
-
-    all = "all"
-    outer = "outer"
-    lora = "lora"
-
-
-class PrecisionName(str, Enum):
-    """Spelled as in parallelize.backends.tensorrt.options."""
-
-    fp32 = "fp32"
-    tf32 = "tf32"
-    fp16 = "fp16"
-    bf16 = "bf16"
-
-
-class HardwareName(str, Enum):
-    """Spelled as in parallelize.backends.tensorrt.options."""
-
-    none = "none"
-    ampere = "ampere+"
-    same = "same"
-
-
-class Mode(str, Enum):
-    """Modes of a Para-Former."""
-
-    serial = "serial"
-    para_former = "para-former"
-
+from passes.plan import Refit as RefitStrength
 
 Model = Annotated[
     str,
@@ -119,7 +79,7 @@ MetricName = Annotated[
         show_default=False,
     ),
 ]
-Refit = Annotated[RefitName, typer.Option("--refit", help="The strongest closed-form refit a level may get.")]
+Refit = Annotated[RefitStrength, typer.Option("--refit", help="The strongest closed-form refit a level may get.")]
 TimeLimit = Annotated[
     float | None,
     typer.Option(
@@ -188,7 +148,7 @@ EngineBackend = Annotated[
     typer.Option(help=f"{_BUILDERS}; auto takes what builds here.", metavar=_BACKENDS, callback=_known_backend),
 ]
 Precision = Annotated[
-    PrecisionName | None,
+    EnginePrecision | None,
     typer.Option(
         help="Of model.onnx and the engine; inputs and outputs keep their dtypes, norms stay in fp32 (default: the"
         " model's own).",

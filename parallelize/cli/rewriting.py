@@ -26,20 +26,19 @@ from parallelize.cli.options import (
     Precision,
     Refine,
     Refit,
-    RefitName,
     Rounds,
     Seed,
     TestInputs,
     Threads,
     TimeLimit,
-    TrainedName,
     UsualShapes,
     Weights,
     WeightsKey,
 )
 from parallelize.cli.output import print_facts, print_notes, print_table
+from parallelize.cli.takes import takes
 from parallelize.files.plan import read_plan
-from parallelize.healing.options import DEFAULT_STEPS, RATE, RATE_WIDTH, HealOptions
+from parallelize.healing.options import HealOptions
 
 
 @app.command()
@@ -65,7 +64,7 @@ def convert(
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="Replay a plan.json.", metavar="FILE", show_default=False)] = None,
     metric: MetricName = None,
-    refit: Refit = RefitName.full,
+    refit: Refit = "full",
     time_limit: TimeLimit = None,
     refine: Refine = 0,
     heal: Annotated[
@@ -103,14 +102,14 @@ def convert(
         depth=depth,
         max_error=max_error,
         metric=metric,
-        refit=refit.value,
+        refit=refit,
         seed=seed,
         threads=threads,
         rounds=rounds,
         time_limit=time_limit,
         refine=refine,
         heal=HealOptions() if heal else None,
-        engine=EngineOptions(backend, None if precision is None else precision.value, building),
+        engine=EngineOptions(backend, precision, building),
     )
     _convert(
         model,
@@ -145,7 +144,7 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    refit: Refit = RefitName.full,
+    refit: Refit = "full",
     time_limit: TimeLimit = None,
     refine: Refine = 0,
     memory: Annotated[
@@ -189,7 +188,7 @@ def plan(
     options = PlanOptions(
         metric=metric,
         depths=None if depths is None else _numbers(depths),
-        planner=PlannerOptions(refit.value, seed, time_limit, memory=memory, refine=refine),
+        planner=PlannerOptions(refit, seed, time_limit, memory=memory, refine=refine),
         latency=latency,
         heatmap=heatmap,
         threads=threads,
@@ -204,6 +203,7 @@ def plan(
 
 @app.command()
 @reports_errors
+@takes(healing=HealOptions)
 def heal(
     model: Model,
     plan: Annotated[Path, typer.Option(help="The plan.json to rewrite by.", metavar="FILE")],
@@ -212,49 +212,8 @@ def heal(
     test_inputs: TestInputs = None,
     labels: LabelsName = None,
     mask: MaskName = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            help=f"Optimizer steps (default: {DEFAULT_STEPS}, without --epochs and --time-limit).",
-            min=1,
-            show_default=False,
-        ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1, show_default=False)] = None,
-    time_limit: Annotated[
-        float | None, typer.Option(help="End after so many seconds.", metavar="SECONDS", min=0.0, show_default=False)
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples in a step.", min=1)] = HealOptions.batch_size,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            help=f"Peak of the one-cycle schedule (default: {RATE:g} up to {RATE_WIDTH} channels, less in proportion"
-            " for more).",
-            min=0.0,
-            show_default=False,
-        ),
-    ] = None,
-    hidden_weight: Annotated[
-        float, typer.Option(help="Weight of the states' error beside that of the outputs.", min=0.0)
-    ] = HealOptions.hidden_weight,
-    weight_decay: Annotated[float, typer.Option(help="Of matrices.", min=0.0)] = HealOptions.weight_decay,
-    train: Annotated[
-        TrainedName,
-        typer.Option(
-            help="All weights; norms, out-projections and affine branches; or low-rank adapters, merged in the end."
-        ),
-    ] = TrainedName.all,
-    rank: Annotated[int, typer.Option(help="Of the adapters.", min=1)] = HealOptions.rank,
-    evaluate_every: Annotated[
-        int, typer.Option(help="Steps between two evaluations on held-out samples.", min=1)
-    ] = HealOptions.evaluate_every,
-    patience: Annotated[
-        int, typer.Option(help="Evaluations in a row without a new best that end the run.", min=1)
-    ] = HealOptions.patience,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda or cuda:N (default: a GPU where there is one).", show_default=False),
-    ] = None,
+    *,
+    healing: HealOptions,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -269,35 +228,12 @@ def heal(
     weights_key: WeightsKey = None,
     input_shapes: InputShapes = None,
     allow_pickle: AllowPickle = False,
-    seed: Annotated[int, typer.Option(help="Seeds the order of the samples and the adapters.")] = 0,
     threads: Threads = 1,
     rounds: Rounds = 200,
 ) -> None:
     """Convert by a plan, with self-distillation: the rewrite learns from the model itself; run again to go on."""
     from parallelize.conversion.options import ConvertOptions
 
-    healing = HealOptions(
-        steps=steps,
-        epochs=epochs,
-        time_limit=time_limit,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        hidden_weight=hidden_weight,
-        weight_decay=weight_decay,
-        train=train.value,
-        rank=rank,
-        evaluate_every=evaluate_every,
-        patience=patience,
-        seed=seed,
-        device=device,
-    )
-    options = ConvertOptions(
-        plan=read_plan(plan),
-        metric=metric,
-        threads=threads,
-        rounds=rounds,
-        heal=healing,
-    )
     _convert(
         model,
         output,
@@ -310,7 +246,7 @@ def heal(
         weights_key=weights_key,
         allow_pickle=allow_pickle,
         force=force,
-        options=options,
+        options=ConvertOptions(plan=read_plan(plan), metric=metric, threads=threads, rounds=rounds, heal=healing),
     )
 
 

@@ -8,7 +8,8 @@ import torch
 
 from parallelize.backends.backend import Backend
 from parallelize.backends.choice import AUTO, Choice, builders, choose_backend
-from parallelize.backends.tensorrt.options import BuildOptions, Precision
+from parallelize.backends.tensorrt.choices import Precision
+from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import ShapeOptions, choose_profiles
 from parallelize.models.program import Program
 from passes.errors import ParallelizeError

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+from parallelize.backends.tensorrt.choices import Precision
 from parallelize.backends.tensorrt.layers import Layer, critical_layers, kernels, streams
-from parallelize.backends.tensorrt.options import Precision
 from parallelize.export.precision import KeptInFp32, PrecisionRecord
 from parallelize.machine.latency import Latency
 

@@ -21,7 +21,8 @@ from parallelize.backends.choice import Choice
 from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.backends.runner import RunnerOptions
 from parallelize.backends.tensorrt.backend import ENGINE, EngineBackend
-from parallelize.backends.tensorrt.options import BuildOptions, Precision
+from parallelize.backends.tensorrt.choices import Precision
+from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import BATCH, Shape, ShapeOptions
 from parallelize.backends.tensorrt.sidecar import Sidecar, sidecar_path
 from parallelize.conversion.engine_options import HALF, EngineOptions

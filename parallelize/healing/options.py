@@ -1,6 +1,6 @@
-"""How a rewritten model is healed, and for how long.
+"""How a rewritten model is healed, and for how long: the one place where these options and their help are written.
 
-Imports no torch, because the command line reads the defaults for --help.
+Imports no torch, because the command line makes its options of the fields.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from parallelize.terminal.option_field import option
 from passes.errors import ParallelizeError
 
 Trained = Literal["all", "outer", "lora"]
@@ -44,20 +45,28 @@ class HealOptions:
         ParallelizeError: a number out of range, or both steps and epochs.
     """
 
-    steps: int | None = None
-    epochs: int | None = None
-    time_limit: float | None = None
-    batch_size: int = 64
-    learning_rate: float | None = None
-    hidden_weight: float = 10.0
-    weight_decay: float = 0.01
+    steps: int | None = option(
+        None, f"Optimizer steps (default: {DEFAULT_STEPS}, without --epochs and --time-limit).", least=1
+    )
+    epochs: int | None = option(None, "Passes over the data.", least=1)
+    time_limit: float | None = option(None, "End after so many seconds.", least=0.0, metavar="SECONDS")
+    batch_size: int = option(64, "Samples in a step.", least=1)
+    learning_rate: float | None = option(
+        None,
+        f"Peak of the one-cycle schedule (default: {RATE:g} up to {RATE_WIDTH} channels, less in proportion for more).",
+        least=0.0,
+    )
+    hidden_weight: float = option(10.0, "Weight of the states' error beside that of the outputs.", least=0.0)
+    weight_decay: float = option(0.01, "Of matrices.", least=0.0)
     clip: float = 1.0
-    train: Trained = "all"
-    rank: int = 8
-    evaluate_every: int = 50
-    patience: int = 10
-    seed: int = 0
-    device: str | None = None
+    train: Trained = option(
+        "all", "All weights; norms, out-projections and affine branches; or low-rank adapters, merged in the end."
+    )
+    rank: int = option(8, "Of the adapters.", least=1)
+    evaluate_every: int = option(50, "Steps between two evaluations on held-out samples.", least=1)
+    patience: int = option(10, "Evaluations in a row without a new best that end the run.", least=1)
+    seed: int = option(0, "Seeds the order of the samples and the adapters.")
+    device: str | None = option(None, "cpu, cuda or cuda:N (default: a GPU where there is one).")
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:

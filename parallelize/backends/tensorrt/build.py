@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parallelize.backends.tensorrt.choices import Precision
 from parallelize.backends.tensorrt.layers import Layer, from_json, from_text, layers_of
 from parallelize.backends.tensorrt.library import Library, find_library, gpu_capability
 from parallelize.backends.tensorrt.messages import last_words, make_logger
 from parallelize.backends.tensorrt.monitor import make_monitor
-from parallelize.backends.tensorrt.options import STORED, BuildOptions, Precision, configure
+from parallelize.backends.tensorrt.options import STORED, BuildOptions, configure
 from parallelize.backends.tensorrt.parsing import parse
 from parallelize.backends.tensorrt.profiles import Profile, choose_profiles
 from parallelize.backends.tensorrt.sidecar import BUILDER, INSPECTOR, Sidecar, sidecar_path

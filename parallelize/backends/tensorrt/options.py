@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from parallelize.backends.tensorrt.choices import HardwareCompatibility, Precision
 from parallelize.backends.tensorrt.library import Library, capabilities
 from parallelize.backends.tensorrt.profiles import ShapeOptions
 from passes.errors import ParallelizeError
 
-Precision = Literal["fp32", "tf32", "fp16", "bf16"]
-HardwareCompatibility = Literal["none", "ampere+", "same"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16")
 STORED = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _LEVELS = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from parallelize.backends.tensorrt.choices import Precision
 from parallelize.backends.tensorrt.layers import Layer, as_plain, from_plain
 from parallelize.backends.tensorrt.library import RTX, TENSORRT
-from parallelize.backends.tensorrt.options import PRECISIONS, Precision
+from parallelize.backends.tensorrt.options import PRECISIONS
 from parallelize.backends.tensorrt.profiles import Profile
 from parallelize.data import readable
 from parallelize.data.tensor_spec import TensorSpec
