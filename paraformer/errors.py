@@ -8,7 +8,10 @@ class ParaFormerError(Exception):
 
     Attributes:
         hint: one sentence that says how.
+        exit_code: what a command ends with: 2 for wrong usage or input.
     """
+
+    exit_code = 2
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)

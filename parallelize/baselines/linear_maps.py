@@ -23,6 +23,7 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import States, Trial, move, states_at
 from parallelize.data import Samples
+from parallelize.machine.device import choose_device
 from parallelize.refitting.ridge import Moments, choose, solve
 from passes.graph import operators as ops
 from passes.graph.editing import clone, finish, restore_order
@@ -110,7 +111,7 @@ def fit_map(fit: States, fit_after: States, held_out: States, held_out_after: St
 
 def _moments(before: States, after: States, axis: int) -> Moments:
     width = before.values[0].shape[axis]
-    moments = Moments(width + 1, width)
+    moments = Moments(width + 1, width, choose_device(None))
     for old, new in zip(before.values, after.values, strict=True):
         rows, aims = (value.double().movedim(axis, -1).flatten(0, -2) for value in (old, new))
         moments.add(torch.cat([rows, rows.new_ones(len(rows), 1)], 1), aims - rows)

@@ -52,10 +52,8 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             with stdout_alone(), notes_shown():
                 command(*args, **kwargs)
-        except ParallelizeError as error:
+        except (ParallelizeError, ParaFormerError) as error:
             _fail(error, error.hint, error.exit_code)
-        except ParaFormerError as error:
-            _fail(error, error.hint, ParallelizeError.exit_code)
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:  # noqa: BLE001  (the one place where a bug is reported)

@@ -3,10 +3,9 @@
     minimise  |F D - R|^2 + lambda sum_j s_j |D_j|^2,      s_j = sum of squares of feature j
 
 Rows come in batches and only F'F, F'R and R'R are kept, so memory does not grow with the data. Products within a batch
-are of the rows' own precision: float32 takes half the time and costs about 1e-6 of F'F, far below the least ridge. On a
-machine with a GPU they are computed there. The ridge is scaled by
-each feature's own second moment, which makes lambda a pure number. The last column may be the constant, which is not
-penalised.
+are of the rows' own precision: float32 takes half the time and costs about 1e-6 of F'F, far below the least ridge. The
+ridge is scaled by each feature's own second moment, which makes lambda a pure number. The last column may be the
+constant, which is not penalised.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ _BLOCK = 512
 class Moments:
     """Second moments of features (columns) and targets: F'F, F'R, R'R, float64."""
 
-    def __init__(self, columns: int, targets: int) -> None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, columns: int, targets: int, device: torch.device) -> None:
+        """Start with no rows; `device` computes and keeps the moments."""
         self.features = torch.zeros(columns, columns, dtype=torch.float64, device=device)
         self.cross = torch.zeros(columns, targets, dtype=torch.float64, device=device)
         self.target = 0.0
@@ -45,7 +44,7 @@ class Moments:
 
     def columns(self, chosen: slice) -> Moments:
         """The moments of some of the features."""
-        part = Moments(0, self.cross.shape[1])
+        part = Moments(0, self.cross.shape[1], self.cross.device)
         part.features, part.cross = self.features[chosen, chosen], self.cross[chosen]
         part.target, part.rows = self.target, self.rows
         return part

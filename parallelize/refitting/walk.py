@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from parallelize.machine.device import choose_device
 from parallelize.models.states import Batch, Step, Teacher, placeholders, run_segment
 from parallelize.refitting.records import LevelRefit, ReadIns
 from parallelize.refitting.ridge import Moments, choose
@@ -141,7 +142,10 @@ class StackWalk:
         """Run the teacher once: normal equations of what the terms' inputs lack, and what `step` reaches."""
         nodes = () if step is None else step.nodes
         ours = [site.source for site, _ in sites.values()]
-        moments = [Moments(width + 1, width) for width in (source.meta["val"].shape[-1] for source in ours)]
+        moments = [
+            Moments(width + 1, width, choose_device(None))
+            for width in (source.meta["val"].shape[-1] for source in ours)
+        ]
         reached: list[tuple[Tensor, Tensor]] = []
         if not nodes and not ours:
             return moments, reached
@@ -247,7 +251,7 @@ def _moments(
     for batch, found, target in zip(batches, values, targets, strict=True):
         *columns, total = (batch.rows(value, axis) for value, axis in zip(found, axes, strict=True))
         rows = _with_constant(columns)
-        moments = moments or Moments(rows.shape[1], total.shape[1])
+        moments = moments or Moments(rows.shape[1], total.shape[1], choose_device(None))
         moments.add(rows, batch.rows(target, axes[-1]) - total)
     assert moments is not None
     return moments
