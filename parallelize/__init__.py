@@ -85,7 +85,7 @@ _HOMES = {
     "compare": "parallelize.measuring.compare",
     "convert": "parallelize.conversion.convert",
     "explore": "parallelize.exploring.explore",
-    "find_stacks": "passes.stacks.find.find",
+    "find_stacks": "passes.stacks.find",
     "heal": "parallelize.healing.heal",
 }
 

@@ -5,7 +5,7 @@ post-activation), also between two changes of the axes' order. The last term of 
 chain repeats. A term without parameters, such as a Fourier transform or a shift, belongs to a chain where the next
 term reads its result; an activation written out, x + 0.04 x^3 inside a GELU, is no term.
 
-Refused, each with its reason: see `passes.stacks.find.find`.
+Refused, each with its reason: see `passes.stacks.find`.
 """
 
 from __future__ import annotations

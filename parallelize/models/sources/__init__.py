@@ -8,23 +8,22 @@
     package.module:factory    a callable without arguments that returns a module, or a module itself
     path/to/file.py:factory   the same from a file
 
-Each kind of reference is one row of `KINDS` and one file of this package. No file is unpickled unless the user asks for
-it: a pickle runs code.
+Each kind of reference is a `Kind` among the `KINDS` of one file of this package, which is found by itself. No file is
+unpickled unless the user asks for it: a pickle runs code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import pkgutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from parallelize.data import Array
 from parallelize.models.program import Program
-from parallelize.models.sources import archive, factory, hugging_face, timm_model, torch_file
 from parallelize.models.sources.kinds import Kind, LoadOptions
-from parallelize.models.sources.user_code import names_code
 from passes.errors import ParallelizeError
 
-__all__ = ["KINDS", "Kind", "LoadOptions", "load_program"]
+__all__ = ["Kind", "LoadOptions", "known_kinds", "load_program"]
 
 
 def load_program(reference: str, options: LoadOptions, samples: Mapping[str, Array] | None = None) -> Program:
@@ -38,10 +37,10 @@ def load_program(reference: str, options: LoadOptions, samples: Mapping[str, Arr
     Raises:
         ParallelizeError: the reference names nothing that can be loaded and captured.
     """
-    kind = next((kind for kind in KINDS if kind.matches(reference)), None)
+    kind = next((kind for kind in known_kinds() if kind.matches(reference)), None)
     if kind is not None:
         return kind.load(reference, options, samples or {})
-    hint = f"MODEL is one of {', '.join(kind.spelling for kind in KINDS)}."
+    hint = f"MODEL is one of {', '.join(kind.spelling for kind in known_kinds())}."
     if Path(reference).is_dir():
         raise ParallelizeError(f"{reference} is a directory, not a model.", hint)
     if Path(reference).suffix == ".safetensors" or reference.endswith(".index.json"):
@@ -54,16 +53,13 @@ def load_program(reference: str, options: LoadOptions, samples: Mapping[str, Arr
     raise ParallelizeError(f"{reference} is neither a file nor a factory.", hint)
 
 
-def _has_suffix(*suffixes: str) -> Callable[[str], bool]:
-    return lambda reference: Path(reference).suffix in suffixes
+def _found() -> Iterator[Kind]:
+    """The kinds of every file of this package."""
+    for info in pkgutil.iter_modules(__path__, f"{__name__}."):
+        module = __import__(info.name, globals(), fromlist=["_"])  # told apart from the user's imports by its globals
+        yield from getattr(module, "KINDS", ())
 
 
-# The first kind that matches loads the reference, so what is told apart by more stands first.
-KINDS: tuple[Kind, ...] = (
-    Kind("a directory with config.json", hugging_face.is_saved_model, hugging_face.load),
-    Kind("a directory of convert", archive.is_converted, archive.load_converted),
-    Kind("timm:NAME", timm_model.names_model, timm_model.load),
-    Kind("FILE.pt2", _has_suffix(".pt2"), archive.load),
-    Kind("FILE.pt", _has_suffix(".pt", ".pth", ".ckpt", ".bin"), torch_file.load),
-    Kind("package.module:factory or FILE.py:factory", names_code, factory.load),
-)
+def known_kinds() -> tuple[Kind, ...]:
+    """All kinds of references, in the order in which they are asked: the first one that matches loads."""
+    return tuple(sorted(_found(), key=lambda kind: kind.place))

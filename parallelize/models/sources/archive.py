@@ -16,7 +16,7 @@ from parallelize.data import Array, readable
 from parallelize.machine.quiet import quiet_logs
 from parallelize.models.capture import from_exported
 from parallelize.models.program import Program
-from parallelize.models.sources.kinds import LoadOptions, refuse_extras
+from parallelize.models.sources.kinds import Kind, LoadOptions, has_suffix, refuse_extras
 from parallelize.models.sources.torch_file import PICKLE_HINT
 from parallelize.models.sources.user_code import described
 from passes.errors import ParallelizeError
@@ -76,3 +76,9 @@ def _without_pickles(*, allow: bool) -> Iterator[None]:
             os.environ[_FORCE_SAFE] = before
         elif not allow:
             del os.environ[_FORCE_SAFE]
+
+
+KINDS = (
+    Kind("a directory of convert", is_converted, load_converted, place=20),
+    Kind("FILE.pt2", has_suffix(".pt2"), load, place=40),
+)

@@ -8,9 +8,9 @@ from torch import nn
 
 from parallelize.data import Array
 from parallelize.models.program import Program
-from parallelize.models.sources.kinds import LoadOptions
+from parallelize.models.sources.kinds import Kind, LoadOptions
 from parallelize.models.sources.shapes import capture_known
-from parallelize.models.sources.user_code import at_home, called, imported
+from parallelize.models.sources.user_code import at_home, called, imported, names_code
 from parallelize.models.sources.weights import load_weights
 from passes.errors import ParallelizeError
 
@@ -28,3 +28,6 @@ def load(reference: str, options: LoadOptions, samples: Mapping[str, Array]) -> 
         examples = getattr(module, "example_inputs", None)
         examples = getattr(source, "example_inputs", None) if examples is None else examples
         return capture_known(module.eval(), examples, reference, options, samples)
+
+
+KINDS = (Kind("package.module:factory or FILE.py:factory", names_code, load, place=90),)

@@ -22,7 +22,7 @@ from parallelize.machine.quiet import quiet_logs
 from parallelize.models.program import Program
 from parallelize.models.sources.adapter import base_of, has_adapter, import_peft, merged, without_adapter
 from parallelize.models.sources.hugging_face_inputs import input_specs
-from parallelize.models.sources.kinds import LoadOptions, refuse_extras
+from parallelize.models.sources.kinds import Kind, LoadOptions, refuse_extras
 from parallelize.models.sources.shapes import capture_specs
 from parallelize.models.sources.user_code import described
 from passes.errors import EnvironmentLackError, ParallelizeError
@@ -187,3 +187,6 @@ def _load_weights(transformers: ModuleType, directory: Path, config: Any) -> nn.
         )
     assert isinstance(module, nn.Module)
     return module.eval()
+
+
+KINDS = (Kind("a directory with config.json", is_saved_model, load, place=10),)

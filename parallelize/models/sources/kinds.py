@@ -39,11 +39,18 @@ class Kind:
         spelling: how a user writes it.
         matches: whether a reference is of this kind; the first kind that says so loads it.
         load: gives the program, or raises ParallelizeError.
+        place: kinds of smaller numbers are asked first; what is told apart by more has the smaller one.
     """
 
     spelling: str
     matches: Callable[[str], bool]
     load: Loader
+    place: int
+
+
+def has_suffix(*suffixes: str) -> Callable[[str], bool]:
+    """Matches files by the end of their names."""
+    return lambda reference: Path(reference).suffix in suffixes
 
 
 def refuse_extras(reference: str, options: LoadOptions, *, inputs: bool) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from parallelize.data import Array
 from parallelize.models.program import Program
-from parallelize.models.sources.kinds import LoadOptions
+from parallelize.models.sources.kinds import Kind, LoadOptions
 from parallelize.models.sources.shapes import capture_known
 from parallelize.models.sources.user_code import described
 from parallelize.models.sources.weights import load_weights
@@ -100,3 +100,6 @@ def _example(module: nn.Module) -> torch.Tensor | None:
     """Zeros of the size that the model was made for, (2, channels, height, width)."""
     size = (getattr(module, "default_cfg", None) or {}).get("input_size")
     return None if size is None else torch.zeros(2, *size)
+
+
+KINDS = (Kind("timm:NAME", names_model, load, place=30),)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from parallelize.models import sources
+from parallelize.models.sources import LoadOptions, known_kinds, load_program
 from tests.parallelize.models.sources.cases import refusal, small_checkpoint
 
 
@@ -46,3 +49,29 @@ def test_options_that_a_file_has_no_use_for_are_refused(home: Path) -> None:
     assert refusal("small.pt", weights=weights)[0] == "small.pt has weights of its own."
     assert refusal("model.pt2", weights=weights)[0] == "model.pt2 has weights of its own."
     assert refusal("model.pt2", "1x4")[0] == "model.pt2 states the shapes of its inputs."
+
+
+TOY = """
+import torch
+from parallelize.models.capture import capture
+from parallelize.models.sources.kinds import Kind
+
+def load(reference, options, samples):
+    return capture(torch.nn.Linear(int(reference.removeprefix("toy:")), 2).eval(), (torch.zeros(2, 3),))
+
+KINDS = (Kind("toy:WIDTH", lambda reference: reference.startswith("toy:"), load, place=35),)
+"""
+
+
+def test_one_more_file_is_one_more_kind(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [kind.spelling for kind in known_kinds()]
+    Path("more").mkdir()
+    Path("more/toy_source.py").write_text(TOY)
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(home / "more")])
+    try:
+        assert [tuple(spec.shape) for spec in load_program("toy:3", LoadOptions()).outputs] == [("batch", 2)]
+        assert "timm:NAME, toy:WIDTH, FILE.pt2" in refusal("nothing")[1]
+    finally:
+        sys.modules.pop("parallelize.models.sources.toy_source", None)
+    monkeypatch.undo()
+    assert [kind.spelling for kind in known_kinds()] == before

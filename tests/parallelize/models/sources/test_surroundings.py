@@ -103,7 +103,7 @@ import paraformer.model
 import parallelize.models.prepare
 from parallelize import ParallelizeError, capture, find_stacks
 from plain import Model
-assert ParallelizeError.__module__ == "passes.errors" and find_stacks.__module__ == "passes.stacks.find.find"
+assert ParallelizeError.__module__ == "passes.errors" and find_stacks.__module__ == "passes.stacks.find"
 def make():
     import torch
     capture(Model().eval(), (torch.zeros(1, 4),))
