@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -39,6 +39,10 @@ from parallelize.cli.output import print_facts, print_notes, print_table
 from parallelize.cli.takes import takes
 from parallelize.files.plan import read_plan
 from parallelize.healing.options import HealOptions
+
+if TYPE_CHECKING:
+    from parallelize.conversion.options import ConvertOptions
+    from parallelize.models.prepare import Source
 
 
 @app.command()
@@ -90,6 +94,8 @@ def convert(
     from parallelize.backends.tensorrt.profiles import ShapeOptions, parse_shapes
     from parallelize.conversion.engine_options import EngineOptions
     from parallelize.conversion.options import ConvertOptions
+    from parallelize.data import parse_inputs
+    from parallelize.models.prepare import Source
 
     shapes = ShapeOptions(
         parse_shapes(min_shapes, "--min-shapes"),
@@ -111,20 +117,18 @@ def convert(
         heal=HealOptions() if heal else None,
         engine=EngineOptions(backend, precision, building),
     )
-    _convert(
+    source = Source(
         model,
-        output,
-        input_shapes,
-        inputs=inputs,
-        test_inputs=test_inputs,
+        inputs,
+        test_inputs,
         labels=labels,
         mask=mask,
         weights=weights,
         weights_key=weights_key,
+        input_specs=parse_inputs(input_shapes),
         allow_pickle=allow_pickle,
-        force=force,
-        options=options,
     )
+    _convert(source, output, options, force=force)
 
 
 @app.command()
@@ -233,35 +237,35 @@ def heal(
 ) -> None:
     """Convert by a plan, with self-distillation: the rewrite learns from the model itself; run again to go on."""
     from parallelize.conversion.options import ConvertOptions
+    from parallelize.data import parse_inputs
+    from parallelize.models.prepare import Source
 
-    _convert(
+    options = ConvertOptions(plan=read_plan(plan), metric=metric, threads=threads, rounds=rounds, heal=healing)
+    source = Source(
         model,
-        output,
-        input_shapes,
-        inputs=inputs,
-        test_inputs=test_inputs,
+        inputs,
+        test_inputs,
         labels=labels,
         mask=mask,
         weights=weights,
         weights_key=weights_key,
+        input_specs=parse_inputs(input_shapes),
         allow_pickle=allow_pickle,
-        force=force,
-        options=ConvertOptions(plan=read_plan(plan), metric=metric, threads=threads, rounds=rounds, heal=healing),
     )
+    _convert(source, output, options, force=force)
 
 
-def _convert(model: str, output: Path, shapes: list[str] | None, **options: Any) -> None:
+def _convert(source: Source, output: Path, options: ConvertOptions, *, force: bool) -> None:
     """Convert with a progress line, then print the table, the notes and what was written."""
     from rich.text import Text
 
     from parallelize.conversion.convert import convert as run
     from parallelize.conversion.notes import facts, notes
     from parallelize.conversion.table import table
-    from parallelize.data import parse_inputs
     from parallelize.terminal.progress import reporting
 
     with reporting() as report:
-        conversion = run(model, output, input_specs=parse_inputs(shapes), report=report, **options)
+        conversion = run(source, output, options=options, force=force, report=report)
     console = print_facts(facts(conversion.report))
     print_table(table(conversion.report))
     print_notes(notes(conversion.report), console)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from parallelize.backends.tensorrt.choices import Precision
+from parallelize.backends.tensorrt.choices import Precision as EnginePrecision
 from parallelize.backends.tensorrt.layers import Layer, critical_layers, kernels, streams
 from parallelize.export.precision import KeptInFp32, PrecisionRecord
 from parallelize.machine.latency import Latency
+from passes.precision.cast_precision import Precision
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class EngineResult:
 
     library: str
     targets: tuple[str, ...]
-    precision: Precision | None
+    precision: EnginePrecision | None
     profiles: tuple[str, ...]
     build_seconds: float
     layers: Mapping[str, Counts]
