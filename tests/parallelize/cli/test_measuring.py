@@ -121,8 +121,8 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_run(
     def running(*_: object, **__: object) -> None:
         pytest.fail("it was run")
 
-    for module in ("comparison.compare", "benchmark.bench"):
-        monkeypatch.setattr(f"parallelize.{module}", running)
+    for module in ("compare.compare", "bench.bench"):
+        monkeypatch.setattr(f"parallelize.measuring.{module}", running)
     (home / "folder").mkdir()
     _refused(*PLACES[case])
 
