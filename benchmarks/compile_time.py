@@ -41,10 +41,10 @@ from paraformer.model import VisionConfig, VisionParaFormer  # noqa: E402
 from parallelize.models.capture import capture, from_exported  # noqa: E402
 from parallelize.models.clean import clean  # noqa: E402
 from parallelize.models.program import Program  # noqa: E402
-from passes.fusion.fuse_width import FuseWidth  # noqa: E402
 from passes.graph.agreement import largest_change  # noqa: E402
 from passes.graph.outputs import flat_outputs  # noqa: E402
 from passes.plan import Plan, grouped  # noqa: E402
+from passes.registry import FUSION  # noqa: E402
 from passes.runner import run_passes  # noqa: E402
 from passes.schedule.apply_plan import ApplyPlan  # noqa: E402
 from passes.stacks.find import Stack, find_stacks  # noqa: E402
@@ -95,7 +95,7 @@ def compiled(program: Program, size: int) -> tuple[dict[str, float], list[torch.
     times.append(clock())
     rewritten, _ = run_passes(cleaned.module, [ApplyPlan(in_groups(stack, size))])
     times.append(clock())
-    fused, (record,) = run_passes(rewritten, [FuseWidth()])
+    fused, (record, *_) = run_passes(rewritten, FUSION)
     times.append(clock())
     if len(record.matches) != 2 * len(range(0, len(stack.blocks), size)):
         raise RuntimeError(f"fused {len(record.matches)} levels of {len(stack.blocks)} blocks in groups of {size}")

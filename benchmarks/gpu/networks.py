@@ -14,9 +14,9 @@ from paraformer.model import VisionConfig, VisionParaFormer
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
 from parallelize.models.program import Program
-from passes.fusion.fuse_width import FuseWidth
 from passes.graph.measures import critical_gemms
 from passes.plan import Level, Plan, StackPlan, grouped, serial
+from passes.registry import FUSION
 from passes.runner import run_passes
 from passes.schedule.apply_plan import ApplyPlan
 from passes.stacks.find import Stack, find_stacks
@@ -108,7 +108,7 @@ def rewrites(family: Family, device: str, dtype: torch.dtype) -> Iterator[Networ
     for depth in family.depths:
         plan = Plan((side_by_side(stack, depth),))
         unfused, _ = run_passes(program.module, [ApplyPlan(plan)])
-        fused, (record,) = run_passes(unfused, [FuseWidth()])
+        fused, (record, *_) = run_passes(unfused, FUSION)
         if record.skipped:
             raise RuntimeError(f"{family.name} at depth {depth} was not fused: {record.skipped[0].reason}")
         yield Network(f"depth {depth}", depth, replace(program, module=fused))
@@ -142,6 +142,6 @@ def para_formers(branches: int, device: str, dtype: torch.dtype) -> Iterator[Net
     yield Network(SERIAL, branches, captured(twin, example, device, dtype))
     wide = VisionParaFormer(VisionConfig(**sizes, depth=branches, mode="para-former", branches=branches))
     program = captured(wide, example, device, dtype)
-    fused, _ = run_passes(program.module, [FuseWidth()])
+    fused, _ = run_passes(program.module, FUSION)
     yield Network("Para-Former, unfused", 1, program)
     yield Network("Para-Former, fused", 1, replace(program, module=fused))

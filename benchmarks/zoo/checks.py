@@ -14,11 +14,11 @@ from torch import Tensor, fx
 from benchmarks.zoo.entry import Entry, Kinds
 from parallelize.models.clean import clean
 from parallelize.models.program import Program
-from passes.fusion.fuse_width import FuseWidth
 from passes.graph.agreement import largest_change
 from passes.graph.measures import critical_gemms
 from passes.graph.outputs import flat_outputs
 from passes.plan import Form, Plan, StackPlan, grouped, serial
+from passes.registry import FUSION
 from passes.runner import run_passes
 from passes.schedule.apply_plan import ApplyPlan, rewrite
 from passes.schedule.picard import picard
@@ -113,14 +113,15 @@ class Fusion:
 def fuse(module: fx.GraphModule, form: Form, inputs: Sequence[Tensor]) -> Fusion:
     """Pairs of blocks in one form, fused; a network that is parallel already is fused as it is."""
     paired, _ = run_passes(module, [ApplyPlan(pairs_plan(find_stacks(module).stacks, form))])
-    fused, (record,) = run_passes(paired, [FuseWidth()], inputs)
+    fused, records = run_passes(paired, FUSION, inputs)
+    record = records[0]
     outputs = flat_outputs(fused, inputs)
-    assert record.error is not None
+    errors = [step.error for step in records if step.error is not None]
     return Fusion(
         len(record.matches),
         len(record.present),
         tuple(skip.reason for skip in record.skipped),
-        record.error,
+        max(errors),
         all(bool(output.isfinite().all()) for output in outputs if output.is_floating_point()),
         critical_gemms(fused),
         operators(fused),
@@ -134,7 +135,7 @@ def onnx_error(entry: Entry) -> float:
 
     program, _ = clean(entry.capture())
     plan = pairs_plan(find_stacks(program.module).stacks, "sublayer")
-    module, _ = run_passes(program.module, [ApplyPlan(plan), FuseWidth()])
+    module, _ = run_passes(program.module, [ApplyPlan(plan), *FUSION])
     fused = Program(module, program.inputs, program.outputs, program.origin)
     inputs = list(entry.inputs(seed=2).values())
     with tempfile.TemporaryDirectory() as scratch:
