@@ -7,7 +7,7 @@ many layers for a transformer with them in fp32 as without. Whoever wants them i
 What is measured is the residual sum. In fp32 it costs twice the memory traffic of the state, and it pays where the
 state grows large: fp16 ends at 65,504, and in bf16 a term below 1/512 of the state is lost when it is added. The
 cheapest candidate whose error is at most 1.1 times the least one is taken, of those that are in the range on all
-samples (`parallelize.half_range`). Where none is, what leaves it stays in fp32, too.
+samples (`parallelize.export.half_range`). Where none is, what leaves it stays in fp32, too.
 
 Without samples nothing is known of the state. Then fp16 keeps the sum in fp32, because an overflow ruins the outputs,
 and bf16 does not, because it has the range of fp32, and a sum rounds no more of it away than each product does.

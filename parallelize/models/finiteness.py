@@ -84,7 +84,7 @@ def refuse_nan_outputs(
         program: the captured model.
         inputs: the batch.
         outputs: what the program's graph made of it.
-        real: for each output where it is real, as `parallelize.padding.real_parts` gives it.
+        real: for each output where it is real, as `parallelize.data.padding.real_parts` gives it.
         start: how many samples came before the batch.
         size: how many samples it has.
         what: what a sample is called in the sentence.

@@ -4,9 +4,9 @@ A trained network is a sum of terms alpha_j sigma(W_j h_j + b_j). Terms that no 
 features. Two things are wrong, and both are mended by ridge regression, level by level along the *rewritten* network:
 
     read-in    a term reads h = norm(x) of an earlier state than in training. h + A h + b foretells what it read there;
-               A and b become part of the inner weights (passes.in_projection).
+               A and b become part of the inner weights (passes.schedule.in_projection).
     read-out   the outer coefficients alpha of the level, and an affine function of norm(x), are solved for again so
-               that the level comes to the teacher's state (passes.out_projection).
+               that the level comes to the teacher's state (passes.schedule.out_projection).
 
 No gradient, no new kernel: the read-in is inside the weights, and after width fusion the affine part is d more columns
 of an out-projection that is there anyway.

@@ -16,7 +16,7 @@ def difference(
 
     Args:
         left: nodes in canonical order.
-        left_lines: their structure (passes.terms.structure), which may have more lines than there are nodes.
+        left_lines: their structure (passes.stacks.terms.structure), which may have more lines than there are nodes.
         right: the same of the other computation.
         right_lines: its structure.
     """
