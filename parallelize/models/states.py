@@ -233,8 +233,9 @@ def before_post(module: fx.GraphModule, owner: Term, last: Term, state: Tensor, 
         `total` itself where that leads to `state`, or where what follows is no norm of the last axis.
     """
     norm = owner.norms[0]
-    exact = owner is last and last.norms and _is_result(module, norm, total, state)
-    if exact or len(owner.norms) > 1 or norm.target not in ops.ROW_NORMS:
+    if len(owner.norms) > 1 or norm.target not in ops.ROW_NORMS:
+        return total
+    if owner is last and _is_result(module, norm, total, state):
         return total
     gain, shift = _gain_and_shift(module, norm)
     plain = torch.where(gain.abs() > 1e-6, (state - shift) / gain, torch.zeros_like(state))

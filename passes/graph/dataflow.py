@@ -64,6 +64,19 @@ def value_users(node: fx.Node) -> Iterator[fx.Node]:
     return (user for user in node.users if carries_tensors(user) and node in values_read(user))
 
 
+def is_stored(node: fx.Node) -> bool:
+    """Whether a value comes from parameters and constants only."""
+    pending, seen = [node], {node}
+    while pending:
+        current = pending.pop()
+        if current.op == "placeholder":
+            return False
+        fresh = [source for source in tensor_inputs(current) if source not in seen]
+        seen.update(fresh)
+        pending.extend(fresh)
+    return True
+
+
 def positions(graph: fx.Graph) -> dict[fx.Node, int]:
     """Each node's place in the order of execution."""
     return {node: place for place, node in enumerate(graph.nodes)}

@@ -188,7 +188,8 @@ def _place_level(module: fx.GraphModule, stack: Stack, level: Level, entry: fx.N
 
 def _normed(total: fx.Node, term: Term) -> fx.Node:
     """The norm of a term, of `total` in place of the term's own sum."""
-    term.norms[0].replace_input_with(term.total, total)
+    for node in term.norms:
+        node.replace_input_with(term.total, total)
     return term.norms[-1]
 
 

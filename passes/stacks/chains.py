@@ -1,7 +1,7 @@
 """Link residual adds to chains: the next term reads the state that the last one made.
 
 A term ends in its add, or in a norm or activation that follows the add where the next term reads that (post-norm,
-post-activation), also between two changes of the axes' order. The last term of a chain takes the same path where the
+post-activation), whole or written out (`passes.stacks.posts`). The last term of a chain takes the same path where the
 chain repeats. A term without parameters, such as a Fourier transform or a shift, belongs to a chain where the next
 term reads its result; an activation written out, x + 0.04 x^3 inside a GELU, is no term.
 
@@ -11,25 +11,29 @@ Refused, each with its reason: see `passes.stacks.find`.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from torch import fx
 
 from passes.graph import operators as ops
-from passes.graph.dataflow import descendants, positions, same_shape, tensor_inputs, tensor_value, value_users
+from passes.graph.dataflow import (
+    descendants,
+    positions,
+    region_between,
+    same_shape,
+    tensor_inputs,
+    tensor_value,
+    value_users,
+)
 from passes.stacks.coupled_states import CoupledStates
 from passes.stacks.joined_paths import joined_paths
+from passes.stacks.posts import obstacle, paths_after
 from passes.stacks.residual_adds import ResidualAdd, float_adds, residual_adds
 from passes.stacks.terms import Refusal
 
 aten = ops.aten
-
-# a captured dropout does nothing
-_REORDERS = frozenset({aten.permute.default, aten.transpose.int})
-_MORE = frozenset({aten.dropout.default, aten.instance_norm.default, aten.nan_to_num.default})
-_POSTS = ops.NORMS | ops.ELEMENTWISE | ops.VIEWS | _REORDERS | _MORE
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,13 @@ def find_chains(module: fx.GraphModule) -> Chains:
     coupled = CoupledStates(all_chains)
     chains = _without_nested(all_chains, refused)
     parts = [part for chain in chains for part in _legal_parts(chain, coupled, refused)]
-    inside = {node for chain in chains for add in chain for node in (*add.region, *add.joins)}
+    inside = {node for chain in chains for add in chain for node in (*add.region, *add.joins, *add.post)}
     states = {state for chain in chains for add in chain for state in (add.skip, add.result)}
     nodes = {add.node for add in linked}
     refused.extend(_without_weights([add for add in adds if add.node not in nodes], inside, states))
     known = {node for add in adds for node in (add.node, *add.joins)} | inside
     others = float_adds(module.graph, ops.ADDS | {aten.sub.Tensor})
+    refused.extend(_cuts(parts, linked, place))
     refused.extend(joined_paths(module.graph, [pair for pair in others if pair[0] not in known]))
     order = {node.name: number for node, number in place.items()}
     by_place = sorted(refused, key=lambda refusal: order[refusal.node])
@@ -106,18 +111,14 @@ def _is_written_out(add: ResidualAdd, states: set[fx.Node]) -> bool:
 
 def _post(add: ResidualAdd, skips: Collection[fx.Node]) -> tuple[fx.Node, ...]:
     """Norms and activations after the add, up to the state that the next term reads; empty if it reads the add."""
-    path: list[fx.Node] = []
-    node = add.total
-    while node not in skips:
-        followers = list(value_users(node))
-        if len(followers) != 1:
-            return ()
-        node = followers[0]
-        state = [source for source in tensor_inputs(node) if source.op != "get_attr"]
-        if node.target not in _POSTS or len(state) != 1:
-            return ()
-        path.append(node)
-    return tuple(path) if _lies_alike(add.total, node) else ()
+    if add.total in skips:
+        return ()
+    path = next((path for path in paths_after(add.total) if path[-1] in skips), ())
+    if not path or not _lies_alike(add.total, path[-1]):
+        return ()
+    forks = any(len(list(value_users(node))) > 1 for node in (add.total, *path[:-1]))
+    # x - mean(x), of which a spread is then taken, is the beginning of a norm
+    return () if forks and add.spelled is not None and not add.has_weights else path
 
 
 def _lies_alike(left: fx.Node, right: fx.Node) -> bool:
@@ -152,15 +153,9 @@ def _close_post(chain: list[ResidualAdd]) -> list[ResidualAdd]:
         periods = [1]
     if not periods or chain[-1].post:
         return chain
-    path: list[fx.Node] = []
-    node = chain[-1].total
-    for target in posts[-1 - periods[0]]:
-        followers = list(value_users(node))
-        if len(followers) != 1 or followers[0].target != target:
-            return chain
-        node = followers[0]
-        path.append(node)
-    return [*chain[:-1], replace(chain[-1], post=tuple(path))]
+    wanted = posts[-1 - periods[0]]
+    path = next((path for path in paths_after(chain[-1].total) if [node.target for node in path] == wanted), ())
+    return [*chain[:-1], replace(chain[-1], post=path)]
 
 
 def _has_period(labels: Sequence[object], period: int) -> bool:
@@ -213,6 +208,29 @@ def _legal_parts(chain: list[ResidualAdd], coupled: CoupledStates, refused: list
         refused.append(Refusal(add.node.name, reason))
         parts.append([])
     return [part for part in parts if part]
+
+
+def _cuts(
+    parts: Sequence[Sequence[ResidualAdd]], linked: Sequence[ResidualAdd], place: dict[fx.Node, int]
+) -> Iterator[Refusal]:
+    """What stands between the end of a chain and the next one on a state of its shape, and is no norm or activation.
+
+    Behind several terms a product makes another state, whose chain is a stack of its own; it is told where it leaves a
+    term alone.
+    """
+    entries = sorted({part[0].skip for part in parts}, key=place.__getitem__)
+    terms, read = {add.node for add in linked}, {add.skip for add in linked}
+    for part in parts if len(parts) > 1 else ():
+        total = part[-1].total
+        after = descendants([total])
+        state = next((entry for entry in entries if entry in after and entry is not total), None)
+        if state is None or part[-1].result in read or not _lies_alike(total, state):
+            continue
+        between = region_between(total, state, place)
+        apart = not terms.isdisjoint(between) or (len(part) > 1 and any(ops.gemms(node) for node in between))
+        found = None if apart else obstacle(total, state)
+        if found is not None:
+            yield Refusal(found[0].name, found[1])
 
 
 def _why_not(add: ResidualAdd, chain: Sequence[ResidualAdd], state: set[fx.Node], coupled: CoupledStates) -> str | None:

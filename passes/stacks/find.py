@@ -13,11 +13,13 @@ Refused, each with its reason:
     5. the sum is written otherwise than as an add, or scales or broadcasts what it adds: the pass normalize-adds
        writes it as an add where it is a term;
     6. neither operand is the state: a skip path that maps it, or branches that are parallel already.
+
+Told as well, by the operator's name: what parts two stacks of one shape and is no norm or activation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from torch import fx
@@ -100,7 +102,7 @@ def _term(add: ResidualAdd) -> Term:
         nodes=tuple(nodes),
         inner=inner,
         sides=tuple(leaf for leaf in leaves if leaf.op != "get_attr" and carries_tensors(leaf)),
-        structure=(*structure(nodes, body, add.skip), *(_post_line(node) for node in add.post)),
+        structure=(*structure(nodes, body, add.skip), *_post_lines(add)),
         module=_module_path(add.region),
     )
 
@@ -135,9 +137,15 @@ def structure(nodes: Iterable[fx.Node], inner: frozenset[fx.Node], skip: fx.Node
             yield f"{node.target} {arguments}"
 
 
-def _post_line(node: fx.Node) -> str:
-    constants = fx.map_arg(node.args, lambda n: str(getattr(tensor_value(n), "shape", "")))
-    return f"post {node.target} {constants}"
+def _post_lines(add: ResidualAdd) -> Iterator[str]:
+    """One line for each node of a norm or activation: operator and arguments by place, a stored value's shape."""
+    number = {add.total: "sum", **{node: f"post{place}" for place, node in enumerate(add.post)}}
+
+    def described(node: fx.Node) -> str:
+        return number.get(node) or str(getattr(tensor_value(node), "shape", ""))
+
+    for node in add.post:
+        yield f"post {node.target} {fx.map_arg((node.args, node.kwargs), described)}"
 
 
 def _module_path(region: Sequence[fx.Node]) -> str:

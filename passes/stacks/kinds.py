@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from torch import fx
 
 from passes.graph import operators as ops
-from passes.graph.dataflow import same_shape, tensor_inputs, tensor_value
+from passes.graph.dataflow import is_stored, same_shape, tensor_inputs, tensor_value
 from passes.stacks.terms import Kind
 
 _PRODUCTS = ops.MATRIX_PRODUCTS | {ops.aten.baddbmm.default}
@@ -82,20 +82,7 @@ def _kind(region: Sequence[fx.Node], inner: Collection[fx.Node]) -> Kind:
 
 def _multiplies_activations(product: fx.Node, inner: Collection[fx.Node]) -> bool:
     """Whether no factor is a stored weight: what a weight is computed from is stored, whatever happens to it."""
-    return not any(_is_stored(source) for source in tensor_inputs(product) if source not in inner)
-
-
-def _is_stored(node: fx.Node) -> bool:
-    """Whether a value comes from parameters and constants only."""
-    pending, seen = [node], {node}
-    while pending:
-        current = pending.pop()
-        if current.op == "placeholder":
-            return False
-        fresh = [source for source in tensor_inputs(current) if source not in seen]
-        seen.update(fresh)
-        pending.extend(fresh)
-    return True
+    return not any(is_stored(source) for source in tensor_inputs(product) if source not in inner)
 
 
 def _is_pointwise(convolution: fx.Node) -> bool:
