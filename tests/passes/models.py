@@ -290,6 +290,11 @@ def text(graph: fx.GraphModule) -> str:
     return str(graph.graph)
 
 
+def targets(graph: fx.GraphModule) -> list[object]:
+    """What a graph calls, in order."""
+    return [node.target for node in graph.graph.nodes if node.op == "call_function"]
+
+
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).detach().abs().max() / expected.detach().abs().max())
 

@@ -14,7 +14,18 @@ from passes.clean.fold_batch_norm import FoldBatchNorm
 from passes.graph.editing import finish
 from passes.graph.operators import LINEAR, PLAIN_CONVOLUTIONS
 from passes.runner import Skip
-from tests.passes.models import Function, graph_of, mlps, normal, randomised, relative_error, run, text, wrong_metadata
+from tests.passes.models import (
+    Function,
+    graph_of,
+    mlps,
+    normal,
+    randomised,
+    relative_error,
+    run,
+    targets,
+    text,
+    wrong_metadata,
+)
 
 aten = torch.ops.aten
 CHANNELS, WIDE = 4, 6
@@ -33,10 +44,6 @@ def _statistics(module: nn.Module) -> nn.Module:
 
 def _graph(module: nn.Module, *example: Tensor, **options: Any) -> fx.GraphModule:
     return finish(graph_of(_statistics(module), *example, **options))
-
-
-def _targets(graph: fx.GraphModule) -> list[object]:
-    return [node.target for node in graph.graph.nodes if node.op == "call_function"]
 
 
 def pixels(batch: int = 3, dims: int = 2) -> Tensor:
@@ -66,8 +73,8 @@ def test_a_batch_norm_goes_into_the_product_before_it(product: nn.Module, norm: 
     graph = _graph(nn.Sequential(product, norm, nn.ReLU()), pixels(3, dims))
     folded, record = run(graph, FoldBatchNorm(), pixels(3, dims))
     (before,) = (node.name for node in graph.graph.nodes if node.target in PLAIN_CONVOLUTIONS | {LINEAR})
-    assert NORM in _targets(graph)
-    assert _targets(folded) == [target for target in _targets(graph) if target != NORM]
+    assert NORM in targets(graph)
+    assert targets(folded) == [target for target in targets(graph) if target != NORM]
     assert record.matches == (f"batch_norm into {before}",)
     assert record.skipped == ()
     for batch in (1, 3):
@@ -97,7 +104,7 @@ def test_a_weight_that_two_products_share_is_folded_for_each() -> None:
     graph = _graph(nn.Sequential(*layers), pixels())
     folded, record = run(graph, FoldBatchNorm(), pixels())
     assert len(record.matches) == 2
-    assert NORM not in _targets(folded)
+    assert NORM not in targets(folded)
     assert relative_error(folded(pixels(1)), graph(pixels(1))) < 1e-10
     weights = [node.args[1].target for node in folded.graph.nodes if node.target == aten.conv2d.default]
     assert weights == ["folded_weight_0", "folded_weight_1"]
@@ -121,7 +128,7 @@ def test_of_two_norms_in_a_row_both_go_into_the_product() -> None:
     graph = _graph(model, pixels())
     folded, record = run(graph, FoldBatchNorm(), pixels())
     assert record.matches == ("batch_norm into conv2d", "batch_norm_1 into conv2d")
-    assert _targets(folded) == [aten.conv2d.default]
+    assert targets(folded) == [aten.conv2d.default]
     assert relative_error(folded(pixels(1)), graph(pixels(1))) < 1e-10
 
 

@@ -24,6 +24,7 @@ from tests.passes.models import (
     randomised,
     relative_error,
     run,
+    targets,
     text,
     tokens,
     wrong_metadata,
@@ -34,10 +35,6 @@ aten = torch.ops.aten
 
 def _graph(function: Callable[..., Any], **parts: nn.Module | Tensor) -> fx.GraphModule:
     return graph_of(randomised(Function(function, **parts)), tokens())
-
-
-def _targets(graph: fx.GraphModule) -> list[object]:
-    return [node.target for node in graph.graph.nodes if node.op == "call_function"]
 
 
 def _weight_norm(self: Function, x: Tensor) -> Tensor:
@@ -91,7 +88,7 @@ def test_what_depends_on_parameters_alone_is_computed_once_with_the_same_bits(
 ) -> None:
     graph = _graph(function, **parts)
     folded, record = run(graph, FoldConstants(), tokens())
-    assert _targets(folded) == left
+    assert targets(folded) == left
     assert record.skipped == ()
     assert len(record.matches) == 1
     for batch in (1, 3):
@@ -107,7 +104,7 @@ def test_the_weight_norm_of_torch_is_folded() -> None:
     linear = nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH))
     graph = graph_of(randomised(linear), tokens())
     folded, _ = run(graph, FoldConstants(), tokens())
-    assert _targets(folded) == [aten.linear.default]
+    assert targets(folded) == [aten.linear.default]
     assert relative_error(folded(tokens()), graph(tokens())) < 1e-10
 
 
@@ -124,7 +121,7 @@ def test_a_view_of_a_parameter_stays_a_view_of_its_memory() -> None:
 def test_a_constant_that_is_the_output_is_stored_too() -> None:
     graph = _graph(lambda s, x: (x * 2, s.gain + 1, s.gain), gain=normal(WIDTH))
     folded, record = run(graph, FoldConstants(), tokens())
-    assert _targets(folded) == [aten.mul.Tensor]
+    assert targets(folded) == [aten.mul.Tensor]
     assert len(record.matches) == 1
     assert all(torch.equal(a, b) for a, b in zip(folded(tokens()), graph(tokens()), strict=True))
     assert wrong_metadata(folded, tokens()) == []
@@ -133,7 +130,7 @@ def test_a_constant_that_is_the_output_is_stored_too() -> None:
 def test_a_constant_that_another_constant_reads_too_is_stored_once() -> None:
     graph = _graph(lambda s, x: x * torch.exp(s.gain) + torch.exp(s.gain).square(), gain=normal(WIDTH))
     folded, record = run(graph, FoldConstants(), tokens())
-    assert _targets(folded) == [aten.mul.Tensor, aten.add.Tensor]
+    assert targets(folded) == [aten.mul.Tensor, aten.add.Tensor]
     assert len(list(folded.parameters())) == 2 == len(record.matches)
     assert torch.equal(folded(tokens()), graph(tokens()))
 
@@ -161,7 +158,7 @@ def test_dropout_in_eval_mode_is_not_random() -> None:
     graph = _graph(lambda s, x: x * F.dropout(s.gain, 0.5, training=False), gain=normal(WIDTH))
     folded, record = run(graph, FoldConstants(), tokens())
     assert record.skipped == ()
-    assert _targets(folded) == [aten.mul.Tensor]
+    assert targets(folded) == [aten.mul.Tensor]
 
 
 def test_a_large_result_is_refused_with_its_size_and_the_limit() -> None:
@@ -169,9 +166,9 @@ def test_a_large_result_is_refused_with_its_size_and_the_limit() -> None:
     folded, record = run(graph, FoldConstants(limit=TOKENS * WIDTH - 1), tokens())
     assert record.skipped == (Skip("expand", f"expand has {TOKENS * WIDTH} values, more than {TOKENS * WIDTH - 1}"),)
     assert record.matches == ("add",)
-    assert aten.expand.default in _targets(folded)
+    assert aten.expand.default in targets(folded)
     assert torch.equal(folded(tokens()), graph(tokens()))
-    assert aten.expand.default not in _targets(run(graph, FoldConstants(limit=TOKENS * WIDTH))[0])
+    assert aten.expand.default not in targets(run(graph, FoldConstants(limit=TOKENS * WIDTH))[0])
 
 
 PIECES: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]] = {
@@ -198,7 +195,7 @@ def test_each_of_several_results_that_is_read_is_stored(
     graph = _graph(function, **parts)
     folded, record = run(graph, FoldConstants(), tokens())
     assert record.skipped == ()
-    assert set(_targets(folded)) <= {
+    assert set(targets(folded)) <= {
         aten.linear.default,
         aten.mul.Tensor,
         aten.add.Tensor,

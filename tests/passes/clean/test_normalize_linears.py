@@ -26,6 +26,7 @@ from tests.passes.models import (
     randomised,
     relative_error,
     run,
+    targets,
     text,
     tokens,
     wrong_metadata,
@@ -45,10 +46,6 @@ def _graph(function: Callable[..., Any], *example: Tensor, **options: Any) -> fx
         "d": normal(3, COLUMNS),
     }
     return finish(graph_of(randomised(Function(function, **parts)), *(example or (tokens(),)), **options))
-
-
-def _targets(graph: fx.GraphModule) -> list[object]:
-    return [node.target for node in graph.graph.nodes if node.op == "call_function"]
 
 
 def _conv1d(self: Function, x: Tensor) -> Tensor:
@@ -83,8 +80,8 @@ FIRES = {
 def test_products_with_a_stored_matrix_become_linears_with_the_same_numbers(function: Callable[..., Tensor]) -> None:
     graph = _graph(function)
     written, record = run(graph, NormalizeLinears(), tokens())
-    assert ops.LINEAR in _targets(written)
-    assert not {aten.mm.default, aten.matmul.default, aten.addmm.default, aten.t.default} & set(_targets(written))
+    assert ops.LINEAR in targets(written)
+    assert not {aten.mm.default, aten.matmul.default, aten.addmm.default, aten.t.default} & set(targets(written))
     assert record.skipped == ()
     assert record.matches
     for batch in (1, 3):
@@ -107,13 +104,13 @@ ALONE = {
 @pytest.mark.parametrize("function", ALONE.values(), ids=ALONE.keys())
 def test_one_linear_is_all_that_is_left(function: Callable[..., Tensor]) -> None:
     written, _ = run(_graph(function), NormalizeLinears(), tokens())
-    assert _targets(written) == [ops.LINEAR]
+    assert targets(written) == [ops.LINEAR]
 
 
 def test_the_views_of_a_conv1d_go_where_batch_and_tokens_are_free() -> None:
     graph = _graph(_conv1d, dynamic=({0: "batch", 1: "tokens"},))
     written, _ = run(graph, NormalizeLinears(), tokens())
-    assert _targets(written) == [ops.LINEAR]
+    assert targets(written) == [ops.LINEAR]
     for shape in ((1, 2), (3, TOKENS), (4, 9)):
         x = normal(*shape, WIDTH)
         assert relative_error(written(x), graph(x)) < 1e-10
@@ -123,7 +120,7 @@ def test_the_views_of_a_conv1d_go_where_batch_and_tokens_are_free() -> None:
 def test_views_that_lead_to_another_shape_stay() -> None:
     graph = _graph(lambda s, x: _flat(x).mm(s.w).view(x.shape[0], TOKENS * COLUMNS))
     written, _ = run(graph, NormalizeLinears(), tokens())
-    assert [target for target in _targets(written) if target in ops.VIEWS] == [aten.reshape.default] * 2
+    assert [target for target in targets(written) if target in ops.VIEWS] == [aten.reshape.default] * 2
     assert relative_error(written(tokens(7)), graph(tokens(7))) < 1e-10
 
 
@@ -238,7 +235,7 @@ def test_an_add_that_is_no_bias_stays(function: Callable[..., Any]) -> None:
 def test_a_bias_is_added_to_the_linear_even_where_it_is_read_first_or_elsewhere() -> None:
     graph = _graph(lambda s, x: ((x @ s.w + s.b) * s.b, s.b))
     written, _ = run(graph, NormalizeLinears(), tokens())
-    assert _targets(written) == [ops.LINEAR, aten.mul.Tensor]
+    assert targets(written) == [ops.LINEAR, aten.mul.Tensor]
     assert all(relative_error(a, b) < 1e-10 for a, b in zip(written(tokens()), graph(tokens()), strict=True))
 
 
@@ -253,7 +250,7 @@ def test_a_dead_product_of_merged_tokens_is_left_to_the_clean_up() -> None:
     dead.meta["val"] = next(iter(graph.graph.find_nodes(op="call_function", target=aten.addmm.default))).meta["val"]
     graph.recompile()
     written, _ = run(graph, NormalizeLinears(), tokens())
-    assert _targets(written) == [ops.LINEAR]
+    assert targets(written) == [ops.LINEAR]
 
 
 def test_linears_as_they_are_stay_and_the_given_graph_is_not_changed() -> None:

@@ -21,6 +21,7 @@ from tests.passes.models import (
     randomised,
     relative_error,
     run,
+    targets,
     text,
     tokens,
     vision,
@@ -45,10 +46,6 @@ def _insert(target: Callable[..., object], *arguments: object, source: torch.dty
     return graph
 
 
-def _targets(graph: fx.GraphModule) -> list[object]:
-    return [node.target for node in graph.graph.nodes if node.op == "call_function"]
-
-
 IDENTITIES = {
     "dropout": (aten.dropout.default, 0.5, False),
     "feature dropout": (aten.feature_dropout.default, 0.5, False),
@@ -67,9 +64,9 @@ IDENTITIES = {
 @pytest.mark.parametrize("operator", IDENTITIES.values(), ids=IDENTITIES.keys())
 def test_an_operator_that_passes_its_value_through_is_removed(operator: tuple[Callable[..., object], object]) -> None:
     graph = _insert(*operator)
-    assert _targets(graph) == [aten.linear.default, operator[0]]
+    assert targets(graph) == [aten.linear.default, operator[0]]
     cleaned, record = run(graph, RemoveIdentities(), tokens())
-    assert _targets(cleaned) == [aten.linear.default]
+    assert targets(cleaned) == [aten.linear.default]
     assert len(record.matches) == 1
     assert record.skipped == ()
     assert torch.equal(cleaned(tokens(7)), graph(tokens(7)))
@@ -93,7 +90,7 @@ def test_casts_there_and_back_stay_because_they_round() -> None:
     graph = graph_of(randomised(Function(forward, a=nn.Linear(WIDTH, WIDTH))), tokens())
     kept, record = run(graph, RemoveIdentities(), tokens())
     assert record.matches == ()
-    assert _targets(kept) == [aten.linear.default, aten.to.dtype, aten.to.dtype]
+    assert targets(kept) == [aten.linear.default, aten.to.dtype, aten.to.dtype]
 
 
 def test_dropout_in_training_mode_is_refused_with_its_probability() -> None:
@@ -112,7 +109,7 @@ def test_an_assertion_on_metadata_is_removed() -> None:
     graph.recompile()
     cleaned, record = run(graph, RemoveIdentities(), tokens())
     assert record.matches == ("_assert_tensor_metadata_default",)
-    assert _targets(cleaned) == [aten.linear.default]
+    assert targets(cleaned) == [aten.linear.default]
 
 
 def test_identities_behind_each_other_all_go() -> None:
@@ -122,7 +119,7 @@ def test_identities_behind_each_other_all_go() -> None:
 
     graph = graph_of(randomised(Function(forward, a=nn.Linear(WIDTH, WIDTH), drop=nn.Dropout(0.5))), tokens())
     cleaned, record = run(graph, RemoveIdentities(), tokens())
-    assert _targets(cleaned) == [aten.linear.default]
+    assert targets(cleaned) == [aten.linear.default]
     assert len(record.matches) == 4
 
 
@@ -132,8 +129,8 @@ def test_an_encoder_loses_its_dropouts_and_keeps_its_numbers() -> None:
     cleaned, record = run(graph, RemoveIdentities(), tokens())
     assert len(record.matches) == 6
     assert record.nodes_after == record.nodes_before - 6
-    assert aten.dropout.default in _targets(graph)
-    assert aten.dropout.default not in _targets(cleaned)
+    assert aten.dropout.default in targets(graph)
+    assert aten.dropout.default not in targets(cleaned)
     for batch in (1, 3, 7):
         assert torch.equal(cleaned(tokens(batch)), graph(tokens(batch)))
         assert wrong_metadata(cleaned, tokens(batch)) == []
@@ -205,7 +202,7 @@ def test_a_write_of_all_values_is_what_it_writes_and_one_of_some_stays(
     cleaned, _ = run(graph_of(model, tokens()), RemoveIdentities(), tokens())
     assert torch.equal(cleaned(tokens(2)), model(tokens(2)))
     assert wrong_metadata(cleaned, tokens(2)) == []
-    assert (aten.slice_scatter.default in _targets(cleaned)) == (forward is _written_in_part)
+    assert (aten.slice_scatter.default in targets(cleaned)) == (forward is _written_in_part)
 
 
 @pytest.mark.parametrize("forward", [_copied_and_added_to, _constant_added_to])

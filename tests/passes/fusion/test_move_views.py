@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +12,6 @@ from passes.fusion.move_views import MoveViews
 from passes.runner import run_passes
 from passes.schedule.apply_plan import ApplyPlan
 from passes.stacks.find import find_stacks
-from tests.passes.clean.test_merge_views import captured, operators
 from tests.passes.models import (
     Levels,
     images,
@@ -28,8 +25,8 @@ from tests.passes.models import (
     vision_steps,
     wrong_metadata,
 )
+from tests.passes.views import Forward, captured, operators, rewritten
 
-Forward = Callable[[Tensor], Tensor]
 GAIN = normal(6)
 WEIGHTS = [normal(2, 6, 6, seed=seed) for seed in range(3)]
 
@@ -64,17 +61,7 @@ MOVES: dict[str, tuple[Forward, list[str]]] = {
 
 @pytest.mark.parametrize(("forward", "expected"), MOVES.values(), ids=MOVES)
 def test_views_move_to_where_they_vanish(forward: Forward, expected: list[str]) -> None:
-    graph = captured(forward, normal(3, 4, 6))
-    moved, record = run(graph, MoveViews(), normal(3, 4, 6))
-    assert operators(moved) == expected
-    assert record.matches
-    for batch in (1, 2, 5):
-        x = normal(batch, 4, 6)
-        assert torch.equal(moved(x), graph(x))
-        assert wrong_metadata(moved, x) == []
-    again, second = run(moved, MoveViews())
-    assert second.matches == ()
-    assert text(again) == text(moved)
+    rewritten(MoveViews(), forward, expected)
 
 
 LEFT: dict[str, Forward] = {
