@@ -81,7 +81,7 @@ def build(
 
     from parallelize.backends.choice import choose_engine_backend
     from parallelize.backends.tensorrt.options import BuildOptions
-    from parallelize.backends.tensorrt.profiles import ShapeOptions, parse_shapes
+    from parallelize.backends.tensorrt.profiles import ShapeOptions
     from parallelize.backends.tensorrt.sidecar import sidecar_path
     from parallelize.files.plan import read_plan
     from parallelize.inspecting.engine import print_engine
@@ -96,11 +96,7 @@ def build(
             raise ParallelizeError(f"{path} exists.", "Choose another with -o, or add --force to replace it.")
     options = BuildOptions(
         precision=precision,
-        shapes=ShapeOptions(
-            parse_shapes(min_shapes, "--min-shapes"),
-            parse_shapes(opt_shapes, "--opt-shapes"),
-            parse_shapes(max_shapes, "--max-shapes"),
-        ),
+        shapes=ShapeOptions.parse(min_shapes, opt_shapes, max_shapes),
         workspace=workspace,
         optimization_level=optimization_level,
         max_aux_streams=max_aux_streams,

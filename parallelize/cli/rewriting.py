@@ -91,17 +91,13 @@ def convert(
 ) -> None:
     """Rewrite a model's depth into width: capture, plan, rewrite, refit, fuse, export, compare, time."""
     from parallelize.backends.tensorrt.options import BuildOptions
-    from parallelize.backends.tensorrt.profiles import ShapeOptions, parse_shapes
+    from parallelize.backends.tensorrt.profiles import ShapeOptions
     from parallelize.conversion.engine_options import EngineOptions
     from parallelize.conversion.options import ConvertOptions
     from parallelize.data import parse_inputs
     from parallelize.models.prepare import Source
 
-    shapes = ShapeOptions(
-        parse_shapes(min_shapes, "--min-shapes"),
-        parse_shapes(opt_shapes, "--opt-shapes"),
-        parse_shapes(max_shapes, "--max-shapes"),
-    )
+    shapes = ShapeOptions.parse(min_shapes, opt_shapes, max_shapes)
     building = BuildOptions(shapes=shapes, compute_capabilities=tuple(compute_capability or ()))
     options = ConvertOptions(
         plan=None if plan is None else read_plan(plan),

@@ -1,9 +1,7 @@
 """A network as it was written to a file: its outputs against those of the graph that it comes from, and its latency.
 
-graph                     ->  outputs  --+
-+->  the largest difference, over the largest output
-file  ->  runner          ->  outputs  --+
-runner, others  ->  milliseconds of a call at batch 1, all networks in turn
+The graph and a runner of the file get the same inputs, and the largest difference of their outputs is taken over the
+largest output. Latency is milliseconds of a call at batch 1, all networks in turn.
 """
 
 from __future__ import annotations

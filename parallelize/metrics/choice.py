@@ -6,11 +6,10 @@ from parallelize.data import Samples
 from parallelize.metrics.catalogue import Metric
 from parallelize.metrics.columns import logit_axes
 from parallelize.metrics.own import find_metric
+from parallelize.models.prepare import PROBE
 from parallelize.models.program import Program
 from passes.graph.agreement import is_code
 from passes.graph.outputs import flat_outputs
-
-PROBE = 4  # samples whose outputs tell what the model returns
 
 
 def choose_metric(wanted: Metric | str | None, program: Program, judge: Samples) -> Metric:

@@ -24,10 +24,11 @@ from torch import fx
 
 from passes.graph import operators as ops
 from passes.graph.dataflow import tensor_value
+from passes.graph.editing import erase_unread
 from passes.graph.rearrangement import Rearrangement, Step
 from passes.graph.replacing import Replacing
 from passes.graph.sizes import sizes
-from passes.graph.view_nodes import Emitted, erase_unread, lies_alike
+from passes.graph.view_nodes import Emitted, lies_alike
 from passes.runner import Pass, PassResult, Skip, Stage
 
 aten = ops.aten
@@ -40,7 +41,6 @@ RESHAPES = ops.VIEWS | {
     aten.unsqueeze.default,
 }
 PERMUTATIONS = frozenset({aten.permute.default, aten.transpose.int})
-RUN = RESHAPES | PERMUTATIONS | ops.COPIES
 
 
 @dataclass(frozen=True)

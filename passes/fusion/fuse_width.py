@@ -40,7 +40,7 @@ from passes.fusion.sums import Sum, expand, find_roots
 from passes.graph import operators as ops
 from passes.graph.dataflow import positions
 from passes.graph.differences import difference
-from passes.graph.editing import restore_order
+from passes.graph.editing import erase_unread, restore_order
 from passes.graph.parameters import add_parameter
 from passes.graph.shapes import complete_shapes
 from passes.runner import Pass, PassResult, Skip, Stage
@@ -89,7 +89,7 @@ class FuseWidth(Pass):
                 complete_shapes(module, sorted((node for node in unshaped if not node._erased), key=place.__getitem__))
                 unshaped.clear()
                 pending.extend(gathers)
-            _erase_unused(root)
+            erase_unread(root)
             if found is not None and found.tapped and result.changed:  # what read these values may stand before them
                 restore_order(module)
                 place = dict(positions(module.graph))
@@ -105,18 +105,6 @@ def _read_by(found: Sum, roots: Mapping[fx.Node, fx.Node]) -> set[fx.Node]:
 def _holds(larger: Sum, found: Sum) -> bool:
     """Whether one sum has all branches of another and more."""
     return found.terms.keys() - found.states < larger.terms.keys() - larger.states
-
-
-def _erase_unused(root: fx.Node) -> None:
-    """Erase a sum that nothing reads any more, with what only it needed: so no reader is counted that is gone."""
-    pending = [root]
-    while pending:
-        node = pending.pop()
-        if node.users or node.op not in ("call_function", "get_attr") or node._erased:
-            continue
-        sources = node.all_input_nodes
-        node.graph.erase_node(node)
-        pending.extend(sources)
 
 
 def _placed(root: fx.Node, place: dict[fx.Node, float]) -> list[fx.Node]:

@@ -26,10 +26,11 @@ from passes.clean.merge_views import after, chain_of, composed, counted, dying, 
 from passes.fusion.row_forms import join_rows
 from passes.fusion.rowwise import trailing_of
 from passes.graph import operators as ops
+from passes.graph.editing import erase_unread
 from passes.graph.rearrangement import Rearrangement, Step, product, quotient
 from passes.graph.replacing import Replacing
 from passes.graph.shapes import complete_shapes
-from passes.graph.view_nodes import Emitted, erase_unread, lies_alike, sizes_of
+from passes.graph.view_nodes import Emitted, lies_alike, sizes_of
 from passes.runner import Pass, PassResult, Skip, Stage
 
 

@@ -30,11 +30,12 @@ from torch import fx
 from passes.clean.merge_views import RESHAPES, is_step, source_of
 from passes.fusion.rowwise import ALONG, is_rowwise, operands, row_rank
 from passes.graph.dataflow import tensor_value
+from passes.graph.editing import erase_unread
 from passes.graph.rearrangement import View, plain, product
 from passes.graph.replacing import Replacing
 from passes.graph.shapes import complete_shapes
 from passes.graph.sizes import Size, sizes
-from passes.graph.view_nodes import Emitted, erase_unread, expression, sizes_of
+from passes.graph.view_nodes import Emitted, expression, sizes_of
 from passes.runner import PassResult
 
 SPLIT, JOINED = "split", "joined"

@@ -16,8 +16,6 @@ from torch.utils import _pytree as pytree
 
 from passes.graph.operators import METADATA_ARGUMENTS
 
-Key = tuple[str | int | float | bool | None, ...]
-
 
 def tensor_value(node: fx.Node) -> torch.Tensor | None:
     """The example value of a node that computes one tensor, else None."""

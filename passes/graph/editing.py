@@ -122,3 +122,15 @@ def finish(module: fx.GraphModule) -> fx.GraphModule:
     finished = _without_unused(module)
     propagate_shapes(finished)
     return finished
+
+
+def erase_unread(node: fx.Node) -> None:
+    """Erase a node that nothing reads, with what only it needed: so no reader is counted that is gone."""
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if node.users or node.op not in ("call_function", "get_attr") or node._erased:
+            continue
+        sources = node.all_input_nodes
+        node.graph.erase_node(node)
+        pending.extend(sources)

@@ -136,18 +136,6 @@ def lies_alike(node: fx.Node, other: fx.Node) -> bool:
     return all(size == 1 or str(left) == str(right) for size, left, right in strides)
 
 
-def erase_unread(node: fx.Node) -> None:
-    """Erase a node that nothing reads, with what only it needed."""
-    pending = [node]
-    while pending:
-        node = pending.pop()
-        if node.users or node.op not in ("call_function", "get_attr") or node._erased:
-            continue
-        sources = node.all_input_nodes
-        node.graph.erase_node(node)
-        pending.extend(sources)
-
-
 def _permutation(order: Sequence[int]) -> tuple[Any, ...]:
     moved = [dim for dim, place in enumerate(order) if dim != place]
     if len(moved) == 2:

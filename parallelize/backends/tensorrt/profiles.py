@@ -37,6 +37,21 @@ class ShapeOptions:
         """One shape only for each input."""
         return cls(shapes, shapes, shapes)
 
+    @classmethod
+    def parse(
+        cls, least: Iterable[str] | None, usual: Iterable[str] | None, largest: Iterable[str] | None
+    ) -> ShapeOptions:
+        """Read what --min-shapes, --opt-shapes and --max-shapes were given.
+
+        Raises:
+            ParallelizeError: see `parse_shapes`.
+        """
+        return cls(
+            parse_shapes(least, "--min-shapes"),
+            parse_shapes(usual, "--opt-shapes"),
+            parse_shapes(largest, "--max-shapes"),
+        )
+
 
 @dataclass(frozen=True)
 class Profile:
