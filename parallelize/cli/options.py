@@ -13,6 +13,7 @@ from parallelize.backends.choice import builders, choices
 from parallelize.backends.registry import backends, file_kinds
 from parallelize.backends.tensorrt.choices import Precision as EnginePrecision
 from parallelize.inspecting.files import READERS
+from parallelize.metrics.catalogue import known_metrics
 from parallelize.terminal.words import listed
 from passes.plan import Refit as RefitStrength
 
@@ -68,13 +69,14 @@ Inputs = Annotated[
         help="Calibration data: .npz, one array for each input, first axis samples.", metavar="FILE", show_default=False
     ),
 ]
+_METRICS = known_metrics().values()
+_CHOICE = [f"{m.name} (default {m.default.where})" if m.default is not None else m.name for m in _METRICS]
+NUMBER_METRICS = [m.name for m in _METRICS if m.reads == "numbers"]
 MetricName = Annotated[
     str | None,
     typer.Option(
         "--metric",
-        help="What the search minimises and --max-error limits: kl (default for logits), relative-l2 (default"
-        " elsewhere), cosine, disagreement, differing (default for integers), top1-drop, perplexity, or a function of"
-        " your own.",
+        help=f"What the search minimises and --max-error limits: {', '.join(_CHOICE)}, or a function of your own.",
         metavar="NAME|FILE.py:FUNCTION",
         show_default=False,
     ),

@@ -10,6 +10,7 @@ import typer
 from parallelize.backends.choice import AUTO
 from parallelize.cli.app import app, reports_errors
 from parallelize.cli.options import (
+    NUMBER_METRICS,
     AllowPickle,
     Backend,
     ComputeCapabilities,
@@ -39,6 +40,7 @@ from parallelize.cli.output import print_facts, print_notes, print_table
 from parallelize.cli.takes import takes
 from parallelize.files.plan import read_plan
 from parallelize.healing.options import HealOptions
+from parallelize.terminal.words import listed
 
 if TYPE_CHECKING:
     from parallelize.conversion.options import ConvertOptions
@@ -217,8 +219,8 @@ def heal(
     metric: Annotated[
         str | None,
         typer.Option(
-            help="What the report leads with; relative-l2 and cosine also heal by relative L2 where outputs could be"
-            " logits.",
+            help=f"What the report leads with; {listed(NUMBER_METRICS, 'and')} also heal by relative L2 where outputs"
+            " could be logits.",
             metavar="NAME|FILE.py:FUNCTION",
             show_default=False,
         ),

@@ -20,7 +20,7 @@ from parallelize.conversion.result import (
 )
 from parallelize.conversion.scheduling import Schedule
 from parallelize.machine.measured_on import this_machine
-from parallelize.metrics import METRICS
+from parallelize.metrics import known_metrics
 from parallelize.metrics.bootstrap import CONFIDENCE, RESAMPLES
 from parallelize.models.acceptance import RANDOM_WARNING
 from parallelize.models.network import Network
@@ -89,7 +89,7 @@ class Evidence:
     def _network(self, network: Network) -> MeasuredNetwork:
         """What was measured by every metric that there is for its outputs, with intervals."""
         metric, measured, scores = self.job.metric, self.measured, self.measured.scores[network.name]
-        every = [m for m in {**METRICS, metric.name: metric}.values() if scores.has(m)]
+        every = [m for m in {**known_metrics(), metric.name: metric}.values() if scores.has(m)]
         values = {m.name: value for m in every if (value := scores.value(m)) is not None}
         ends = {m.name: pair for m in every if (pair := scores.value_interval(m)) is not None}
         return MeasuredNetwork(

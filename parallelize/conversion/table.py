@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
@@ -12,6 +12,9 @@ from rich.text import Text
 
 from parallelize.baselines.networks import UNFUSED
 from parallelize.conversion.result import MeasuredNetwork, Result
+from parallelize.metrics import known_metrics
+from parallelize.metrics.metric import Column
+from parallelize.metrics.own import OWN_COLUMN
 from parallelize.terminal.words import counted
 
 
@@ -45,9 +48,9 @@ def table(result: Result) -> Table:
 def legend(result: Result) -> str:
     """What the columns and rows that are there mean."""
     measures = _measures(result)
-    against = [measure.heading.replace("\n", " ") for measure in measures if measure.kind != "values"]
+    against = [measure.column.heading.replace("\n", " ") for measure in measures if measure.kind != "value"]
     text = f"{', '.join(against)}: against serial. " if against else ""
-    if any(measure.bound is not None for measure in measures):
+    if any(measure.column.bound is not None for measure in measures):
         text += "95 %: bootstrap interval over samples. "
     if UNFUSED in result.names:
         text += "unfused: refitted, branches side by side; all other rewrites are fused. "
@@ -68,54 +71,52 @@ class _Measure:
     """One number of the table, with its interval where there is one.
 
     Attributes:
-        heading: over the column, two lines.
-        kind: the part of a network's result that holds the number.
-        key: the number there.
-        number: how it is written.
-        bound: how the ends of its interval are written; None leaves it out.
+        name: of the metric.
+        column: how it is shown.
+        kind: a network's own value, its error against serial, or 1 - error.
     """
 
-    heading: str
-    kind: Literal["values", "errors", "scores"]
-    key: str
-    number: str = ".4f"
-    bound: str | None = ".4f"
+    name: str
+    column: Column
+    kind: Literal["value", "error", "agreement"]
 
     @property
     def headings(self) -> list[str]:
-        return [self.heading] if self.bound is None else [self.heading, "\n95 %"]
+        heading = self.column.heading
+        return [heading] if self.column.bound is None else [heading, "\n95 %"]
 
     def cells(self, network: MeasuredNetwork) -> list[str]:
-        numbers = {"values": network.values, "errors": network.errors, "scores": asdict(network.scores)}
-        text = _number(numbers[self.kind][self.key], self.number)
-        if self.bound is None:
+        number = (network.values if self.kind == "value" else network.errors)[self.name]
+        text = _number(1 - number if self.kind == "agreement" else number, self.column.number)
+        if self.column.bound is None:
             return [text]
-        intervals = network.value_intervals if self.kind == "values" else network.error_intervals
-        low, high = (_number(end, self.bound) for end in intervals[self.key])
+        intervals = network.value_intervals if self.kind == "value" else network.error_intervals
+        low, high = (_number(end, self.column.bound) for end in intervals[self.name])
         return [text, f"{low}..{high}".replace("%..", "..")]
 
 
-_TOP1 = _Measure("top-1", "values", "top1-drop", ".2%", ".1%")
-_AGREE = _Measure("agree", "scores", "agreement", ".1%", None)
-_ERRORS = {
-    "kl": _Measure("KL\nnats", "errors", "kl"),
-    "relative-l2": _Measure("rel.\nL2", "errors", "relative-l2"),
-    "cosine": _Measure("1 -\ncosine", "errors", "cosine"),
-    "differing": _Measure("codes\nmoved", "errors", "differing", ".2%", ".1%"),
-    "disagreement": _Measure("moved", "errors", "disagreement", ".2%", ".1%"),
-    "perplexity": _Measure("per-\nplexity", "values", "perplexity", ".2f", ".1f"),
-}
-
-
 def _measures(result: Result) -> list[_Measure]:
-    """The metric, top-1 where there are labels, and agreement where there is room for it."""
-    serial, metric = result.networks[0], result.metric.name
-    found = [_TOP1] if _TOP1.key in serial.values else []
-    if metric != _TOP1.key:
-        found.append(_ERRORS.get(metric) or _Measure("own\nscore", "values", metric, ".4g", ".4g"))
-    has_room = len(found) == 1 and metric != "disagreement"
-    found += [_AGREE] if has_room and serial.scores.agreement is not None else []
-    return [replace(measure, bound=None) for measure in found] if result.data.random else found
+    """What leads wherever it is there, the metric, and what stands beside one where there is room."""
+    known, serial = known_metrics(), result.networks[0]
+    wanted = result.metric.name
+    leading = [name for name, metric in known.items() if metric.leads and name in {**serial.errors, **serial.values}]
+    found = [
+        _Measure(name, known[name].column if name in known else OWN_COLUMN, _kind(name, serial))
+        for name in dict.fromkeys((*leading, wanted))
+    ]
+    beside = [
+        _Measure(name, metric.beside, "agreement")
+        for name, metric in known.items()
+        if metric.beside is not None and name in serial.errors and name != wanted
+    ]
+    found += beside[:1] if len(found) == 1 else []
+    if not result.data.random:
+        return found
+    return [replace(measure, column=replace(measure.column, bound=None)) for measure in found]
+
+
+def _kind(name: str, serial: MeasuredNetwork) -> Literal["value", "error"]:
+    return "value" if name in serial.values else "error"
 
 
 def _row(network: MeasuredNetwork, serial_ms: float, measures: Sequence[_Measure]) -> list[str]:

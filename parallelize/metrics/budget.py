@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from parallelize.metrics.catalogue import Metric
+from parallelize.metrics.metric import Metric
 from passes.errors import ParallelizeError
 
 _HINT = "Give a number such as 0.02, or a percentage such as 1%."

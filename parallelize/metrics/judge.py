@@ -18,10 +18,11 @@ from torch import Tensor, fx
 
 from parallelize.data import Samples
 from parallelize.data.padding import layouts, output_nodes
-from parallelize.metrics.catalogue import METRICS, Metric
-from parallelize.metrics.columns import Columns, Reference, joined, logit_axes
+from parallelize.metrics.batch import logit_axes
+from parallelize.metrics.columns import Columns, Reference, joined
+from parallelize.metrics.metric import Metric
 from parallelize.metrics.next_tokens import next_tokens
-from parallelize.metrics.own import find_metric, own_scores
+from parallelize.metrics.own import find_metric, own_columns, own_scores
 from parallelize.metrics.scores import Scores
 from passes.errors import ParallelizeError
 from passes.graph.outputs import flat_outputs
@@ -29,7 +30,6 @@ from passes.graph.outputs import flat_outputs
 BATCH_SIZE = 250
 _AT_ONCE = 2**26  # elements of a batch's outputs
 _PROBE = 2  # samples whose outputs tell the shapes
-_BY_TOKEN = METRICS["kl"].columns | METRICS["disagreement"].columns
 
 
 class Judge:
@@ -63,9 +63,9 @@ class Judge:
         self._batch_size = max(1, min(batch_size, _AT_ONCE // max(1, sum(output[0].numel() for output in first))))
         outputs = self._all_outputs(teacher, first)
         tokens = None
-        if self.metric == METRICS["perplexity"] and logit_axes(outputs) == 3:
+        if self.metric.reads == "next tokens" and logit_axes(outputs) == 3:
             tokens = next_tokens(samples, outputs[0].shape[2])
-        by_token = self.metric.columns <= _BY_TOKEN
+        by_token = self.metric.reads == "logits"
         self._reference = Reference(outputs, self._real(teacher), samples.labels, tokens, by_token)
         self._serial_own: dict[int, Tensor] = {}
         self._require_metric()
@@ -152,8 +152,7 @@ class Judge:
         outputs = [torch.cat(tensors) for tensors in zip(*whole, strict=True)]
         teacher = [output[:start] for output in self._reference.outputs]
         scores = own_scores(self.metric, outputs, teacher, self.samples.head(start))
-        own = {"score": scores, "score_serial": self._own_of_serial(start), "scores": torch.ones_like(scores)}
-        return Scores({**columns, **own})
+        return Scores({**columns, self.metric.name: own_columns(scores, self._own_of_serial(start))})
 
     def _own_of_serial(self, count: int) -> Tensor:
         """The user's scores of the teacher on the first samples."""

@@ -12,16 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from parallelize.data import Samples
-from parallelize.metrics.catalogue import METRICS, Metric, named, own_metric
+from parallelize.metrics.catalogue import known_metrics, named
+from parallelize.metrics.metric import Added, Column, Metric
 from parallelize.models.sources.user_code import at_home, described, imported, names_code
 from passes.errors import ParallelizeError
 
+if TYPE_CHECKING:
+    from parallelize.metrics.metric import OwnScore
+
+OWN_COLUMN = Column("own\nscore", ".4g", ".4g")
 _HINT = "Return one score for each sample, a tensor (samples,), larger is better."
 
 
@@ -50,12 +55,32 @@ def find_metric(metric: Metric | str) -> Metric:
     Raises:
         ParallelizeError: no metric has this name, or the function cannot be loaded.
     """
-    if isinstance(metric, Metric) or metric in METRICS or not names_code(metric):
+    if isinstance(metric, Metric) or metric in known_metrics() or not names_code(metric):
         return named(metric)
     _, function = imported(metric)
     if not callable(function):
         raise ParallelizeError(f"The metric {metric} is a {type(function).__name__}, not a function.", _HINT)
     return own_metric(metric, _Loaded(metric, function))
+
+
+def own_metric(name: str, function: OwnScore) -> Metric:
+    """A metric from a function that gives scores, one for each sample or group of samples, larger is better."""
+    return Metric(
+        name,
+        f"mean score of the teacher by {name} minus that of the rewritten model",
+        lambda _batch: None,  # of a whole set of samples
+        OWN_COLUMN,
+        place=1000,
+        better="higher",
+        percent_of="serial",
+        needs=(f"the scores of {name}", "Judge with this metric."),
+        function=function,
+    )
+
+
+def own_columns(ours: Tensor, teacher: Tensor) -> Added:
+    """What scores of a set of samples add to the sums."""
+    return Added(ours, torch.ones_like(ours), teacher)
 
 
 def own_scores(metric: Metric, outputs: Sequence[Tensor], teacher: Sequence[Tensor], samples: Samples) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from parallelize.metrics.bootstrap import interval, resampled_sums
-from parallelize.metrics.catalogue import Metric, Sums, named
+from parallelize.metrics.catalogue import named
+from parallelize.metrics.metric import Added, Metric
 from passes.errors import ParallelizeError
 
 
@@ -46,28 +47,27 @@ class Scores:
     """Numbers for each sample of one network.
 
     Attributes:
-        columns: (samples,) of float64 by name, see `parallelize.metrics.columns`; own scores may be fewer. Those of
-            top-1 need labels, those of KL and disagreement need logits, and those of perplexity and own scores are
-            there where they were asked for.
+        columns: by the name of each metric that was measured; own scores may be fewer than samples. Top-1 needs labels,
+            KL and disagreement need logits, and perplexity and own scores are there where they were asked for.
     """
 
-    columns: Mapping[str, Tensor]
+    columns: Mapping[str, Added]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Scores) or self.columns.keys() != other.columns.keys():
             return False
-        return all(torch.equal(column, other.columns[name]) for name, column in self.columns.items())
+        return all(added.equals(other.columns[name]) for name, added in self.columns.items())
 
     __hash__ = None  # type: ignore[assignment]
 
     @property
     def samples(self) -> int:
         """How many samples were judged."""
-        return len(self.columns["samples"])
+        return max(len(added.ours) for added in self.columns.values())
 
     def has(self, metric: Metric | str) -> bool:
         """Whether the metric was measured."""
-        return named(metric).columns <= self.columns.keys()
+        return named(metric).name in self.columns
 
     def error(self, metric: Metric | str) -> float:
         """The value that a budget limits: zero where both models agree, larger is worse.
@@ -75,27 +75,29 @@ class Scores:
         Raises:
             ParallelizeError: the metric does not exist for these outputs, or needs labels that are not there.
         """
-        return float(self._required(metric).error(self._sums))
+        metric = self._required(metric)
+        return float(metric.error(self._sums[metric.name]))
 
     def value(self, metric: Metric | str) -> float | None:
         """This network's own value; None for a metric that only compares two networks."""
         metric = self._required(metric)
-        return None if metric.serial is None else float(metric.ours.of(self._sums))
+        return None if metric.better is None else float(metric.value(self._sums[metric.name]))
 
     def serial(self, metric: Metric | str) -> float | None:
         """The serial network's value on the same samples."""
         metric = self._required(metric)
-        return None if metric.serial is None else float(metric.serial.of(self._sums))
+        found = metric.serial(self._sums[metric.name])
+        return None if found is None else float(found)
 
     def interval(self, metric: Metric | str) -> tuple[float, float]:
         """The 95 % bootstrap interval of the error; our output and the teacher's are resampled together."""
         metric = self._required(metric)
-        return self._interval(metric.error, metric.columns)
+        return self._interval(metric.name, metric.error)
 
     def value_interval(self, metric: Metric | str) -> tuple[float, float] | None:
         """The 95 % bootstrap interval of this network's own value."""
         metric = self._required(metric)
-        return None if metric.serial is None else self._interval(metric.ours.of, metric.ours.columns)
+        return None if metric.better is None else self._interval(metric.name, metric.value)
 
     def plain(self) -> PlainScores:
         """The numbers by name."""
@@ -148,33 +150,38 @@ class Scores:
         what, hint = metric.needs
         raise ParallelizeError(f"The metric {metric} needs {what}.", hint)
 
-    def _interval(self, quantity: Callable[[Sums], Tensor], columns: frozenset[str]) -> tuple[float, float]:
-        value = quantity(self._sums)
+    def _interval(self, name: str, quantity: Callable[[Added], Tensor]) -> tuple[float, float]:
+        sums, added = self._sums[name], self.columns[name]
+        value = quantity(sums)
         if not value.isfinite():
             return float(value), float(value)  # a sample that is infinite is in nearly every draw
-        without = [quantity({**self._sums, **sums}) for sums in self._sums_without_one(columns)]
-        return interval(value, quantity(self._resampled), value - torch.cat(without))
-
-    def _sums_without_one(self, names: frozenset[str]) -> list[Sums]:
-        """The sums of some columns with each of the samples left out."""
-        read = [{name: group[name] for name in group.keys() & names} for group in self._by_count]
-        return [{name: self._sums[name] - column for name, column in group.items()} for group in read if group]
+        without = quantity(_minus(sums, added))
+        return interval(value, quantity(self._resampled[name]), value - without)
 
     @cached_property
-    def _by_count(self) -> list[dict[str, Tensor]]:
-        """Columns that have equally many samples; scores of groups of samples, such as pairs, have fewer."""
-        counts = {len(column) for column in self.columns.values()}
-        return [{name: c for name, c in self.columns.items() if len(c) == count} for count in counts]
+    def _sums(self) -> dict[str, Added]:
+        return {name: added.each(torch.sum) for name, added in self.columns.items()}
 
     @cached_property
-    def _sums(self) -> Sums:
-        return {name: column.sum() for name, column in self.columns.items()}
+    def _resampled(self) -> dict[str, Added]:
+        """Sums over resampled samples; columns of another number of samples are resampled by themselves.
 
-    @cached_property
-    def _resampled(self) -> Sums:
-        """Sums over resampled samples; columns of another number of samples are resampled by themselves."""
-        found: Sums = {}
-        for columns in self._by_count:
-            sums = resampled_sums(torch.stack(list(columns.values()), 1))
-            found = {**found, **dict(zip(columns, sums.unbind(1), strict=True))}
+        Scores of groups of samples, such as pairs, are fewer.
+        """
+        found: dict[str, Added] = {}
+        for count in {len(added.ours) for added in self.columns.values()}:
+            group = {name: added for name, added in self.columns.items() if len(added.ours) == count}
+            table = torch.stack([column for added in group.values() for column in _columns(added)], 1)
+            sums = iter(resampled_sums(table).unbind(1))
+            found |= {name: Added(*(next(sums) for _ in _columns(added))) for name, added in group.items()}
         return found
+
+
+def _minus(sums: Added, added: Added) -> Added:
+    """The sums with each of the samples left out."""
+    each = [total - column for total, column in zip(_columns(sums), _columns(added), strict=True)]
+    return Added(*each)
+
+
+def _columns(added: Added) -> list[Tensor]:
+    return [column for column in (added.ours, added.weight, added.serial) if column is not None]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from parallelize.metrics import METRICS, Scores, columns
-from parallelize.metrics.columns import Reference, joined, logit_axes
+from parallelize.metrics import Scores, columns, known_metrics
+from parallelize.metrics.batch import logit_axes
+from parallelize.metrics.columns import Reference, joined
 
 REAL = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1], [1, 1, 0, 0]]).bool()
 TOKENS = torch.tensor([[0, 1, 2, 0], [0, 2, 1, 1], [2, 0, 1, 0]])
@@ -28,7 +29,7 @@ def test_padding_counts_in_no_metric_whatever_stands_there() -> None:
     clean = _scores(ours, teacher)
     garbage = torch.full_like(ours, torch.nan)
     spoiled = _scores(ours.where(REAL[..., None], garbage), teacher.where(REAL[..., None], -garbage))
-    measured = [name for name in METRICS if clean.has(name)]
+    measured = [name for name in known_metrics() if clean.has(name)]
     assert set(measured) == {"kl", "relative-l2", "cosine", "disagreement", "perplexity"}
     assert [spoiled.error(name) for name in measured] == [clean.error(name) for name in measured]
     assert clean.error("kl") != _scores(ours, teacher, None).error("kl")
@@ -69,7 +70,7 @@ def test_uniform_logits_have_the_size_of_the_vocabulary_as_perplexity() -> None:
 
 def test_hidden_states_are_no_logits_unless_a_metric_of_tokens_is_asked_for() -> None:
     states = Scores(Reference([_logits(1)], [None]).compare([_logits(0)]))
-    assert [name for name in METRICS if states.has(name)] == ["relative-l2", "cosine"]
+    assert [name for name in known_metrics() if states.has(name)] == ["relative-l2", "cosine"]
 
 
 def test_a_mask_covers_only_its_own_output() -> None:
@@ -84,7 +85,7 @@ def test_columns_do_not_depend_on_the_pieces(monkeypatch: pytest.MonkeyPatch, pi
     whole = _scores(_logits(0), _logits(1))
     monkeypatch.setattr(columns, "_PIECE", piece)
     again = _scores(_logits(0), _logits(1))
-    assert all(again.error(name) == pytest.approx(whole.error(name)) for name in METRICS if whole.has(name))
+    assert all(again.error(name) == pytest.approx(whole.error(name)) for name in known_metrics() if whole.has(name))
 
 
 def test_a_later_part_is_compared_with_its_own_samples() -> None:

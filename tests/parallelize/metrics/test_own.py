@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from parallelize.data import Samples
-from parallelize.metrics import METRICS, Judge, find_metric, predict
-from parallelize.metrics.catalogue import own_metric
+from parallelize.metrics import Judge, find_metric, known_metrics, predict
+from parallelize.metrics.own import own_metric
 from passes.errors import ParallelizeError
 from tests.parallelize.small_models import images, vision
 
@@ -98,7 +98,9 @@ def test_the_first_samples_are_scored_as_a_set_of_their_own() -> None:
     metric = own_metric("place", lambda outputs, teacher, batch: torch.arange(len(batch["images"])) - len(teacher[0]))
     ours = Judge(vision().module, SAMPLES, metric)
     scores = ours.score_outputs([[predict(vision().module, SAMPLES)[0][:2]]])
-    assert scores.columns["score"].tolist() == scores.columns["score_serial"].tolist() == [-2, -1]
+    place = scores.columns["place"]
+    assert place.serial is not None
+    assert place.ours.tolist() == place.serial.tolist() == [-2, -1]
 
 
 def test_an_input_named_labels_stays_an_input() -> None:
@@ -153,5 +155,5 @@ def test_what_is_no_function_is_refused(file: Path, reference: str, sentence: st
 
 
 def test_names_of_the_catalogue_are_found_and_metrics_stand_for_themselves() -> None:
-    assert all(find_metric(name) is metric for name, metric in METRICS.items())
-    assert find_metric(METRICS["kl"]) is METRICS["kl"]
+    assert all(find_metric(name) is metric for name, metric in known_metrics().items())
+    assert find_metric(known_metrics()["kl"]) is known_metrics()["kl"]

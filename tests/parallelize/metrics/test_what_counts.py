@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parallelize.metrics import METRICS, Scores, score
+from parallelize.metrics import Scores, known_metrics, score
 from parallelize.metrics.columns import Reference
 
 LEAST = torch.finfo(torch.float32).min
@@ -50,7 +50,7 @@ def test_rows_in_which_everything_is_forbidden_count_nowhere(fill: float) -> Non
     found, expected = score([ours], [teacher]), score([ours[kept]], [teacher[kept]])
     for metric in ("kl", "disagreement", "relative-l2"):
         assert found.error(metric) == pytest.approx(expected.error(metric))
-    assert found.columns["positions"].tolist() == [1, 1, 1, 0, 0, 1, 1, 1]
+    assert found.columns["kl"].weight.tolist() == [1, 1, 1, 0, 0, 1, 1, 1]
 
 
 def test_what_the_teacher_forbids_and_we_do_not_is_an_infinite_distance_and_a_finite_divergence() -> None:
@@ -110,12 +110,12 @@ def test_outputs_of_codes_alone_are_compared_by_how_many_differ(code: str) -> No
 
 
 def test_a_budget_in_percent_of_codes_is_a_share() -> None:
-    assert METRICS["differing"].percent_of == "one"
+    assert known_metrics()["differing"].percent_of == "one"
 
 
 def test_classes_over_tokens_leave_padding_out() -> None:
     real = torch.tensor([[True, True, False], [True, False, False]])
     teacher, ours = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[1, 7, 9], [4, 9, 9]])
-    columns = Reference([teacher], [real]).compare([ours])
-    assert columns["codes"].tolist() == [2, 1]
-    assert columns["differing"].tolist() == [1, 0]
+    added = Reference([teacher], [real]).compare([ours])["differing"]
+    assert added.weight.tolist() == [2, 1]
+    assert added.ours.tolist() == [1, 0]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from parallelize.metrics import Budget
-from parallelize.metrics.catalogue import own_metric
+from parallelize.metrics.own import own_metric
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.planner import Planner
 from parallelize.planning.search import PlannerOptions

@@ -15,7 +15,7 @@ from torch import nn
 from parallelize.data import Samples
 from parallelize.data.fingerprint import run_identity
 from parallelize.metrics import Metric
-from parallelize.metrics.catalogue import own_metric
+from parallelize.metrics.own import own_metric
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm
 from parallelize.planning.memory import FORMAT, Memory, open_memory

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from parallelize.metrics import predict, score
-from parallelize.metrics.catalogue import own_metric
+from parallelize.metrics.own import own_metric
 from parallelize.planning.forms import GroupForm, gptj, main_form, other_forms
 from parallelize.planning.planner import ROUNDS, Planner
 from parallelize.planning.search import PlannerOptions
