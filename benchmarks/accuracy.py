@@ -36,8 +36,8 @@ from parallelize.healing.options import HealOptions  # noqa: E402
 from parallelize.machine.measured_on import machine  # noqa: E402
 from parallelize.metrics import Judge  # noqa: E402
 from parallelize.models.clean import clean  # noqa: E402
+from parallelize.planning.options import PlannerOptions  # noqa: E402
 from parallelize.planning.planner import Planner  # noqa: E402
-from parallelize.planning.search import PlannerOptions  # noqa: E402
 from parallelize.refitting.records import Refitted  # noqa: E402
 from parallelize.refitting.refit import refit  # noqa: E402
 from passes.plan import Plan  # noqa: E402

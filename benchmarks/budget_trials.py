@@ -24,8 +24,8 @@ from parallelize.files.whole_file import output_file  # noqa: E402
 from parallelize.machine.measured_on import machine  # noqa: E402
 from parallelize.metrics import Judge  # noqa: E402
 from parallelize.models.clean import clean  # noqa: E402
+from parallelize.planning.options import PlannerOptions  # noqa: E402
 from parallelize.planning.planner import Planner  # noqa: E402
-from parallelize.planning.search import PlannerOptions  # noqa: E402
 from parallelize.refitting.refit import refit  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from parallelize.backends.tensorrt.engine import Engine
     from parallelize.backends.tensorrt.options import BuildOptions
     from parallelize.conversion.convert import Conversion, convert
-    from parallelize.conversion.engine_options import EngineOptions
-    from parallelize.conversion.options import ConvertOptions
-    from parallelize.exploring.explore import PlanOptions, explore
+    from parallelize.conversion.options import ConvertOptions, EngineOptions
+    from parallelize.exploring.explore import explore
+    from parallelize.exploring.options import PlanOptions
     from parallelize.healing.heal import Healed, heal
     from parallelize.healing.options import HealOptions
-    from parallelize.measuring.bench import BenchOptions, BenchResult, bench
-    from parallelize.measuring.compare import CompareOptions, CompareResult, compare
+    from parallelize.measuring.bench import BenchResult, bench
+    from parallelize.measuring.compare import CompareResult, compare
+    from parallelize.measuring.options import BenchOptions, CompareOptions
     from parallelize.models.capture import capture
-    from parallelize.models.prepare import Source
     from parallelize.models.program import Program
-    from parallelize.planning.search import PlannerOptions
+    from parallelize.models.source import Source
+    from parallelize.planning.options import PlannerOptions
     from passes.errors import ParallelizeError
     from passes.plan import Plan
     from passes.stacks.find import find_stacks
@@ -62,23 +63,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BenchOptions": "parallelize.measuring.bench",
+    "BenchOptions": "parallelize.measuring.options",
     "BenchResult": "parallelize.measuring.bench",
     "BuildOptions": "parallelize.backends.tensorrt.options",
-    "CompareOptions": "parallelize.measuring.compare",
+    "CompareOptions": "parallelize.measuring.options",
     "CompareResult": "parallelize.measuring.compare",
     "Conversion": "parallelize.conversion.convert",
     "ConvertOptions": "parallelize.conversion.options",
     "Engine": "parallelize.backends.tensorrt.engine",
-    "EngineOptions": "parallelize.conversion.engine_options",
+    "EngineOptions": "parallelize.conversion.options",
     "HealOptions": "parallelize.healing.options",
     "Healed": "parallelize.healing.heal",
     "ParallelizeError": "passes.errors",
     "Plan": "passes.plan",
-    "PlanOptions": "parallelize.exploring.explore",
-    "PlannerOptions": "parallelize.planning.search",
+    "PlanOptions": "parallelize.exploring.options",
+    "PlannerOptions": "parallelize.planning.options",
     "Program": "parallelize.models.program",
-    "Source": "parallelize.models.prepare",
+    "Source": "parallelize.models.source",
     "bench": "parallelize.measuring.bench",
     "build": "parallelize.backends.tensorrt.build",
     "capture": "parallelize.models.capture",

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from parallelize.backends.backend import PROGRAM, Backend, FileKind
 from parallelize.backends.registry import backends, file_kinds, named, takers
-from parallelize.backends.runner import Runner, RunnerOptions
+from parallelize.backends.runner import Runner
+from parallelize.backends.runner_options import RunnerOptions
 from parallelize.models.program import Program
 from passes.errors import ParallelizeError
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from parallelize.machine.findings import Finding, looked_at
 
 if TYPE_CHECKING:  # they import torch, which --help does without
-    from parallelize.backends.runner import Runner, RunnerOptions
+    from parallelize.backends.runner import Runner
+    from parallelize.backends.runner_options import RunnerOptions
     from parallelize.models.program import Program
     from passes.errors import EnvironmentLackError
 

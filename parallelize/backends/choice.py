@@ -47,6 +47,11 @@ def choices() -> tuple[str, ...]:
     return (AUTO, ONNXRUNTIME.name, *(builder.name for builder in builders()))
 
 
+def where_built() -> str:
+    """Which backends build an engine without a GPU and which on one, for help texts."""
+    return ", ".join(f"{b.name} {'on one' if b.needs_gpu else 'builds without a GPU'}" for b in builders())
+
+
 def choose_backend(wanted: str) -> Choice[Backend]:
     """The backend that a conversion takes.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -16,45 +16,50 @@ from parallelize.cli import engines as cli_engines
 from parallelize.cli import measuring as cli_measuring
 from parallelize.cli import rewriting as cli_rewriting
 from parallelize.cli.app import Settings, app, reports_errors
-from parallelize.cli.options import (
-    AllowPickle,
-    Inputs,
-    InputShapes,
-    Inspected,
-    Model,
-    Weights,
-    WeightsKey,
-)
+from parallelize.cli.options import files_of
 from parallelize.cli.output import console, descriptor_alone, echo, print_notes
+from parallelize.cli.takes import takes
 from parallelize.files.plan import read_plan
-from parallelize.inspecting.files import reader
+from parallelize.inspecting.files import READERS, reader
+from parallelize.models.source import Source
+from parallelize.terminal.option_field import Spelling, argument
+from parallelize.terminal.words import listed
 
 # The commands of other files are registered first.
 __all__ = ["app", "cli_engines", "cli_measuring", "cli_rewriting", "main"]
 
+_OF_DATA = ("test_inputs", "labels", "mask")  # what is only looked at is not judged
+
+
+@dataclass(frozen=True)
+class _Inspected(Source):
+    """A model, or a file that is read as it is."""
+
+    model: str = argument(
+        f"A MODEL as `convert` takes it, {listed(files_of(READERS))}.", metavar="MODEL|FILE", spelling=Spelling(str)
+    )
+
 
 @app.command()
 @reports_errors
+@takes(source=_Inspected, without=_OF_DATA)
 def inspect(
-    model: Inspected,
-    inputs: Inputs = None,
-    weights: Weights = None,
-    weights_key: WeightsKey = None,
-    input_shapes: InputShapes = None,
-    allow_pickle: AllowPickle = False,
+    source: Source,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """List a model's residual stacks and what was refused and why; an ONNX file's operators; an engine's layers."""
-    read = reader(Path(model))
+    path = Path(str(source.model))
+    read = reader(path)
     if read is not None:
-        _require_no_capture(Path(model), {"--inputs": inputs, "--weights": weights, "--input": input_shapes})
-        reading = read(Path(model))
+        _require_no_capture(source)
+        reading = read(path)
         _echo_json(reading.content) if json_output else reading.show(console())
         return
     from parallelize.inspecting.network import as_dict, print_tables
     from parallelize.models.clean import clean
+    from parallelize.models.prepare import looked_at
 
-    raw, notes = _load(model, inputs, weights, weights_key, input_shapes, allow_pickle=allow_pickle)
+    raw, notes = looked_at(source)
     program, _ = clean(raw)
     if json_output:
         _echo_json({**as_dict(program), "notes": notes})
@@ -63,14 +68,14 @@ def inspect(
     print_notes(notes, console())
 
 
-def _require_no_capture(path: Path, options: Mapping[str, object]) -> None:
+def _require_no_capture(source: Source) -> None:
     from passes.errors import ParallelizeError
 
-    for option, given in options.items():
-        if given:
-            raise ParallelizeError(
-                f"{option} is for a model that is captured, and {path} is read as it is.", f"Leave {option} out."
-            )
+    given = {"--inputs": source.inputs, "--weights": source.weights, "--input": source.input_specs}
+    for option in (option for option, value in given.items() if value):
+        raise ParallelizeError(
+            f"{option} is for a model that is captured, and {source.model} is read as it is.", f"Leave {option} out."
+        )
 
 
 def _echo_json(value: Any) -> None:
@@ -81,8 +86,9 @@ def _echo_json(value: Any) -> None:
 
 @app.command()
 @reports_errors
+@takes(source=Source, without=_OF_DATA)
 def draw(
-    model: Model,
+    source: Source,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="File: .svg, .dot, .graphml or .json.", metavar="FILE")
     ],
@@ -90,28 +96,24 @@ def draw(
         Path | None,
         typer.Option(help="Draw this plan; without it the serial model.", metavar="FILE", show_default=False),
     ] = None,
-    inputs: Inputs = None,
-    weights: Weights = None,
-    weights_key: WeightsKey = None,
-    input_shapes: InputShapes = None,
-    allow_pickle: AllowPickle = False,
     expand: Annotated[bool, typer.Option("--expand", help="Draw every block, repeated ones too.")] = False,
 ) -> None:
     """Draw a model's schedule as a networkx diagram, level by level, with the critical path marked."""
     from parallelize.inspecting.diagrams import check_suffix, schedule_graph
     from parallelize.inspecting.diagrams import draw as write
     from parallelize.models.clean import clean
+    from parallelize.models.prepare import looked_at
     from passes.plan import Plan, serial
     from passes.schedule.apply_plan import check_fits
     from passes.stacks.find import find_stacks
 
     check_suffix(output)
-    raw, notes = _load(model, inputs, weights, weights_key, input_shapes, allow_pickle=allow_pickle)
+    raw, notes = looked_at(source)
     program, _ = clean(raw)
     stacks = find_stacks(program.module).stacks
     chosen = Plan(tuple(serial(len(s.terms)) for s in stacks)) if plan is None else read_plan(plan)
     check_fits(stacks, chosen)
-    write(schedule_graph(stacks, chosen, Path(model).name, collapse=not expand), output)
+    write(schedule_graph(stacks, chosen, Path(str(source.model)).name, collapse=not expand), output)
     print_notes(notes, console())
     echo(f"Written to {output}")
 
@@ -164,29 +166,6 @@ def train(
     with reporting() as report:
         top1 = train_model(output, data, sizes, schedule, limit, report)
     echo(f"Written to {output}: top-1 {top1:.2%} on the test images")
-
-
-def _load(
-    model: str,
-    inputs: Path | None,
-    weights: Path | None,
-    weights_key: str | None,
-    shapes: list[str] | None,
-    *,
-    allow_pickle: bool,
-) -> Any:
-    from parallelize.data import parse_inputs
-    from parallelize.models.prepare import Source, looked_at
-
-    source = Source(
-        model,
-        inputs,
-        weights=weights,
-        weights_key=weights_key,
-        input_specs=parse_inputs(shapes),
-        allow_pickle=allow_pickle,
-    )
-    return looked_at(source)
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:

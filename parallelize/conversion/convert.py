@@ -40,13 +40,15 @@ from parallelize.healing.heal import heal
 from parallelize.metrics import find_metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.capture import export
-from parallelize.models.prepare import Data, Model, Source
 from parallelize.models.program import Program
+from parallelize.models.source import Source
 from parallelize.terminal.progress import Report
 from passes.plan import Plan
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from parallelize.models.source import Data, Model
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,14 @@
-"""What a conversion builds beside the ONNX file, and what of that is refused before anything takes time."""
+"""What of the options of an engine is refused before anything takes time."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field, replace
 
 import torch
 
 from parallelize.backends.backend import Backend
-from parallelize.backends.choice import AUTO, Choice, builders, choose_backend
-from parallelize.backends.tensorrt.choices import Precision
+from parallelize.backends.choice import Choice, builders, choose_backend
 from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import ShapeOptions, choose_profiles
+from parallelize.conversion.options import EngineOptions
 from parallelize.models.program import Program
 from passes.errors import ParallelizeError
 from passes.graph.dataflow import tensor_value
@@ -19,30 +17,6 @@ from passes.precision.cast_precision import Precision as CastPrecisionName
 
 HALF: dict[str, CastPrecisionName] = {"fp16": "fp16", "bf16": "bf16"}
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What a conversion builds beside the ONNX file.
-
-    Attributes:
-        backend: "auto", "onnxruntime" for no engine, "tensorrt-rtx" or "tensorrt".
-        precision: of the model that is exported; inputs and outputs keep their dtypes. None is that of the model.
-        build: how the engine is built; its precision is the one above.
-    """
-
-    backend: str = AUTO
-    precision: Precision | None = None
-    build: BuildOptions = field(default_factory=BuildOptions)
-
-    @property
-    def computes_in(self) -> Precision:
-        """The precision; fp32 where none was given."""
-        return self.precision or "fp32"
-
-    def of_model(self, precision: Precision) -> EngineOptions:
-        """The options for a model that computes in this precision."""
-        return replace(self, precision=self.precision or precision)
 
 
 def settle(options: EngineOptions) -> Choice[Backend]:

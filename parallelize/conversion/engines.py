@@ -19,14 +19,15 @@ from typing import Any
 from parallelize.backends.backend import ONNX, Backend
 from parallelize.backends.choice import Choice
 from parallelize.backends.onnxruntime.session import OnnxRuntime
-from parallelize.backends.runner import RunnerOptions
+from parallelize.backends.runner_options import RunnerOptions
 from parallelize.backends.tensorrt.backend import ENGINE, EngineBackend
 from parallelize.backends.tensorrt.choices import Precision
 from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import BATCH, Shape, ShapeOptions
 from parallelize.backends.tensorrt.sidecar import Sidecar, sidecar_path
-from parallelize.conversion.engine_options import HALF, EngineOptions
+from parallelize.conversion.engine_options import HALF
 from parallelize.conversion.engine_result import BackendResult, Counts, EngineResult, PrecisionResult
+from parallelize.conversion.options import EngineOptions
 from parallelize.data import Samples
 from parallelize.data.split import Split
 from parallelize.data.tensor_spec import TensorSpec

@@ -12,7 +12,8 @@ from parallelize.conversion.options import ConvertOptions
 from parallelize.machine.device import choose_device
 from parallelize.metrics import Metric
 from parallelize.metrics.choice import choose_metric
-from parallelize.models.prepare import Prepared, Source, prepare
+from parallelize.models.prepare import Prepared, prepare
+from parallelize.models.source import Source
 from parallelize.terminal.progress import Report
 from passes.errors import ParallelizeError
 from passes.schedule.apply_plan import check_fits

@@ -1,44 +1,84 @@
-"""How to convert."""
+"""How to convert.
+
+Imports no torch, because the command line makes its options of the fields.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from parallelize.conversion.engine_options import EngineOptions
+from parallelize.backends.choice import AUTO, choices, where_built
+from parallelize.backends.tensorrt.choices import Precision
+from parallelize.backends.tensorrt.options import BuildOptions
+from parallelize.files.plan import read_plan
 from parallelize.healing.options import HealOptions
-from parallelize.metrics import Budget, Metric
-from passes.plan import Plan, Refit
+from parallelize.measuring.options import MeasureOptions
+from parallelize.metrics.budget import Budget
+from parallelize.planning.options import SearchOptions
+from parallelize.terminal.option_field import Spelling, option, options_of
+from passes.plan import Plan
 
 
 @dataclass(frozen=True)
-class ConvertOptions:
+class EngineOptions:
+    """What a conversion builds beside the ONNX file.
+
+    Attributes:
+        backend: "auto", "onnxruntime" for no engine, "tensorrt-rtx" or "tensorrt".
+        precision: of the model that is exported; inputs and outputs keep their dtypes. None is that of the model.
+        build: how the engine is built; its precision is the one above.
+    """
+
+    backend: str = option(
+        AUTO, f"What model.onnx is compiled with: {where_built()}; auto takes what runs here.", choices=choices()
+    )
+    precision: Precision | None = option(
+        None,
+        "Of model.onnx and the engine; inputs and outputs keep their dtypes, norms stay in fp32 (default: the model's"
+        " own).",
+    )
+    build: BuildOptions = options_of(BuildOptions, only=("shapes", "compute_capabilities"))
+
+    @property
+    def computes_in(self) -> Precision:
+        """The precision; fp32 where none was given."""
+        return self.precision or "fp32"
+
+    def of_model(self, precision: Precision) -> EngineOptions:
+        """The options for a model that computes in this precision."""
+        return replace(self, precision=self.precision or precision)
+
+
+@dataclass(frozen=True)
+class ConvertOptions(SearchOptions, MeasureOptions):
     """How to convert. Of `plan`, `depth` and `max_error` at most one is given.
 
     Attributes:
         plan: replay this plan.
         depth: the best schedule of at most so many blocks.
         max_error: the shallowest schedule within this error of `metric`: a number, or a percentage such as "1%".
-        metric: what the search minimises and the budget limits, by its name or as `file.py:function`; None is KL for
-            logits (samples, classes), relative L2 otherwise.
-        refit: the strongest refit a level may get.
-        seed: seeds the split of the data.
-        threads: of ONNX Runtime when latency is measured.
-        rounds: how often each network is timed.
-        time_limit: seconds after which the search measures no more groups of blocks and no more neighbours.
-        refine: neighbours of each depth's best schedule that are measured as whole networks, at most.
         heal: heal the rewrite by gradient steps; None does not.
         engine: backend, precision and how to build an engine.
     """
 
-    plan: Plan | None = None
-    depth: int | None = None
-    max_error: Budget | float | str | None = None
-    metric: Metric | str | None = None
-    refit: Refit = "full"
-    seed: int = 0
-    threads: int = 1
-    rounds: int = 200
-    time_limit: float | None = None
-    refine: int = 0
-    heal: HealOptions | None = None
-    engine: EngineOptions = field(default_factory=EngineOptions)
+    plan: Plan | None = option(
+        None,
+        "Replay a plan.json.",
+        metavar="FILE",
+        spelling=Spelling(Path | None, read=lambda path: None if path is None else read_plan(path)),
+    )
+    depth: int | None = option(None, "The best schedule of at most N blocks.", metavar="N", least=1)
+    max_error: Budget | float | str | None = option(
+        None,
+        "The shallowest schedule whose --metric is at most E on held-out data (default: 0.02), such as 0.02 or 1%; a"
+        " percentage is one of the serial value.",
+        metavar="E",
+        spelling=Spelling(str | None),
+    )
+    heal: HealOptions | None = option(
+        None,
+        "Heal the rewrite as well, as `parallelize heal` does by default.",
+        spelling=Spelling(bool, default=False, read=lambda wanted: HealOptions() if wanted else None),
+    )
+    engine: EngineOptions = options_of(EngineOptions)

@@ -22,8 +22,9 @@ from parallelize.conversion.goal import AtDepth, Goal, Replay, Within
 from parallelize.conversion.job import Job
 from parallelize.metrics import Budget
 from parallelize.planning.forms import alike
+from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
-from parallelize.planning.search import PlannerOptions, Search
+from parallelize.planning.search import Search
 from parallelize.planning.structure import structural_plan
 from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted
@@ -80,7 +81,9 @@ def _searched(job: Job, goal: AtDepth | Within, report: Report) -> Schedule:
     if isinstance(goal, Within):
         goal.budget.check(job.metric)
     options, data = job.options, job.prepared.data
-    searching = PlannerOptions(options.refit, options.seed, options.time_limit, refine=options.refine)
+    searching = PlannerOptions(
+        refit=options.refit, seed=options.seed, time_limit=options.time_limit, refine=options.refine
+    )
     planner = Planner(job.prepared.program.module, data.fit, data.held_out, job.metric, searching, progress)
     if isinstance(goal, AtDepth):
         search = planner.at_depth(goal.blocks)

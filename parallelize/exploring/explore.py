@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from parallelize.baselines.deletion import deletion_plan
 from parallelize.exploring import heat_map, sensitivity
 from parallelize.exploring.frontier import Point, by_depth, frontier
 from parallelize.exploring.frontier_plot import plot
+from parallelize.exploring.options import PlanOptions
 from parallelize.export.onnx import write_onnx
 from parallelize.files.whole_directory import output_directory, refuse_foreign
 from parallelize.machine.measured_on import machine
@@ -34,9 +35,10 @@ from parallelize.measuring.written import latencies
 from parallelize.metrics import Metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.network import Network
-from parallelize.models.prepare import Prepared, Source, prepare
+from parallelize.models.prepare import Prepared, prepare
+from parallelize.models.source import Source
 from parallelize.planning.planner import Planner
-from parallelize.planning.search import Candidate, PlannerOptions
+from parallelize.planning.search import Candidate
 from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted
 from passes.errors import ParallelizeError
@@ -46,29 +48,6 @@ from passes.runner import run_passes
 
 FORMAT = "parallelize-frontier/1"
 MOST_DEPTHS = 10  # that are measured where none are named
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What to look for.
-
-    Attributes:
-        metric: what is minimised, as for a conversion.
-        depths: depths in blocks to measure; None spreads them over all that there are.
-        planner: how to search.
-        latency: whether to time the schedules on ONNX Runtime at batch 1.
-        heatmap: whether to measure and draw the sensitivity.
-        threads: of ONNX Runtime.
-        rounds: how often each network is timed.
-    """
-
-    metric: Metric | str | None = None
-    depths: tuple[int, ...] | None = None
-    planner: PlannerOptions = field(default_factory=PlannerOptions)
-    latency: bool = True
-    heatmap: bool = False
-    threads: int = 1
-    rounds: int = 200
 
 
 def explore(

@@ -10,18 +10,20 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from parallelize.backends.artefact import Artefact, parse_artefact
-from parallelize.backends.runner import Runner, RunnerOptions
+from parallelize.backends.runner import Runner
+from parallelize.backends.runner_options import RunnerOptions
 from parallelize.data.shared_inputs import share
 from parallelize.machine.gpu_clock import gpu_clock, graphed, new_stream
 from parallelize.machine.latency import Call, Clock, Length, Moment, host_clock, in_turn, percentiles
 from parallelize.machine.torch_settings import torch_settings
 from parallelize.measuring.compare import distinct
+from parallelize.measuring.options import BenchOptions
 from parallelize.measuring.rivals import rivals
 from parallelize.models.capture import first_sentence
 from parallelize.models.program import Program
@@ -29,33 +31,6 @@ from parallelize.terminal.progress import Report
 from passes.errors import EnvironmentLackError, ParallelizeError
 
 ENQUEUE_BOUND = 0.8  # of the GPU's time, spent on the host before the call returns
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """How to time.
-
-    Attributes:
-        warm_up: milliseconds of each network that are not counted.
-        duration: seconds of each network that are counted, ten calls at least.
-        percentiles: of the times.
-        batch: samples of a call; None is 1, or what a network is fixed to.
-        cuda_graph: hold the kernels of a call in a CUDA graph.
-        seed: of random inputs.
-        rivals: time the networks of the first artefact's conversion as well: serial, unfused, deleted.
-        model: what that artefact was converted from.
-        runner: how artefacts are loaded and run.
-    """
-
-    warm_up: float = 200
-    duration: float = 3
-    percentiles: tuple[float, ...] = (50, 90, 99)
-    batch: int | None = None
-    cuda_graph: bool = True
-    seed: int = 0
-    rivals: bool = False
-    model: str | None = None
-    runner: RunnerOptions = field(default_factory=lambda: RunnerOptions(tf32=True))
 
 
 @dataclass(frozen=True)

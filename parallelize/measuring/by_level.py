@@ -24,7 +24,7 @@ from torch import Tensor
 
 from parallelize.backends.artefact import Artefact
 from parallelize.backends.backend import ONNX, PROGRAM
-from parallelize.backends.runner import RunnerOptions
+from parallelize.backends.runner_options import RunnerOptions
 from parallelize.export.state_names import StackStates
 from parallelize.files.plan import read_plan
 from parallelize.measuring.stack_states import States, onnx_states, program_states
@@ -33,7 +33,6 @@ from passes.errors import ParallelizeError
 from passes.plan import Level as PlanLevel
 from passes.plan import Plan, StackPlan
 
-THRESHOLD = 1e-3
 Batches = Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]]
 
 

@@ -9,59 +9,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from parallelize.backends.artefact import parse_artefact
-from parallelize.backends.runner import Runner, RunnerOptions
+from parallelize.backends.runner import Runner
 from parallelize.data import Samples
 from parallelize.data.shared_inputs import SharedInputs, share
 from parallelize.machine.torch_settings import torch_settings
-from parallelize.measuring.by_level import THRESHOLD, LevelErrors, Staged, level_errors, stage
-from parallelize.measuring.output_errors import OutputComparison, OutputErrors, Tolerance
+from parallelize.measuring.by_level import LevelErrors, Staged, level_errors, stage
+from parallelize.measuring.options import CompareOptions
+from parallelize.measuring.output_errors import OutputComparison, OutputErrors
 from parallelize.models.prepare import RANDOM_SAMPLES
 from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
 from passes.errors import CheckError, ParallelizeError
 
 BATCH = 32
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """How to compare.
-
-    Attributes:
-        atol: largest |d| that passes, beside rtol |r|; with rtol None as well nothing but NaN fails.
-        rtol: the same, relative.
-        quantile: of the errors, beside their median.
-        batch: samples at a time; None is 32, or what a network is fixed to.
-        seed: of random inputs.
-        by_level: compare states inside as well.
-        threshold: relative L2 error above which states have parted.
-        runner: how artefacts are loaded and run.
-    """
-
-    atol: float | None = None
-    rtol: float | None = None
-    quantile: float = 0.99
-    batch: int | None = None
-    seed: int = 0
-    by_level: bool = False
-    threshold: float = THRESHOLD
-    runner: RunnerOptions = field(default_factory=RunnerOptions)
-
-    @property
-    def tolerance(self) -> Tolerance:
-        """What is not given is 0."""
-        return Tolerance(self.atol or 0.0, self.rtol or 0.0)
-
-    @property
-    def judges(self) -> bool:
-        """Whether a tolerance was given."""
-        return self.atol is not None or self.rtol is not None
 
 
 @dataclass(frozen=True)

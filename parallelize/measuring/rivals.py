@@ -13,7 +13,7 @@ from pathlib import Path
 
 from parallelize.backends.artefact import Artefact
 from parallelize.backends.backend import PROGRAM
-from parallelize.backends.runner import RunnerOptions
+from parallelize.backends.runner_options import RunnerOptions
 from parallelize.backends.tensorrt.backend import ENGINE, EngineBackend
 from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import ShapeOptions

@@ -13,18 +13,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
 
 from torch import nn
 
-from parallelize.data import InputSpec, Samples, load_samples, read_headers
+from parallelize.data import Samples, load_samples, read_headers
 from parallelize.data.split import Split, split
 from parallelize.models.acceptance import accept, accepted_at_random, random_data
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
 from parallelize.models.finiteness import refuse_not_finite
 from parallelize.models.program import Program
-from parallelize.models.sources import LoadOptions, load_program
+from parallelize.models.source import Source
+from parallelize.models.sources import load_program
 from parallelize.models.widening import widened
 from parallelize.terminal.progress import Report
 from passes.errors import ParallelizeError
@@ -34,71 +34,8 @@ from passes.precision.cast_precision import Precision as CastPrecision
 from passes.runner import PassRecord
 from passes.stacks.find import Refusal, Stacks, find_stacks
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 RANDOM_SAMPLES = 64
 PROBE = 4  # samples that exact passes are checked on
-
-Model = str | os.PathLike[str] | nn.Module | Program
-
-
-class Data(TypedDict, total=False):
-    """What a `Source` holds beside the model, as keywords."""
-
-    inputs: str | os.PathLike[str] | None
-    test_inputs: str | os.PathLike[str] | None
-    labels: str | None
-    mask: str | None
-    example: tuple[Any, ...] | None
-    weights: str | os.PathLike[str] | None
-    input_specs: tuple[InputSpec, ...]
-    allow_pickle: bool
-    weights_key: str | None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model and its data as a user names them.
-
-    Attributes:
-        model: a reference as on the command line, a captured program, or a module in eval mode with `example`.
-        inputs: .npz of calibration samples, one array for each input of the model, first axis samples.
-        test_inputs: .npz to judge on; without it a fifth of `inputs` is kept apart for that.
-        labels: name of the array of class labels in the .npz that judges.
-        mask: name of the input that is 0 at padding; `attention_mask` is found by itself.
-        example: example inputs of a module.
-        weights: state dict for a `module:factory` reference.
-        input_specs: shapes of the inputs of a `module:factory` reference.
-        allow_pickle: load a pickled module, which runs code from the file.
-        weights_key: the key under which `weights` holds them, where several would fit.
-    """
-
-    model: Model
-    inputs: str | os.PathLike[str] | None = None
-    test_inputs: str | os.PathLike[str] | None = None
-    labels: str | None = None
-    mask: str | None = None
-    example: tuple[Any, ...] | None = None
-    weights: str | os.PathLike[str] | None = None
-    input_specs: tuple[InputSpec, ...] = ()
-    allow_pickle: bool = False
-    weights_key: str | None = None
-
-    @staticmethod
-    def of(model: Model | Source, **data: Unpack[Data]) -> Source:
-        """A model with its data as keywords, or a source as it is.
-
-        Raises:
-            ParallelizeError: a source, and data beside it.
-        """
-        if not isinstance(model, Source):
-            return Source(model, **data)
-        if data:
-            raise ParallelizeError(
-                f"A Source names its data itself, but {', '.join(data)} was given beside it.", "Put it into the Source."
-            )
-        return model
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,9 +118,7 @@ def captured(source: Source) -> Program:
             raise ParallelizeError("A module needs example inputs to be captured.", "Pass example=(tensor, ...).")
         return capture(model, source.example, origin=type(model).__name__)
     samples = None if source.inputs is None else read_headers(Path(source.inputs))
-    weights = None if source.weights is None else Path(source.weights)
-    options = LoadOptions(weights, source.input_specs, source.allow_pickle, source.weights_key)
-    return load_program(os.fspath(model), options, samples)
+    return load_program(os.fspath(model), source, samples)
 
 
 def _require_branches(stacks: Stacks, program: Program) -> None:

@@ -29,8 +29,9 @@ from parallelize.planning.forms import GroupForm, Span, alike, deletion, forms, 
 from parallelize.planning.fusibility import Fusibility
 from parallelize.planning.memory import open_memory
 from parallelize.planning.neighbours import neighbours
+from parallelize.planning.options import PlannerOptions
 from parallelize.planning.partition import Groups, best_partitions
-from parallelize.planning.search import Candidate, PlannerOptions, Search
+from parallelize.planning.search import Candidate, Search
 from parallelize.planning.shared_depth import share_depth
 from parallelize.refitting.refit import refit
 from parallelize.terminal.words import counted

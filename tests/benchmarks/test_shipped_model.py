@@ -16,8 +16,9 @@ from parallelize.metrics import Judge
 from parallelize.models.clean import clean
 from parallelize.models.program import Program
 from parallelize.models.sources import LoadOptions, load_program
+from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
-from parallelize.planning.search import Candidate, PlannerOptions
+from parallelize.planning.search import Candidate
 from parallelize.refitting.refit import refit
 
 MODEL = Path(__file__).resolve().parents[2] / "examples" / "fashion_vit"

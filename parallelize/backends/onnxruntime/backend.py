@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from parallelize.backends.backend import ONNX, PROGRAM, Backend, FileKind
 
 if TYPE_CHECKING:
-    from parallelize.backends.runner import Runner, RunnerOptions
+    from parallelize.backends.runner import Runner
+    from parallelize.backends.runner_options import RunnerOptions
     from parallelize.models.program import Program
     from passes.errors import EnvironmentLackError
 

@@ -14,7 +14,8 @@ from parallelize.backends.backend import Backend, FileKind
 from parallelize.backends.tensorrt.library import Library, find_library
 
 if TYPE_CHECKING:
-    from parallelize.backends.runner import Runner, RunnerOptions
+    from parallelize.backends.runner import Runner
+    from parallelize.backends.runner_options import RunnerOptions
     from parallelize.backends.tensorrt.engine import Engine
     from parallelize.backends.tensorrt.options import BuildOptions
     from parallelize.backends.tensorrt.sidecar import Sidecar

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from parallelize.backends.tensorrt.choices import HardwareCompatibility, Precision
 from parallelize.backends.tensorrt.library import Library, capabilities
 from parallelize.backends.tensorrt.profiles import ShapeOptions
+from parallelize.terminal.option_field import Spelling, option, options_of
 from passes.errors import ParallelizeError
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16")
@@ -34,15 +35,29 @@ class BuildOptions:
         compute_capabilities: GPUs that it is for, such as "8.9" ("tensorrt-rtx" only); none are all portable ones.
     """
 
-    precision: Precision | None = None
-    shapes: ShapeOptions = field(default_factory=ShapeOptions)
-    workspace: int | None = None
-    optimization_level: int | None = None
-    max_aux_streams: int | None = None
-    timing_cache: Path | None = None
-    version_compatible: bool = False
-    hardware_compatibility: HardwareCompatibility = "none"
-    compute_capabilities: tuple[str, ...] = ()
+    precision: Precision | None = option(
+        None,
+        "What the products must run in: the ONNX must have it and the engine is checked for it; tf32 lets products of"
+        " float32 be rounded (default: as the ONNX says, without tf32).",
+    )
+    shapes: ShapeOptions = options_of(ShapeOptions)
+    workspace: int | None = option(None, "MiB of scratch memory for a layer (default: all).", least=1)
+    optimization_level: int | None = option(
+        None, "How long to search for tactics.", least=0, most=5, name="--builder-optimization-level"
+    )
+    max_aux_streams: int | None = option(None, "Streams beside the main one; 0 is one stream only.", least=0)
+    timing_cache: Path | None = option(None, "Take timings from FILE and keep them there (tensorrt).", metavar="FILE")
+    version_compatible: bool = option(False, "Run on later versions too (tensorrt).")
+    hardware_compatibility: HardwareCompatibility = option(
+        "none", "Run on other GPUs too (tensorrt).", name="--hardware-compatibility-level"
+    )
+    compute_capabilities: tuple[str, ...] = option(
+        (),
+        "GPU that the engine is for, such as 8.9; repeat for more (tensorrt-rtx; default: all portable ones).",
+        metavar="X.Y",
+        name="--compute-capability",
+        spelling=Spelling(list[str] | None, read=lambda given: tuple(given or ())),
+    )
 
     def flags(self) -> dict[str, Any]:
         """What the sidecar keeps beside precision, shapes and targets."""
@@ -73,10 +88,10 @@ class BuildOptions:
             "--version-compatible": self.version_compatible,
             "--hardware-compatibility-level": self.hardware_compatibility != "none",
         }
-        for option, given in asked.items():
+        for name, given in asked.items():
             if given:
                 raise ParallelizeError(
-                    f"{option} is for tensorrt: tensorrt-rtx builds without a GPU and has no use for it.",
+                    f"{name} is for tensorrt: tensorrt-rtx builds without a GPU and has no use for it.",
                     "Leave it out, or use --backend tensorrt on a machine with a GPU.",
                 )
         known = capabilities(library)

@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
-from parallelize.data.tensor_spec import TensorSpec
+from parallelize.terminal.option_field import Spelling, option
 from passes.errors import ParallelizeError
+
+if TYPE_CHECKING:
+    from parallelize.data.tensor_spec import TensorSpec
 
 Shape = tuple[int, ...]
 BATCH = (1, 1, 32)
@@ -24,33 +29,53 @@ _SIZES = re.compile(r"\d+(x\d+)*", re.ASCII)
 _HINT = "Spell it as NAME:SIZExSIZE..., such as images:1x3x224x224, one option for each input."
 
 
+def parse_shapes(texts: Iterable[str] | None, option: str) -> dict[str, Shape]:
+    """Read `NAME:SIZExSIZE...`, several separated by commas or given one by one.
+
+    Raises:
+        ParallelizeError: another spelling, a word for a size, or an input twice.
+    """
+    found: dict[str, Shape] = {}
+    for text in (part for given in texts or () for part in given.split(",")):
+        name, _, shape = text.rpartition(":")
+        if not name or _SIZES.fullmatch(shape) is None:
+            raise ParallelizeError(f"{option} {text!r} is no shape of a named input.", _HINT)
+        if name in found:
+            raise ParallelizeError(f"{option} names the input {name!r} twice.", _HINT)
+        found[name] = tuple(int(size) for size in shape.split("x"))
+    return found
+
+
+def _spelled(option: str) -> Spelling:
+    return Spelling(list[str] | None, read=partial(parse_shapes, option=option))
+
+
 @dataclass(frozen=True)
 class ShapeOptions:
     """Shapes by the name of the input; an input that is missing in all three gets derived ones."""
 
-    least: Mapping[str, Shape] = field(default_factory=dict)
-    usual: Mapping[str, Shape] = field(default_factory=dict)
-    largest: Mapping[str, Shape] = field(default_factory=dict)
+    least: Mapping[str, Shape] = option(
+        {},
+        "Least shape of an input of the engine, such as images:1x3x224x224.",
+        metavar="NAME:SHAPE",
+        name="--min-shapes",
+        spelling=_spelled("--min-shapes"),
+    )
+    usual: Mapping[str, Shape] = option(
+        {},
+        "The shape that it is tuned for.",
+        metavar="NAME:SHAPE",
+        name="--opt-shapes",
+        spelling=_spelled("--opt-shapes"),
+    )
+    largest: Mapping[str, Shape] = option(
+        {}, "The largest shape.", metavar="NAME:SHAPE", name="--max-shapes", spelling=_spelled("--max-shapes")
+    )
 
     @classmethod
     def fixed(cls, shapes: Mapping[str, Shape]) -> ShapeOptions:
         """One shape only for each input."""
         return cls(shapes, shapes, shapes)
-
-    @classmethod
-    def parse(
-        cls, least: Iterable[str] | None, usual: Iterable[str] | None, largest: Iterable[str] | None
-    ) -> ShapeOptions:
-        """Read what --min-shapes, --opt-shapes and --max-shapes were given.
-
-        Raises:
-            ParallelizeError: see `parse_shapes`.
-        """
-        return cls(
-            parse_shapes(least, "--min-shapes"),
-            parse_shapes(usual, "--opt-shapes"),
-            parse_shapes(largest, "--max-shapes"),
-        )
 
 
 @dataclass(frozen=True)
@@ -71,23 +96,6 @@ class Profile:
     def __str__(self) -> str:
         spelled = ["x".join(map(str, shape)) for shape in (self.least, self.usual, self.largest)]
         return f"{self.name} {spelled[0]}" if len(set(spelled)) == 1 else f"{self.name} {' / '.join(spelled)}"
-
-
-def parse_shapes(texts: Iterable[str] | None, option: str) -> dict[str, Shape]:
-    """Read `NAME:SIZExSIZE...`, several separated by commas or given one by one.
-
-    Raises:
-        ParallelizeError: another spelling, a word for a size, or an input twice.
-    """
-    found: dict[str, Shape] = {}
-    for text in (part for given in texts or () for part in given.split(",")):
-        name, _, shape = text.rpartition(":")
-        if not name or _SIZES.fullmatch(shape) is None:
-            raise ParallelizeError(f"{option} {text!r} is no shape of a named input.", _HINT)
-        if name in found:
-            raise ParallelizeError(f"{option} names the input {name!r} twice.", _HINT)
-        found[name] = tuple(int(size) for size in shape.split("x"))
-    return found
 
 
 def choose_profiles(inputs: Sequence[TensorSpec], options: ShapeOptions) -> tuple[Profile, ...]:
@@ -154,7 +162,7 @@ def _profile(spec: TensorSpec, options: ShapeOptions, sizes: Sequence[Mapping[st
 def _check_given(spec: TensorSpec, options: ShapeOptions) -> None:
     """One input's given shapes against what the model says of it; derived ones fit it."""
     words = "x".join(map(str, spec.shape))
-    for option, shapes in (
+    for asked, shapes in (
         ("--min-shapes", options.least),
         ("--opt-shapes", options.usual),
         ("--max-shapes", options.largest),
@@ -164,12 +172,12 @@ def _check_given(spec: TensorSpec, options: ShapeOptions) -> None:
         spelled = "x".join(map(str, shape))
         if len(shape) != len(spec.shape):
             raise ParallelizeError(
-                f"{option} {spec.name}:{spelled} has {len(shape)} sizes; the input is {words}.", _HINT
+                f"{asked} {spec.name}:{spelled} has {len(shape)} sizes; the input is {words}.", _HINT
             )
         for axis, (word, size) in enumerate(zip(spec.shape, shape, strict=True)):
             if isinstance(word, int) and word != size:
                 raise ParallelizeError(
-                    f"{option} {spec.name}:{spelled} has {size} on axis {axis}, where the model fixes {word}.",
+                    f"{asked} {spec.name}:{spelled} has {size} on axis {axis}, where the model fixes {word}.",
                     f"The input is {words}; only words can be chosen.",
                 )
 

@@ -11,7 +11,8 @@ from parallelize.backends.backend import PROGRAM, Backend, FileKind
 from parallelize.machine.findings import package_version
 
 if TYPE_CHECKING:
-    from parallelize.backends.runner import Runner, RunnerOptions
+    from parallelize.backends.runner import Runner
+    from parallelize.backends.runner_options import RunnerOptions
     from parallelize.models.program import Program
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from parallelize.data import Array
 from parallelize.models.program import Program
-from parallelize.models.sources.kinds import Kind, LoadOptions
+from parallelize.models.source import LoadOptions
+from parallelize.models.sources.kinds import Kind
 from passes.errors import ParallelizeError
 
 __all__ = ["Kind", "LoadOptions", "known_kinds", "load_program"]
@@ -32,7 +33,7 @@ def load_program(reference: str, options: LoadOptions, samples: Mapping[str, Arr
     Args:
         reference: as in the module's docstring.
         options: weights and shapes for factories, permission to unpickle.
-        samples: arrays of data, first axis samples; they tell the shapes where `options.inputs` does not.
+        samples: arrays of data, first axis samples; they tell the shapes where `options.input_specs` does not.
 
     Raises:
         ParallelizeError: the reference names nothing that can be loaded and captured.

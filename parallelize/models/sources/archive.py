@@ -16,7 +16,8 @@ from parallelize.data import Array, readable
 from parallelize.machine.quiet import quiet_logs
 from parallelize.models.capture import from_exported
 from parallelize.models.program import Program
-from parallelize.models.sources.kinds import Kind, LoadOptions, has_suffix, refuse_extras
+from parallelize.models.source import LoadOptions
+from parallelize.models.sources.kinds import Kind, has_suffix, refuse_extras
 from parallelize.models.sources.torch_file import PICKLE_HINT
 from parallelize.models.sources.user_code import described
 from passes.errors import ParallelizeError

@@ -20,9 +20,10 @@ from torch import nn
 from parallelize.data import Array
 from parallelize.machine.quiet import quiet_logs
 from parallelize.models.program import Program
+from parallelize.models.source import LoadOptions
 from parallelize.models.sources.adapter import base_of, has_adapter, import_peft, merged, without_adapter
 from parallelize.models.sources.hugging_face_inputs import input_specs
-from parallelize.models.sources.kinds import Kind, LoadOptions, refuse_extras
+from parallelize.models.sources.kinds import Kind, refuse_extras
 from parallelize.models.sources.shapes import capture_specs
 from parallelize.models.sources.user_code import described
 from passes.errors import EnvironmentLackError, ParallelizeError
@@ -47,7 +48,7 @@ def load(reference: str, options: LoadOptions, samples: Mapping[str, Array]) -> 
     """
     refuse_extras(reference, options, inputs=False)
     module, directory = _module(Path(reference), reference)
-    specs = options.inputs or input_specs(module, module.config, directory, samples)
+    specs = options.input_specs or input_specs(module, module.config, directory, samples)
     return capture_specs(module, specs, reference, samples)
 
 

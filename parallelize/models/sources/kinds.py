@@ -6,27 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from parallelize.data import Array, InputSpec
+from parallelize.data import Array
 from parallelize.models.program import Program
+from parallelize.models.source import LoadOptions
 from passes.errors import ParallelizeError
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How to load a reference.
-
-    Attributes:
-        weights: state dict for a factory.
-        inputs: shapes of the inputs of a factory.
-        allow_pickle: unpickle objects, which runs code from the file.
-        weights_key: the key under which a checkpoint holds the weights, where several would fit.
-    """
-
-    weights: Path | None = None
-    inputs: tuple[InputSpec, ...] = ()
-    allow_pickle: bool = False
-    weights_key: str | None = None
-
 
 Loader = Callable[[str, LoadOptions, Mapping[str, Array]], Program]
 
@@ -59,5 +42,5 @@ def refuse_extras(reference: str, options: LoadOptions, *, inputs: bool) -> None
         raise ParallelizeError(
             f"{reference} has weights of its own.", "Leave out --weights, or name a module:factory to load them into."
         )
-    if inputs and options.inputs:
+    if inputs and options.input_specs:
         raise ParallelizeError(f"{reference} states the shapes of its inputs.", "Leave out --input.")

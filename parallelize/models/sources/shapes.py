@@ -14,8 +14,8 @@ from parallelize.data.tensor_spec import TensorSpec
 from parallelize.models.capture import capture
 from parallelize.models.keywords import takes_any
 from parallelize.models.program import Program
+from parallelize.models.source import LoadOptions
 from parallelize.models.sources.data_specs import specs_of_arrays
-from parallelize.models.sources.kinds import LoadOptions
 from parallelize.models.sources.user_code import called
 from passes.errors import ParallelizeError
 
@@ -26,8 +26,8 @@ def capture_known(
     module: nn.Module, examples: Any, origin: str, options: LoadOptions, samples: Mapping[str, Array]
 ) -> Program:
     """Capture with the shapes that are known: from --input, else from the data, else from `example_inputs`."""
-    if options.inputs:
-        return capture_specs(module, options.inputs, origin, samples)
+    if options.input_specs:
+        return capture_specs(module, options.input_specs, origin, samples)
     specs = _specs_of(module, samples)
     if specs:
         return capture_specs(module, specs, origin, samples)

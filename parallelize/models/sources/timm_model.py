@@ -12,7 +12,8 @@ from torch import nn
 
 from parallelize.data import Array
 from parallelize.models.program import Program
-from parallelize.models.sources.kinds import Kind, LoadOptions
+from parallelize.models.source import LoadOptions
+from parallelize.models.sources.kinds import Kind
 from parallelize.models.sources.shapes import capture_known
 from parallelize.models.sources.user_code import described
 from parallelize.models.sources.weights import load_weights

@@ -13,7 +13,8 @@ from paraformer import checkpoint
 from paraformer.errors import ParaFormerError
 from parallelize.data import Array, InputSpec, readable
 from parallelize.models.program import Program
-from parallelize.models.sources.kinds import Kind, LoadOptions, has_suffix, refuse_extras
+from parallelize.models.source import LoadOptions
+from parallelize.models.sources.kinds import Kind, has_suffix, refuse_extras
 from parallelize.models.sources.shapes import capture_known, capture_specs
 from parallelize.models.sources.state_files import is_state_dict, modules_in, read_torch
 from parallelize.models.sources.surroundings import surroundings
@@ -67,7 +68,7 @@ def _capture_checkpoint(value: dict[str, Any], reference: str, options: LoadOpti
         model = checkpoint.from_dict(value, reference).build()
     except ParaFormerError as error:
         raise ParallelizeError(str(error), error.hint) from error
-    specs = options.inputs or (InputSpec(None, ("batch", *model.config.input_shape)),)
+    specs = options.input_specs or (InputSpec(None, ("batch", *model.config.input_shape)),)
     return capture_specs(model, specs, reference, {})
 
 

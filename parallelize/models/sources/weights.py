@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
+from parallelize.models.source import LoadOptions
 from parallelize.models.sources.fitting import Candidate, candidates, load
-from parallelize.models.sources.kinds import LoadOptions
 from parallelize.models.sources.state_files import read_weights, shard_hint
 from passes.errors import ParallelizeError
 
@@ -24,9 +24,9 @@ def load_weights(module: nn.Module, options: LoadOptions, reference: str) -> Non
         ParallelizeError: nothing in the file fits, naming the first thing that does not; or several things fit that are
             not equal, and no `--weights-key` chooses.
     """
-    path = options.weights
-    if path is None:
+    if options.weights is None:
         return
+    path = Path(options.weights)
     found = candidates(module, read_weights(path, allow_pickle=options.allow_pickle))
     if options.weights_key is not None:
         found = _under(options.weights_key, found, path)

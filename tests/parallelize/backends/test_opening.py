@@ -11,7 +11,8 @@ import torch
 from parallelize.backends.artefact import parse_artefact
 from parallelize.backends.backend import PROGRAM
 from parallelize.backends.registry import named
-from parallelize.backends.runner import Runner, RunnerOptions
+from parallelize.backends.runner import Runner
+from parallelize.backends.runner_options import RunnerOptions
 from parallelize.backends.tensorrt.build import build
 from parallelize.export.onnx import write_onnx
 from parallelize.models.capture import export

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from parallelize.backends.artefact import parse_artefact
 from parallelize.backends.registry import backends, file_kinds, named, registered, takers
-from parallelize.backends.runner import RunnerOptions
+from parallelize.backends.runner_options import RunnerOptions
 from parallelize.cli.doctor import examine
 from parallelize.cli.main import app
 from parallelize.measuring.by_level import stage

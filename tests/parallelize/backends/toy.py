@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from parallelize.backends.backend import Backend, FileKind
-from parallelize.backends.runner import Runner, RunnerOptions
+from parallelize.backends.runner import Runner
+from parallelize.backends.runner_options import RunnerOptions
 from parallelize.data.tensor_spec import TensorSpec
 from parallelize.models.program import Program
 from passes.errors import EnvironmentLackError

@@ -27,8 +27,8 @@ from parallelize.data.split import split
 from parallelize.healing.options import HealOptions
 from parallelize.measuring.written import TOLERANCE
 from parallelize.metrics import Judge, predict, score
-from parallelize.models.prepare import Data
-from parallelize.planning.search import PlannerOptions
+from parallelize.models.source import Data
+from parallelize.planning.options import PlannerOptions
 from passes.errors import CheckError, ParallelizeError
 from passes.plan import Plan
 from tests.parallelize.small_models import images, language, pairs, text, vision
@@ -91,7 +91,7 @@ def test_the_search_is_as_it_was_asked_for(data: Path, tmp_path: Path, monkeypat
     options = replace(OPTIONS, refit="affine", seed=7, time_limit=5.0, refine=3)
     with pytest.raises(SeenError):
         convert(vision(), tmp_path / "out", inputs=data / "fit.npz", options=options)
-    assert seen == [PlannerOptions("affine", 7, 5.0, refine=3)]
+    assert seen == [PlannerOptions(refit="affine", seed=7, time_limit=5.0, refine=3)]
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ from parallelize.backends.tensorrt.rtx import RTX_BACKEND
 from parallelize.backends.tensorrt.sidecar import read_sidecar
 from parallelize.conversion import engines
 from parallelize.conversion.convert import Conversion, convert
-from parallelize.conversion.engine_options import EngineOptions, check_precision, settle
+from parallelize.conversion.engine_options import check_precision, settle
 from parallelize.conversion.notes import facts, notes
-from parallelize.conversion.options import ConvertOptions
+from parallelize.conversion.options import ConvertOptions, EngineOptions
 from parallelize.conversion.result import Result
 from parallelize.data import Samples
 from parallelize.data.split import Split

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from parallelize.data import load_samples
 from parallelize.data.split import split
-from parallelize.exploring.explore import PlanOptions, explore, table
+from parallelize.exploring.explore import explore, table
+from parallelize.exploring.options import PlanOptions
 from parallelize.metrics import Judge
-from parallelize.models.prepare import Source
-from parallelize.planning.search import PlannerOptions
+from parallelize.models.source import Source
+from parallelize.planning.options import PlannerOptions
 from parallelize.refitting.refit import refit
 from passes.errors import ParallelizeError
 from passes.plan import Plan

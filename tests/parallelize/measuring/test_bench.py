@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import parallelize
-from parallelize.backends.runner import RunnerOptions
+from parallelize.backends.runner_options import RunnerOptions
 from parallelize.backends.tensorrt.build import build
 from parallelize.export.onnx import write_onnx
-from parallelize.measuring.bench import BenchOptions, bench
+from parallelize.measuring.bench import bench
 from parallelize.measuring.bench_report import as_dict, notes, plot, table
+from parallelize.measuring.options import BenchOptions
 from parallelize.models.capture import export
 from passes.errors import EnvironmentLackError, ParallelizeError
 from tests.parallelize.small_models import images, pairs, vision

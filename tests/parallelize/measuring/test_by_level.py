@@ -15,8 +15,9 @@ from parallelize.backends.artefact import parse_artefact
 from parallelize.export.onnx import write_onnx
 from parallelize.export.state_names import KEY
 from parallelize.measuring.by_level import LevelErrors
-from parallelize.measuring.compare import CompareOptions, compare
+from parallelize.measuring.compare import compare
 from parallelize.measuring.compare_report import as_dict, notes
+from parallelize.measuring.options import CompareOptions
 from parallelize.measuring.stack_states import onnx_states, program_states
 from parallelize.models.capture import export
 from parallelize.models.program import Program

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import parallelize
 from parallelize.export.onnx import write_onnx
-from parallelize.measuring.compare import CompareOptions, compare, distinct
+from parallelize.measuring.compare import compare, distinct
 from parallelize.measuring.compare_report import as_dict, notes, tables
+from parallelize.measuring.options import CompareOptions
 from parallelize.models.capture import capture
 from parallelize.models.program import Program
 from passes.errors import CheckError, ParallelizeError

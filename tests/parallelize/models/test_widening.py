@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from parallelize.conversion.convert import convert
-from parallelize.conversion.engine_options import EngineOptions
-from parallelize.conversion.options import ConvertOptions
+from parallelize.conversion.options import ConvertOptions, EngineOptions
 from parallelize.models.capture import capture
 from tests.parallelize.small_models import Residual, mlp, stack_plan
 

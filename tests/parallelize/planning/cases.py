@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 
 from parallelize.metrics import Metric
 from parallelize.models.program import Program
+from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
-from parallelize.planning.search import PlannerOptions
 from passes.plan import Plan
 from passes.stacks.find import Stack, find_stacks
 from tests.parallelize.small_models import PostNorm, Residual, capture_vectors, images, mlp, vectors, vision

@@ -13,8 +13,8 @@ import torch
 from parallelize.metrics import Budget
 from parallelize.metrics.own import own_metric
 from parallelize.planning.costs import GroupCosts
+from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
-from parallelize.planning.search import PlannerOptions
 from passes.errors import CheckError, ParallelizeError
 from tests.parallelize.planning.cases import FIT, HELD_OUT, levels, mlps, needs_its_first_block, on_vectors, quick
 from tests.parallelize.small_models import TwoStacks, capture_vectors, vision

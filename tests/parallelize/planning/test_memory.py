@@ -19,8 +19,8 @@ from parallelize.metrics.own import own_metric
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm
 from parallelize.planning.memory import FORMAT, Memory, open_memory
+from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
-from parallelize.planning.search import PlannerOptions
 from passes.errors import EnvironmentLackError, ParallelizeError
 from passes.plan import Plan
 from tests.parallelize.planning.cases import VECTORS, mlps, quick

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallelize.planning.neighbours import neighbours
+from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
-from parallelize.planning.search import Candidate, PlannerOptions
+from parallelize.planning.search import Candidate
 from passes.errors import ParallelizeError
 from passes.plan import Level, Plan, StackPlan
 from tests.parallelize.planning.cases import levels, mlps, of_vision, post_norm_blocks, quick, stack_of

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from parallelize.metrics import predict, score
 from parallelize.metrics.own import own_metric
 from parallelize.planning.forms import GroupForm, gptj, main_form, other_forms
+from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import ROUNDS, Planner
-from parallelize.planning.search import PlannerOptions
 from parallelize.refitting.refit import refit
 from passes.errors import ParallelizeError
 from passes.plan import Plan

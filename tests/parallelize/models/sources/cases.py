@@ -59,7 +59,7 @@ def text(): return "text"
 
 
 def load(reference: str, *inputs: str, samples: dict[str, np.ndarray] | None = None, **options: Any) -> Any:
-    return load_program(reference, LoadOptions(inputs=parse_inputs(inputs), **options), samples)
+    return load_program(reference, LoadOptions(input_specs=parse_inputs(inputs), **options), samples)
 
 
 def refusal(reference: str, *inputs: str, **options: Any) -> tuple[str, str]:

@@ -63,5 +63,5 @@ def test_wrong_names_and_shapes_of_inputs_are_refused(home: Path) -> None:
 
 
 def test_a_fixed_spec_stays_fixed(home: Path) -> None:
-    options = LoadOptions(inputs=(InputSpec(None, (1, 4)),))
+    options = LoadOptions(input_specs=(InputSpec(None, (1, 4)),))
     assert load_program("shop:small", options).inputs[0].shape == (1, 4)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from parallelize.models.sources.kinds import LoadOptions
+from parallelize.models.source import LoadOptions
 from parallelize.models.sources.weights import load_weights
 from passes.errors import EnvironmentLackError, ParallelizeError
 from tests.parallelize.models.sources.cases import Harmful, layers, load, refusal
@@ -33,7 +33,7 @@ def prefixed(prefix: str, state: Mapping[str, Any] = HALF) -> dict[str, Any]:
 def loaded(module: nn.Module, held: Any, key: str | None = None, file: str = "w.pt") -> nn.Module:
     """The module with the weights of a file of torch.save that holds this."""
     torch.save(held, file)
-    load_weights(module, LoadOptions(Path(file), weights_key=key), "m.py:make")
+    load_weights(module, LoadOptions(weights=Path(file), weights_key=key), "m.py:make")
     return module
 
 
@@ -195,7 +195,7 @@ def test_weights_are_loaded_from_safetensors_with_tied_ones_stored_once(home: Pa
     program = load("shop:small", "batchx4", weights=Path("w.safetensors"))
     assert program.module(torch.ones(1, 4)).tolist() == [[10.5, 10.5]]
     safetensors.save_model(tied(), "tied.safetensors")
-    load_weights(tied(), LoadOptions(Path("tied.safetensors")), "m.py:make")
+    load_weights(tied(), LoadOptions(weights=Path("tied.safetensors")), "m.py:make")
 
 
 def test_weights_that_do_not_fit_are_refused_with_the_first_key(home: Path) -> None:
