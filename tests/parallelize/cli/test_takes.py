@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from parallelize.cli.takes import takes
 from parallelize.healing.options import HealOptions
-from parallelize.terminal.option_field import KEY, option
+from parallelize.terminal.option_field import KEY, Spelling, argument, option, options_of
 
 Kind = Literal["small", "large"]
 
@@ -68,6 +68,69 @@ def test_a_value_out_of_range_is_refused_by_its_option(arguments: tuple[str, str
     text, seen = _run("plum", *arguments)
     assert words in text
     assert seen == []
+
+
+@dataclass(frozen=True)
+class Oven:
+    """Where it is baked."""
+
+    heat: int = option(180, "Degrees.", most=250)
+    fan: bool = option(True, "With a fan.")
+    light: bool = option(False, "With a light.", name="--lit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baking:
+    """What every bakery does."""
+
+    times: tuple[int, ...] = option(
+        (1, 2), "When.", name="--time", spelling=Spelling(str, "1,2", lambda text: tuple(map(int, text.split(","))))
+    )
+
+
+@dataclass(frozen=True)
+class Bakery(Baking):
+    """A bakery."""
+
+    town: str = argument("Where.", metavar="TOWN", spelling=Spelling(str))
+    flour: str = option("rye", "Of what.", choices=("rye", "oats"))
+    oven: Oven = options_of(Oven, fan=False, only=("heat", "light"))
+
+
+def _baked(*arguments: str, without: tuple[str, ...] = ()) -> tuple[str, list[object]]:
+    app, seen = typer.Typer(), list[object]()
+
+    @app.command()
+    @takes(bakery=Bakery, without=without)
+    def bake(bakery: Bakery) -> None:
+        seen.append(bakery)
+
+    told = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200", "NO_COLOR": "1"})
+    return told.output, seen
+
+
+def test_a_field_that_is_a_dataclass_gives_its_options_and_keeps_the_defaults_of_what_is_not_offered() -> None:
+    assert _baked("Bern")[1] == [Bakery("Bern", oven=Oven(fan=False))]
+    assert _baked("Bern", "--heat", "99", "--lit")[1] == [Bakery("Bern", oven=Oven(99, fan=False, light=True))]
+    assert "--fan" not in _baked("--help")[0]
+
+
+def test_a_value_of_another_type_is_read_as_its_field_says() -> None:
+    assert _baked("Bern")[1] == [Bakery("Bern", times=(1, 2), oven=Oven(fan=False))]
+    assert _baked("Bern", "--time", "7,8")[1] == [Bakery("Bern", times=(7, 8), oven=Oven(fan=False))]
+    assert "default: 1,2" in _baked("--help")[0]
+
+
+def test_an_argument_is_required_and_choices_are_refused_by_name() -> None:
+    assert "Missing argument 'TOWN'" in _baked()[0]
+    text, seen = _baked("Bern", "--flour", "sand")
+    assert ("'sand' is not one of 'rye', 'oats'" in text, seen) == (True, [])
+    assert "<rye|oats>" in _baked("--help")[0]
+
+
+def test_a_command_may_leave_fields_out() -> None:
+    text, _ = _baked("--help", without=("flour", "light"))
+    assert ("--flour" in text, "--lit" in text, "--heat" in text) == (False, False, True)
 
 
 def test_every_option_of_a_healing_but_the_clipping_is_offered() -> None:
