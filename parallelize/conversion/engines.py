@@ -26,15 +26,17 @@ from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import BATCH, Shape, ShapeOptions
 from parallelize.backends.tensorrt.sidecar import Sidecar, sidecar_path
 from parallelize.conversion.engine_options import HALF
-from parallelize.conversion.engine_result import BackendResult, Counts, EngineResult, PrecisionResult
+from parallelize.conversion.engine_result import BackendResult, Counts, EngineResult
 from parallelize.conversion.options import EngineOptions
 from parallelize.data import Samples
 from parallelize.data.split import Split
 from parallelize.data.tensor_spec import TensorSpec
 from parallelize.export.onnx import write_onnx
 from parallelize.export.precision import PrecisionRecord, cast
+from parallelize.export.precision_result import PrecisionResult
 from parallelize.machine.latency import Latency
-from parallelize.measuring.written import CHECKED, compared, latencies
+from parallelize.measuring.timing import latencies
+from parallelize.measuring.written import CHECKED, compared
 from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
@@ -56,7 +58,7 @@ class Built:
         onnx_skipped: why not.
         sidecar: of the engine of the rewrite, or None where none was asked for.
         counts: layers of the engines of the serial network and of the rewrite, by name.
-        latencies: milliseconds on the GPU's machine, host time, by name; empty where no GPU ran them.
+        latencies: milliseconds until the result is there, by name, as `bench` times a GPU; empty where no GPU ran them.
         not_run: why the engine was not run here.
     """
 

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from parallelize.backends.backend import ONNX
 from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.baselines.networks import SERIAL, Variants
 from parallelize.conversion.job import Job
 from parallelize.data import Samples
-from parallelize.export.onnx import write_onnx
 from parallelize.machine.latency import Latency
-from parallelize.measuring.written import Comparison, compared, latencies
+from parallelize.measuring.timing import latencies
+from parallelize.measuring.written import Comparison, compared
 from parallelize.metrics import Judge, Metric, Scores
 from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
@@ -41,8 +42,7 @@ def write_serial(program: Program, directory: Path, report: Report) -> None:
     report("writing the serial network as ONNX", None)
     path = directory / SCRATCH / SERIAL_ONNX
     path.parent.mkdir()
-    write_onnx(program, path)
-    OnnxRuntime(path, threads=1)
+    OnnxRuntime.written(program, path)
 
 
 def measure(job: Job, variants: Variants, directory: Path, report: Report) -> Measured:
@@ -62,9 +62,8 @@ def measure(job: Job, variants: Variants, directory: Path, report: Report) -> Me
     comparisons, sessions = {}, {}
     for number, network in enumerate(variants.items):
         report("writing and checking ONNX", number / len(variants.items))
-        name = "model.onnx" if network.name == variants.product.name else f"{SCRATCH}/{number}.onnx"
-        path = _written(network.program, job.prepared.program, directory, name)
-        sessions[network.name] = session = OnnxRuntime(path, job.options.threads)
+        name = ONNX.product if network.name == variants.product.name else f"{SCRATCH}/{number}.onnx"
+        sessions[network.name] = session = _session(network.program, job, directory, name)
         what = f"The ONNX of '{network.name}'"
         comparisons[network.name] = compared(
             what, session, network.program, judge, like=variants[SERIAL].program.module
@@ -89,9 +88,8 @@ def _score(variants: Variants, samples: Samples, metric: Metric, report: Report)
     return scores
 
 
-def _written(program: Program, serial: Program, directory: Path, name: str) -> Path:
-    """The ONNX file of a network; the serial one has been written."""
-    if program.module is serial.module:
-        return directory / SCRATCH / SERIAL_ONNX
-    write_onnx(program, directory / name)
-    return directory / name
+def _session(program: Program, job: Job, directory: Path, name: str) -> OnnxRuntime:
+    """The ONNX file of a network; that of the serial one has been written."""
+    if program.module is job.prepared.program.module:
+        return OnnxRuntime(directory / SCRATCH / SERIAL_ONNX, job.options.threads)
+    return OnnxRuntime.written(program, directory / name, job.options.threads)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from parallelize.baselines.networks import DELETED, DELETED_REFITTED, REWRITE
-from parallelize.conversion.engine_result import BackendResult, EngineResult, PrecisionResult
+from parallelize.conversion.engine_result import BackendResult, EngineResult
 from parallelize.conversion.result import Healing, Result
+from parallelize.export.precision_result import PrecisionResult
 from parallelize.terminal.words import counted
 from passes.runner import PassRecord
 

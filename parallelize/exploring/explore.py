@@ -28,10 +28,9 @@ from parallelize.exploring import heat_map, sensitivity
 from parallelize.exploring.frontier import Point, by_depth, frontier
 from parallelize.exploring.frontier_plot import plot
 from parallelize.exploring.options import PlanOptions
-from parallelize.export.onnx import write_onnx
 from parallelize.files.whole_directory import output_directory, refuse_foreign
 from parallelize.machine.measured_on import machine
-from parallelize.measuring.written import latencies
+from parallelize.measuring.timing import latencies
 from parallelize.metrics import Metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.network import Network
@@ -82,7 +81,7 @@ def explore(
         metric = choose_metric(options.metric, prepared.program, prepared.data.judge)
         if options.latency:  # what has no ONNX form has none after a search either
             report("writing the serial network as ONNX", None)
-            write_onnx(prepared.program, directory / "serial.onnx")
+            OnnxRuntime.written(prepared.program, directory / "serial.onnx")
             for written in directory.glob("serial.onnx*"):
                 written.unlink()
         if options.heatmap:
@@ -166,8 +165,7 @@ def _timed(points: Sequence[Point], prepared: Prepared, options: PlanOptions, re
         for number, point in enumerate(points):
             report("writing ONNX to time", number / len(points))
             path = Path(folder) / f"{number}.onnx"
-            write_onnx(point.network.program, path)
-            sessions[str(number)] = OnnxRuntime(path, options.threads)
+            sessions[str(number)] = OnnxRuntime.written(point.network.program, path, options.threads)
             path.unlink()
         report("timing", None)
         times = latencies(sessions, prepared.data.held_out, options.rounds)

@@ -105,11 +105,10 @@ class Latency:
         return cls(median, p90, p99, len(moments))
 
 
-def in_rounds(candidates: Mapping[str, Call], rounds: int) -> dict[str, Latency]:
-    """Latency of calls that return when their result is there, each timed once in each round."""
-    calls = {name: (call, host_clock) for name, call in candidates.items()}
+def in_rounds(candidates: Mapping[str, tuple[Call, Clock]], rounds: int) -> dict[str, Latency]:
+    """Latency until the result is there, each candidate timed once in each round."""
     length = Length(calls=rounds, warm_up_calls=WARM_UP)
-    return {name: Latency.of(moments) for name, moments in in_turn(calls, length).items()}
+    return {name: Latency.of(moments) for name, moments in in_turn(candidates, length).items()}
 
 
 def percentiles(values: Sequence[float], shares: Sequence[float]) -> list[float]:

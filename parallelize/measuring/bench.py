@@ -9,23 +9,20 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from parallelize.backends.artefact import Artefact, parse_artefact
 from parallelize.backends.runner import Runner
 from parallelize.backends.runner_options import RunnerOptions
 from parallelize.data.shared_inputs import share
-from parallelize.machine.gpu_clock import gpu_clock, graphed, new_stream
-from parallelize.machine.latency import Call, Clock, Length, Moment, host_clock, in_turn, percentiles
+from parallelize.machine.latency import Length, Moment, in_turn, percentiles
 from parallelize.machine.torch_settings import torch_settings
 from parallelize.measuring.compare import distinct
 from parallelize.measuring.options import BenchOptions
 from parallelize.measuring.rivals import rivals
-from parallelize.models.capture import first_sentence
+from parallelize.measuring.timing import Ready, ready, timing_stream
 from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
 from passes.errors import EnvironmentLackError, ParallelizeError
@@ -133,19 +130,17 @@ def bench(
                 f"{path} holds {len(samples)} samples, a batch has {size}.", "Use a smaller --batch."
             )
         batch = samples.batch(size)
-        on_gpu = any(runner.device.type == "cuda" for runner in runners.values())
-        stream = new_stream() if on_gpu else None
-        with torch.cuda.stream(stream) if stream is not None else nullcontext():
-            ready: dict[str, _Ready] = {}
+        with timing_stream(runners.values()) as stream:
+            bound: dict[str, Ready] = {}
             for label, runner in runners.items():
                 with _skipping(label, skipped):
-                    ready[label] = _ready(runner, shared.fed(label, batch), stream, options)
-            _require_some(ready, skipped)
+                    bound[label] = ready(runner, shared.fed(label, batch), stream, cuda_graph=options.cuda_graph)
+            _require_some(bound, skipped)
             report("timing", None)
-            calls = {label: (each.call, each.clock) for label, each in ready.items()}
+            calls = {label: (each.call, each.clock) for label, each in bound.items()}
             moments = in_turn(calls, Length(seconds=options.duration, warm_up=options.warm_up / 1e3))
-    by_gpu = all(runners[label].device.type == "cuda" for label in ready)
-    timings = (_timing(label, runners[label], ready[label], moments[label], options, by_gpu=by_gpu) for label in ready)
+    by_gpu = all(runners[label].device.type == "cuda" for label in bound)
+    timings = (_timing(label, runners[label], bound[label], moments[label], options, by_gpu=by_gpu) for label in bound)
     return BenchResult(tuple(timings), tuple(skipped), size, by_gpu, options)
 
 
@@ -182,36 +177,8 @@ def _require_some(found: Mapping[str, object], skipped: Sequence[Skipped]) -> No
         raise EnvironmentLackError(f"Nothing could be timed: {skipped[0].reason}", skipped[0].hint)
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """A network's call, what times it, and what was not as asked for."""
-
-    call: Call
-    clock: Clock
-    cuda_graph: bool
-    note: str = ""
-
-
-def _ready(
-    runner: Runner, inputs: Sequence[torch.Tensor], stream: torch.cuda.Stream | None, options: BenchOptions
-) -> _Ready:
-    call = runner.bound(inputs)
-    if runner.device.type != "cuda" or stream is None:
-        return _Ready(call, host_clock, cuda_graph=False)
-    if not options.cuda_graph:
-        return _Ready(call, gpu_clock(stream), cuda_graph=False)
-    if not runner.graphable:
-        return _Ready(
-            call, gpu_clock(stream), cuda_graph=False, note=f"no CUDA graph: {runner.name} allocates in each run."
-        )
-    try:
-        return _Ready(graphed(call, stream), gpu_clock(stream), cuda_graph=True)
-    except RuntimeError as error:
-        return _Ready(call, gpu_clock(stream), cuda_graph=False, note=f"no CUDA graph: {first_sentence(error)}.")
-
-
 def _timing(
-    label: str, runner: Runner, ready: _Ready, moments: Sequence[Moment], options: BenchOptions, *, by_gpu: bool
+    label: str, runner: Runner, ready: Ready, moments: Sequence[Moment], options: BenchOptions, *, by_gpu: bool
 ) -> Timing:
     host = [moment.host for moment in moments]
     enqueue = [moment.enqueue for moment in moments if moment.enqueue is not None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from parallelize.backends.artefact import Artefact
@@ -20,8 +20,10 @@ from parallelize.backends.tensorrt.profiles import ShapeOptions
 from parallelize.backends.tensorrt.sidecar import Sidecar
 from parallelize.baselines.networks import UNFUSED, build_variants
 from parallelize.export.onnx import write_onnx
-from parallelize.export.precision import KeptInFp32, cast
+from parallelize.export.precision import cast
+from parallelize.export.precision_result import PrecisionResult
 from parallelize.files.plan import read_plan
+from parallelize.files.typed_json import from_plain
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.prepare import Prepared, prepare
 from parallelize.models.program import Program
@@ -32,6 +34,20 @@ from passes.runner import run_passes
 from passes.schedule.apply_plan import ApplyPlan, check_fits
 
 _THREE = ("least", "usual", "largest")  # shapes of a profile
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What of a report tells how the product was cast."""
+
+    precision: PrecisionResult
+
+
+@dataclass(frozen=True)
+class _Report:
+    """The part of a conversion's report.json that is read; `parallelize.conversion.result` has all of it."""
+
+    backend: _Built
 
 
 def rivals(
@@ -87,11 +103,11 @@ def _cast(networks: Iterator[tuple[str, Program]], product: Artefact) -> Iterato
     report = product.path.with_name("report.json")
     if product.kind == PROGRAM or not report.is_file():
         return networks
-    precision = json.loads(report.read_text())["backend"]["precision"]
-    if precision["kept_in_fp32"] is None:
+    precision = from_plain(_Report, json.loads(report.read_text()), str(report)).backend.precision
+    kept = precision.kept_in_fp32
+    if kept is None:
         return networks
-    kept = KeptInFp32(**precision["kept_in_fp32"])
-    return ((name, cast(program, precision["dtype"], None, [kept])[0]) for name, program in networks)
+    return ((name, cast(program, precision.dtype, None, [kept])[0]) for name, program in networks)
 
 
 def _networks(prepared: Prepared, plan: Plan, report: Report) -> Iterator[tuple[str, Program]]:

@@ -1,21 +1,19 @@
-"""A network as it was written to a file: its outputs against those of the graph that it comes from, and its latency.
+"""A network as it was written to a file: its outputs against those of the graph that it comes from.
 
 The graph and a runner of the file get the same inputs, and the largest difference of their outputs is taken over the
-largest output. Latency is milliseconds of a call at batch 1, all networks in turn.
+largest output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
-from parallelize.backends.runner import Runner
 from parallelize.data import Samples
 from parallelize.data.padding import real_outputs
-from parallelize.machine.latency import Latency, in_rounds
 from parallelize.models.program import Program
 from passes.errors import CheckError
 from passes.graph.agreement import change
@@ -66,22 +64,3 @@ def compared(
     if not moved.within(TOLERANCE[precision]):
         raise CheckError(f"{what} differs from its graph by {moved}.", "Please report this with the model.")
     return Comparison(moved.largest, TOLERANCE[precision], samples.fixed or min(size, len(samples)))
-
-
-def latencies(runners: Mapping[str, Runner], samples: Samples, rounds: int) -> dict[str, Latency]:
-    """Time networks in turn on the first of some samples, until the result is there."""
-    single = samples.batch(1)
-    return in_rounds({name: _waiting(runner, single) for name, runner in runners.items()}, rounds)
-
-
-def _waiting(runner: Runner, inputs: Sequence[Tensor]) -> Callable[[], object]:
-    """A call that runs the inputs and waits for the result."""
-    call = runner.bound(inputs)
-    if runner.device.type != "cuda":
-        return call
-
-    def run() -> None:
-        call()
-        torch.cuda.current_stream().synchronize()
-
-    return run

@@ -50,7 +50,6 @@ class OnnxRuntimeBackend(Backend):
     def opened(self, source: Program | str, kind: FileKind, options: RunnerOptions) -> Iterator[Runner]:
         """A session on the file, or on one that a program is written to for as long as it runs."""
         from parallelize.backends.onnxruntime.session import OnnxRuntime
-        from parallelize.export.onnx import write_onnx
         from parallelize.models.prepare import captured
 
         if kind == ONNX:
@@ -58,8 +57,8 @@ class OnnxRuntimeBackend(Backend):
             return
         with tempfile.TemporaryDirectory(prefix="parallelize-") as folder:
             path = Path(folder) / ONNX.product
-            write_onnx(captured(options.loading(source)), path)
-            yield OnnxRuntime(path, options.threads, cuda=self.cuda, tf32=options.tf32)
+            program = captured(options.loading(source))
+            yield OnnxRuntime.written(program, path, options.threads, cuda=self.cuda, tf32=options.tf32)
 
 
 ONNXRUNTIME = OnnxRuntimeBackend(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from parallelize.data.tensor_spec import TensorSpec
 from passes.errors import EnvironmentLackError, ParallelizeError
+
+if TYPE_CHECKING:
+    from parallelize.models.program import Program
 
 CUDA = "CUDAExecutionProvider"
 _NO_KERNEL = "NOT_IMPLEMENTED"
@@ -73,6 +76,21 @@ class OnnxRuntime:
         self._session = self._start()
         self.inputs = tuple(self._spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(self._spec(node) for node in self._session.get_outputs())
+
+    @classmethod
+    def written(
+        cls, program: Program, path: Path, threads: int = 1, *, cuda: bool = False, tf32: bool = False
+    ) -> OnnxRuntime:
+        """Write a program as ONNX and open the file.
+
+        Raises:
+            EnvironmentLackError: as for a file.
+            ParallelizeError: an operator has no ONNX form, or ONNX Runtime refuses the file.
+        """
+        from parallelize.export.onnx import write_onnx
+
+        write_onnx(program, path)
+        return cls(path, threads, cuda=cuda, tf32=tf32)
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run on tensors in the order of the model's inputs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parallelize.conversion.engine_result import BackendResult, Counts, EngineResult, PrecisionResult
+from parallelize.conversion.engine_result import BackendResult, Counts, EngineResult
 from parallelize.conversion.result import (
     DataUsed,
     FoundStack,
@@ -14,6 +14,7 @@ from parallelize.conversion.result import (
     MetricUsed,
     Result,
 )
+from parallelize.export.precision_result import PrecisionResult
 from parallelize.healing.heal import Evaluation
 from parallelize.healing.options import HealOptions
 from parallelize.machine.latency import Latency

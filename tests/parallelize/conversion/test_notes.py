@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from parallelize.conversion.engine_result import CastError, PrecisionResult
 from parallelize.conversion.notes import facts, notes
 from parallelize.conversion.result import FoundStack
 from parallelize.export.precision import KeptInFp32
+from parallelize.export.precision_result import CastError, PrecisionResult
 from parallelize.machine.latency import Latency
 from passes.runner import PassRecord, Skip
 from tests.parallelize.conversion.small_result import BACKEND, ENGINE, HEALING, network, result

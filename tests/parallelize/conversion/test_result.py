@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from parallelize.conversion.engine_result import CastError, PrecisionResult
 from parallelize.conversion.result import SCHEMA, Result, Searched
 from parallelize.export.precision import KeptInFp32, PrecisionRecord
+from parallelize.export.precision_result import CastError, PrecisionResult
 from parallelize.metrics.scores import PlainScores
 from passes.errors import ParallelizeError
 from passes.plan import Level, Plan, StackPlan

@@ -61,7 +61,7 @@ def test_candidates_are_warmed_up_and_then_called_in_turn_in_every_round() -> No
 
 def test_rounds_have_a_warm_up() -> None:
     calls: list[str] = []
-    measured = latency.in_rounds({"A": lambda: calls.append("A")}, rounds=3)
+    measured = latency.in_rounds({"A": (lambda: calls.append("A"), host_clock)}, rounds=3)
     assert (measured["A"].rounds, len(calls)) == (3, 3 + latency.WARM_UP)
 
 
