@@ -1,4 +1,4 @@
-"""The application that commands register with, and how their errors end.
+"""The application that commands are registered with, and how their errors end.
 
 Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 3 the machine lacks something, 4 a bug.
 """
@@ -65,6 +65,12 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             )
 
     return wrapped
+
+
+def register(*commands: Callable[..., None]) -> None:
+    """Offer commands, each by the name of its function, in the order of the help."""
+    for command in commands:
+        app.command()(reports_errors(command))
 
 
 def _version(wanted: bool) -> None:

@@ -10,7 +10,6 @@ import typer
 
 from parallelize.backends.choice import AUTO, choices, where_built
 from parallelize.backends.tensorrt.options import BuildOptions
-from parallelize.cli.app import app, reports_errors
 from parallelize.cli.output import console, echo
 from parallelize.cli.takes import takes
 from parallelize.terminal.option_field import option
@@ -23,8 +22,6 @@ class _Library:
     backend: str = option(AUTO, f"{where_built()}; auto takes what builds here.", choices=choices())
 
 
-@app.command()
-@reports_errors
 @takes(library=_Library, options=BuildOptions)
 def build(
     onnx: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The ONNX model; external weights beside it.")],
@@ -72,8 +69,6 @@ def build(
     shown.print(Text(f"Written to {target} and {target.name}.json"))
 
 
-@app.command()
-@reports_errors
 def doctor(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

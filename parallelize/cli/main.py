@@ -12,12 +12,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from paraformer.modes import Mode
-from parallelize.cli import engines as cli_engines
-from parallelize.cli import measuring as cli_measuring
-from parallelize.cli import rewriting as cli_rewriting
-from parallelize.cli.app import Settings, app, reports_errors
+from parallelize.cli.app import Settings, app, register
+from parallelize.cli.engines import build, doctor
+from parallelize.cli.measuring import bench, compare
 from parallelize.cli.options import files_of
 from parallelize.cli.output import console, descriptor_alone, echo, print_notes
+from parallelize.cli.rewriting import convert, heal, plan
 from parallelize.cli.takes import takes
 from parallelize.files.plan import read_plan
 from parallelize.inspecting.files import READERS, reader
@@ -25,8 +25,7 @@ from parallelize.models.source import Source
 from parallelize.terminal.option_field import Spelling, argument
 from parallelize.terminal.words import listed
 
-# The commands of other files are registered first.
-__all__ = ["app", "cli_engines", "cli_measuring", "cli_rewriting", "main"]
+__all__ = ["app", "main"]
 
 _OF_DATA = ("test_inputs", "labels", "mask")  # what is only looked at is not judged
 
@@ -40,8 +39,6 @@ class _Inspected(Source):
     )
 
 
-@app.command()
-@reports_errors
 @takes(source=_Inspected, without=_OF_DATA)
 def inspect(
     source: Source,
@@ -84,8 +81,6 @@ def _echo_json(value: Any) -> None:
     echo(json.dumps(value, indent=1))
 
 
-@app.command()
-@reports_errors
 @takes(source=Source, without=_OF_DATA)
 def draw(
     source: Source,
@@ -118,8 +113,6 @@ def draw(
     echo(f"Written to {output}")
 
 
-@app.command()
-@reports_errors
 def passes(name: Annotated[str | None, typer.Argument(help="Show one pass.", show_default=False)] = None) -> None:
     """List the graph passes: what each does, whether it is exact, its parameters."""
     from parallelize.inspecting.network import print_passes
@@ -127,8 +120,6 @@ def passes(name: Annotated[str | None, typer.Argument(help="Show one pass.", sho
     print_passes(name, console())
 
 
-@app.command()
-@reports_errors
 def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.", metavar="FILE.pt")],
     data: Annotated[Path, typer.Option(help="Folder of the Fashion-MNIST IDX files.", metavar="DIR")] = Path(
@@ -168,6 +159,9 @@ def train(
     echo(f"Written to {output}: top-1 {top1:.2%} on the test images")
 
 
+register(build, doctor, compare, bench, convert, plan, heal, inspect, draw, passes, train)
+
+
 def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
     """Let clean-up run when the process is asked to end."""
     sys.exit(128 + signal.SIGTERM)
@@ -176,8 +170,7 @@ def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _terminated)
-    if "--debug" in sys.argv:  # accepted behind the command as well
-        sys.argv.remove("--debug")
-        Settings.debug = True
+    given = sys.argv[1:]
+    Settings.debug = "--debug" in given  # accepted behind the command as well
     with descriptor_alone():
-        app()
+        app([argument for argument in given if argument != "--debug"])

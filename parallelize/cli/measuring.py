@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from parallelize.cli.app import app, reports_errors
 from parallelize.cli.options import Artefacts, JsonFile, RealInputs
 from parallelize.cli.output import console, echo, print_notes, print_table
 from parallelize.cli.takes import takes
@@ -17,8 +16,6 @@ from parallelize.measuring.options import BenchOptions, CompareOptions
 _STDOUT = Path("-")
 
 
-@app.command()
-@reports_errors
 @takes(options=CompareOptions)
 def compare(
     artefacts: Artefacts, inputs: RealInputs = None, *, options: CompareOptions, json_file: JsonFile = None
@@ -40,8 +37,6 @@ def compare(
     result.check()
 
 
-@app.command()
-@reports_errors
 @takes(options=BenchOptions)
 def bench(
     artefacts: Artefacts,

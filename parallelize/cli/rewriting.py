@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from parallelize.cli.app import app, reports_errors
 from parallelize.cli.options import Force, OutputDirectory
 from parallelize.cli.output import print_facts, print_notes, print_table
 from parallelize.cli.takes import takes
@@ -24,16 +23,12 @@ from parallelize.terminal.option_field import Spelling, option
 from parallelize.terminal.words import listed
 
 
-@app.command()
-@reports_errors
 @takes(source=Source, options=ConvertOptions)
 def convert(source: Source, output: OutputDirectory, *, options: ConvertOptions, force: Force = False) -> None:
     """Rewrite a model's depth into width: capture, plan, rewrite, refit, fuse, export, compare, time."""
     _convert(source, output, options, force=force)
 
 
-@app.command()
-@reports_errors
 @takes(source=Source, options=PlanOptions, without=("test_inputs",))
 def plan(source: Source, output: OutputDirectory, *, options: PlanOptions, force: Force = False) -> None:
     """Search only: what each depth costs in accuracy and gains in latency, beside deletion to the same depth."""
@@ -63,8 +58,6 @@ class _HealedMeasures(MeasureOptions):
     )
 
 
-@app.command()
-@reports_errors
 @takes(source=Source, healing=HealOptions, measures=_HealedMeasures)
 def heal(
     source: Source,

@@ -20,7 +20,7 @@ from parallelize.backends.backend import ONNX, Backend
 from parallelize.backends.choice import Choice
 from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.backends.runner_options import RunnerOptions
-from parallelize.backends.tensorrt.backend import ENGINE, EngineBackend
+from parallelize.backends.tensorrt.backend import EngineBackend
 from parallelize.backends.tensorrt.choices import Precision
 from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import BATCH, Shape, ShapeOptions
@@ -123,10 +123,9 @@ class Work:
         """The product as ONNX."""
         return self.directory / ONNX.product
 
-    @property
-    def engine(self) -> Path:
+    def engine(self, builder: EngineBackend) -> Path:
         """The product as an engine."""
-        return self.directory / ENGINE.product
+        return self.directory / builder.builds.product
 
 
 def write_product(work: Work, report: Report) -> Built:
@@ -148,8 +147,8 @@ def write_product(work: Work, report: Report) -> Built:
     shapes = given if given != ShapeOptions() else _shapes(work.product, judge)
     building = replace(work.options.build, precision=precision, shapes=shapes)
     errors = _errors(record, result.onnx_error)
-    sidecar = builder.build(work.onnx, work.engine, building, plan=work.plan, errors=errors, report=report)
-    twin = work.directory / f"serial{ENGINE.suffix}"
+    sidecar = builder.build(work.onnx, work.engine(builder), building, plan=work.plan, errors=errors, report=report)
+    twin = work.directory / f"serial{builder.builds.suffix}"
     other = _build_twin(work.serial, twin, builder, building, record, report)
     counts = {"serial": Counts.of(other.layers), "rewrite": Counts.of(sidecar.layers)}
     result = replace(result, sidecar=sidecar, counts=counts)
@@ -257,7 +256,8 @@ def _run(result: Built, work: Work, made: Program, twin: Path, report: Report) -
     with ExitStack() as stack:
         try:
             engine, serial = (
-                stack.enter_context(builder.opened(str(file), ENGINE, RunnerOptions())) for file in (work.engine, twin)
+                stack.enter_context(builder.opened(str(file), builder.builds, RunnerOptions()))
+                for file in (work.engine(builder), twin)
             )
         except EnvironmentLackError as error:
             return replace(result, not_run=str(error))
@@ -267,5 +267,5 @@ def _run(result: Built, work: Work, made: Program, twin: Path, report: Report) -
         moved = compared("The engine", engine, made, judge, work.options.computes_in, size=size).error
         times = latencies({"serial": serial, "rewrite": engine}, judge, ROUNDS)
     sidecar = replace(result.sidecar, errors={**result.sidecar.errors, "engine against graph": moved})
-    sidecar_path(work.engine).write_text(sidecar.to_json())
+    sidecar_path(work.engine(builder)).write_text(sidecar.to_json())
     return replace(result, sidecar=sidecar, latencies=times)

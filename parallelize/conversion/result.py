@@ -13,8 +13,9 @@ from typing import Any
 from parallelize.baselines.networks import SERIAL, product_name
 from parallelize.conversion.engine_result import BackendResult
 from parallelize.files.typed_json import from_plain, to_plain
-from parallelize.healing.heal import Ending, Evaluation
+from parallelize.healing.heal import Ending
 from parallelize.healing.options import HealOptions
+from parallelize.healing.progress import Evaluation
 from parallelize.machine.latency import Latency
 from parallelize.machine.measured_on import Machine
 from parallelize.measuring.written import Comparison

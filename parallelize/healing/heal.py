@@ -30,6 +30,7 @@ from parallelize.healing.loss import Quotient
 from parallelize.healing.options import HealOptions
 from parallelize.healing.pace import Pace
 from parallelize.healing.pair import Pair, pair
+from parallelize.healing.progress import Evaluation, Progress
 from parallelize.healing.resume import read_state, write_state
 from parallelize.healing.weights import merged, trainable
 from parallelize.machine.device import choose_device
@@ -44,15 +45,6 @@ BETAS = (0.9, 0.99)
 KEEP_EVERY = 30.0  # seconds between two state files
 
 Ending = Literal["finished", "time limit", "no progress", "diverged"]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """After `step` steps: the mean loss since the evaluation before, and the error on held-out samples."""
-
-    step: int
-    loss: float
-    error: float
 
 
 @dataclass(frozen=True)
@@ -135,17 +127,17 @@ def heal(
     ending = healing.run(state_file, run, report)
     healing.restore_best()
     return Healed(
-        merged(refitted.module, weights) if healing.best_step else refitted.module,
-        healing.before,
-        healing.best_error,
-        healing.best_step,
-        healing.step,
-        healing.seconds,
+        merged(refitted.module, weights) if healing.progress.best_step else refitted.module,
+        healing.progress.before,
+        healing.progress.best_error,
+        healing.progress.best_step,
+        healing.progress.step,
+        healing.progress.seconds,
         sum(leaf.numel() for leaf in healing.leaves),
         healing.pace.peak,
         str(device),
         ending,
-        tuple(healing.history),
+        tuple(healing.progress.history),
     )
 
 
@@ -168,10 +160,7 @@ class Healing:
         self.groups = [group for group in groups if group["params"]]
         self.optimizer = self._fresh_optimizer()
         self.total = options.total_steps(len(fit))
-        self.step, self.seconds = 0, 0.0
-        self.before, self.best_error, self.best_step = math.inf, math.inf, 0
-        self.best: list[Tensor] = []
-        self.history: list[Evaluation] = []
+        self.progress = Progress()
 
     def _fresh_optimizer(self) -> torch.optim.AdamW:
         return torch.optim.AdamW([dict(group) for group in self.groups], self.pace.peak, betas=BETAS)
@@ -179,16 +168,16 @@ class Healing:
     @property
     def share(self) -> float:
         """The share of the run that is used up, of its steps or of its time."""
-        steps = 0.0 if self.total is None else self.step / self.total
+        steps = 0.0 if self.total is None else self.progress.step / self.total
         limit = self.options.time_limit
-        return max(steps, 0.0 if limit is None else self.seconds / limit)
+        return max(steps, 0.0 if limit is None else self.progress.seconds / limit)
 
     def run(self, state_file: Path | None, run: str, report: Report) -> Ending:
         """Train to the end, from the start or from the state file."""
         state = None if state_file is None else read_state(state_file, run)
         if state is None:
-            self.before = self.best_error = self._error()
-            self.best = [leaf.detach().clone() for leaf in self.leaves]
+            self.progress.before = self.progress.best_error = self._error()
+            self.progress.best = [leaf.detach().clone() for leaf in self.leaves]
         else:
             self._load(state)
         kept = time.monotonic()
@@ -203,43 +192,43 @@ class Healing:
     def restore_best(self) -> None:
         """Put the best weights into the student."""
         with torch.no_grad():
-            for leaf, value in zip(self.leaves, self.best, strict=True):
+            for leaf, value in zip(self.leaves, self.progress.best, strict=True):
                 leaf.copy_(value)
 
     def _ending(self) -> Ending | None:
-        if self.total is not None and self.step >= self.total:
+        if self.total is not None and self.progress.step >= self.total:
             return "finished"
         if self.share >= 1:
             return "time limit"
-        since = [evaluation for evaluation in self.history if evaluation.step > self.best_step]
+        since = [evaluation for evaluation in self.progress.history if evaluation.step > self.progress.best_step]
         return "no progress" if len(since) >= self.options.patience else None
 
     def _steps(self, report: Report) -> Ending | None:
         """Steps up to the next evaluation, and that."""
-        begin, before = time.monotonic(), self.seconds
-        said = f"healing: {self._told()}"
+        begin, before = time.monotonic(), self.progress.seconds
+        said = f"healing: {self.progress.told(self.total)}"
         losses = []
         for samples in self._steps_samples():
             loss = self._advance(samples)
             if not math.isfinite(loss):
-                self.seconds = before + time.monotonic() - begin
+                self.progress.seconds = before + time.monotonic() - begin
                 return "diverged"
             losses.append(loss)
             if self.pace.is_too_fast(loss, self.share):
                 self._restart()
-            self.seconds = before + time.monotonic() - begin
+            self.progress.seconds = before + time.monotonic() - begin
             report(said, min(self.share, 1.0))
             if self.share >= 1:
                 break
         error = self._error()
-        self.seconds = before + time.monotonic() - begin
-        self.history.append(Evaluation(self.step, sum(losses) / len(losses), error))
-        if error < self.best_error:
-            self.best_error, self.best_step = error, self.step
-            self.best = [leaf.detach().clone() for leaf in self.leaves]
-        elif self.pace.is_far_off(error, self.best_error, self.share):
+        self.progress.seconds = before + time.monotonic() - begin
+        self.progress.history.append(Evaluation(self.progress.step, sum(losses) / len(losses), error))
+        if error < self.progress.best_error:
+            self.progress.best_error, self.progress.best_step = error, self.progress.step
+            self.progress.best = [leaf.detach().clone() for leaf in self.leaves]
+        elif self.pace.is_far_off(error, self.progress.best_error, self.share):
             self._restart()
-        report(f"healing: {self._told()}", min(self.share, 1.0))
+        report(f"healing: {self.progress.told(self.total)}", min(self.share, 1.0))
         return None
 
     def _restart(self) -> None:
@@ -247,19 +236,13 @@ class Healing:
         self.restore_best()
         self.optimizer = self._fresh_optimizer()
 
-    def _told(self) -> str:
-        """Where the run is, in words."""
-        of = "" if self.total is None else f" of {self.total}"
-        loss = f", loss {self.history[-1].loss:.4f}" if self.history else ""
-        return f"step {self.step}{of}{loss}, held-out error {self.best_error:.4f} at best, {self.before:.4f} at first"
-
     def _steps_samples(self) -> Iterator[Samples]:
         """The samples of the steps up to the next evaluation."""
         per_epoch, size = self.options.steps_per_epoch(len(self.fit)), self.options.batch_size
-        last = self.step + self.options.evaluate_every - self.step % self.options.evaluate_every
-        for step in range(self.step, last if self.total is None else min(last, self.total)):
+        last = self.progress.step + self.options.evaluate_every - self.progress.step % self.options.evaluate_every
+        for step in range(self.progress.step, last if self.total is None else min(last, self.total)):
             epoch, place = divmod(step, per_epoch)
-            if place == 0 or step == self.step:
+            if place == 0 or step == self.progress.step:
                 generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + epoch)
                 order = torch.randperm(len(self.fit), generator=generator)
             yield self.fit.take(order[place * size : (place + 1) * size])
@@ -289,7 +272,7 @@ class Healing:
         if not bool(norm.isfinite()):
             return math.inf
         self.optimizer.step()
-        self.step += 1
+        self.progress.step += 1
         return total
 
     @torch.no_grad()
@@ -306,20 +289,16 @@ class Healing:
         return error if math.isfinite(error) else math.inf
 
     def _state(self) -> dict[str, Any]:
-        names = ("step", "seconds", "before", "best_error", "best_step", "best")
-        return {name: getattr(self, name) for name in names} | {
+        return self.progress.as_plain() | {
             "weights": [leaf.detach() for leaf in self.leaves],
             "optimizer": self.optimizer.state_dict(),
             "pace": asdict(self.pace),
-            "history": [asdict(evaluation) for evaluation in self.history],
         }
 
     def _load(self, state: dict[str, Any]) -> None:
-        for name in ("step", "seconds", "before", "best_error", "best_step", "best"):
-            setattr(self, name, state[name])
+        self.progress = Progress.from_plain(state)
         with torch.no_grad():
             for leaf, value in zip(self.leaves, state["weights"], strict=True):
                 leaf.copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.pace = Pace(**state["pace"])
-        self.history = [Evaluation(**evaluation) for evaluation in state["history"]]

@@ -14,7 +14,7 @@ from pathlib import Path
 from parallelize.backends.artefact import Artefact
 from parallelize.backends.backend import PROGRAM
 from parallelize.backends.runner_options import RunnerOptions
-from parallelize.backends.tensorrt.backend import ENGINE, EngineBackend
+from parallelize.backends.tensorrt.backend import EngineBackend
 from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import ShapeOptions
 from parallelize.backends.tensorrt.sidecar import Sidecar
@@ -149,6 +149,6 @@ def _engines(
         if name == UNFUSED:
             ways = {f"{name}, {n} auxiliary streams": replace(options, max_aux_streams=n) for n in (0, streams)}
         for title, way in ways.items():
-            path = folder / f"{number}-{way.max_aux_streams}.engine"
+            path = folder / f"{number}-{way.max_aux_streams}{backend.builds.suffix}"
             backend.build(onnx, path, way, report=report)
-            yield Artefact(title, str(path), ENGINE, backend)
+            yield Artefact(title, str(path), backend.builds, backend)

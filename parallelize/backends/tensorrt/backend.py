@@ -36,6 +36,11 @@ class EngineBackend(Backend):
 
     needs_gpu: bool = False
 
+    @property
+    def builds(self) -> FileKind:
+        """The kind of file that it builds, which is the first that it takes."""
+        return self.takes[0]
+
     @abstractmethod
     def builds_here(self) -> str | None:
         """Why it is taken to build an engine, or None where it builds none on this machine."""

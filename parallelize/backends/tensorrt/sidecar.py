@@ -7,16 +7,16 @@ only together with its sidecar, whose hash it must match, and what does not fit 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from parallelize.backends.choice import builders
 from parallelize.backends.tensorrt.choices import Precision
 from parallelize.backends.tensorrt.layers import Layer, as_plain, from_plain
-from parallelize.backends.tensorrt.library import RTX, TENSORRT
 from parallelize.backends.tensorrt.options import PRECISIONS
 from parallelize.backends.tensorrt.profiles import Profile
 from parallelize.data import readable
@@ -34,7 +34,6 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "build_seconds": (int, float),
     "errors": dict,
 }
-_SPELLED: dict[str, tuple[object, ...]] = {"backend": (RTX, TENSORRT), "precision": (None, *PRECISIONS)}
 INSPECTOR, BUILDER = "engine inspector", "builder's log"
 
 
@@ -43,8 +42,8 @@ class Sidecar:
     """What is known of an engine.
 
     Attributes:
-        backend: "tensorrt" or "tensorrt-rtx".
-        version: of that library.
+        backend: that built it.
+        version: of its library.
         targets: compute capabilities that it was built for; of "tensorrt" that of the GPU it was built on.
         gpu: name of that GPU, or None where it was built without one.
         cuda: version of CUDA, where known.
@@ -202,7 +201,8 @@ def _check_kinds(value: Mapping[str, Any]) -> None:
     for name, kind in _KINDS.items():
         if name in value and not isinstance(value[name], kind):
             raise ValueError(f"{name} is {value[name]}")
-    for name, known in _SPELLED.items():
+    spelled: dict[str, Sequence[object]] = {"backend": [b.name for b in builders()], "precision": (None, *PRECISIONS)}
+    for name, known in spelled.items():
         if value[name] not in known:
             raise ValueError(f"{name} is {value[name]!r}")
     if not all(isinstance(error, (int, float)) for error in value.get("errors", {}).values()):

@@ -15,8 +15,8 @@ from parallelize.conversion.result import (
     Result,
 )
 from parallelize.export.precision_result import PrecisionResult
-from parallelize.healing.heal import Evaluation
 from parallelize.healing.options import HealOptions
+from parallelize.healing.progress import Evaluation
 from parallelize.machine.latency import Latency
 from parallelize.machine.measured_on import Machine
 from parallelize.measuring.written import Comparison

@@ -188,7 +188,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_the_best_weights(
     advance = Healing._advance
 
     def diverging(self: Healing, inputs: tuple[Tensor, ...]) -> float:
-        return math.inf if self.step == 25 else advance(self, inputs)
+        return math.inf if self.progress.step == 25 else advance(self, inputs)
 
     monkeypatch.setattr(Healing, "_advance", diverging)
     result = _heal(refitted, FAST)
