@@ -20,6 +20,7 @@ import onnx_ir
 from parallelize.export.onnx_file import PRODUCTS, WIDE
 from parallelize.export.refusal import unwritable
 from parallelize.export.state_names import KEY, named_states, to_metadata
+from parallelize.export.translations import kept_translations
 from parallelize.models.capture import export, from_exported
 from parallelize.models.program import Program, unique
 from passes.errors import ParallelizeError
@@ -53,7 +54,7 @@ def write_onnx(program: Program, path: Path, opset: int | None = None) -> None:
     size = sum(value.numel() * value.element_size() for value in exported.state_dict.values())
     try:
         # with gradients on, attention with a learned bias is traced with other strides than it was exported with
-        with _quiet(), torch.no_grad():
+        with _quiet(), kept_translations(), torch.no_grad():
             result = torch.onnx.export(
                 exported,
                 (),
