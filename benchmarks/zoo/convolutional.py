@@ -18,8 +18,8 @@ def entries() -> Iterator[Entry]:
     yield Entry("resnet-bottleneck", lambda: _resnet("bottleneck"), pixels(), (three, two), (projected,), slow=True)
     yield Entry("convnext", _convnext, pixels(), (three, three))
     yield Entry("mobilenet-v2", _mobilenet, pixels(), ({"convolution": 1}, two, three, two, two), slow=True)
-    yield Entry("efficientnet", _efficientnet, pixels(), (two, two))
-    yield Entry("regnet-x", lambda: _regnet("x"), pixels(), (two, two), (projected, projected))
+    yield Entry("efficientnet", _efficientnet, pixels(), (two, two), slow=True)
+    yield Entry("regnet-x", lambda: _regnet("x"), pixels(), (two, two), (projected, projected), slow=True)
     yield Entry("regnet-y", lambda: _regnet("y"), pixels(), (two, two), (projected, projected), slow=True)
     yield Entry("mlp-mixer", MlpMixer, pixels(), ({"mlp": 2 * BLOCKS},))
 

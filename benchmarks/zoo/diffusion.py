@@ -27,8 +27,8 @@ def entries() -> Iterator[Entry]:
     yield Entry("sana", Sana, square, slow=True)
     yield Entry("flux-single", FluxSingle, TWO_STREAMS)
     yield Entry("flux-single-joined", lambda: FluxSingle(joined=True), TWO_STREAMS, slow=True)
-    yield Entry("mm-dit", MmDiT, TWO_STREAMS)
-    yield Entry("u-vit", UVit, {"x": Feed((3, TOKENS, WIDTH))})
+    yield Entry("mm-dit", MmDiT, TWO_STREAMS, slow=True)
+    yield Entry("u-vit", UVit, {"x": Feed((3, TOKENS, WIDTH))}, slow=True)
     yield Entry("u-net", UNet, {"x": Feed((3, 4, 16, 16)), "condition": Feed((3, CONDITION))}, slow=True)
     yield Entry("u-net-1d", UNet1d, {"x": Feed((3, 4, 16)), "condition": Feed((3, CONDITION))}, slow=True)
     yield Entry(

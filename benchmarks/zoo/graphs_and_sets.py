@@ -31,7 +31,7 @@ def entries() -> Iterator[Entry]:
     yield Entry("set-transformer", SetTransformer, STATE, slow=True)
     yield Entry("real-nvp", RealNvp, {"x": Feed((3, 12))}, slow=True)
     yield Entry("rev-net", RevNet, STATE, slow=True)
-    yield Entry("conformer", Conformer, STATE)
+    yield Entry("conformer", Conformer, STATE, slow=True)
     yield Entry("macaron-post-norm", lambda: Conformer(convolution=False), STATE, slow=True)
     yield Entry("fourier-mixing", FourierMixing, STATE)
     yield Entry("pooling-mixing", PoolingMixing, STATE, slow=True)

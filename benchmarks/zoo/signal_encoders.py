@@ -27,13 +27,13 @@ def images() -> Iterator[Entry]:
     yield Entry("beit", _beit, pixels(), TERMS, slow=True)
     stage = {"attention": 2, "mlp": 2}
     yield Entry("swin", _swin, pixels(), (stage, stage))
-    yield Entry("clip-vision", _clip, pixels(), TERMS)
+    yield Entry("clip-vision", _clip, pixels(), TERMS, slow=True)
 
 
 def sounds() -> Iterator[Entry]:
     """Encoders of sound."""
-    yield Entry("whisper-encoder", _whisper, {"input_features": Feed((3, 16, 40))}, TERMS)
-    yield Entry("wav2vec2", _wav2vec2, {"input_values": Feed((3, 400))}, ({"convolution": 1}, *TERMS))
+    yield Entry("whisper-encoder", _whisper, {"input_features": Feed((3, 16, 40))}, TERMS, slow=True)
+    yield Entry("wav2vec2", _wav2vec2, {"input_values": Feed((3, 400))}, ({"convolution": 1}, *TERMS), slow=True)
 
 
 def _vit(attention: str) -> nn.Module:
