@@ -46,8 +46,8 @@ train: venv ## train the shipped model again (needs the Debian package dataset-f
 # thread each: threads that wait for one another's core make some tests four times as long.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-test: venv ## run the tests
-	$(PYTEST)
+test: venv ## run the tests, and tell which were slowest
+	$(PYTEST) --durations=10
 
 test-slow: venv ## run the tests that take minutes to hours
 	$(PYTEST) --dist worksteal -m "slow and not data"

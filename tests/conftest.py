@@ -1,12 +1,26 @@
-"""The files that take longest come first, so that no process is left with one of them in the end."""
+"""The files that take longest come first, so that no process is left with one of them in the end; less is collected."""
 
 from __future__ import annotations
 
+import gc
+
 import pytest
+from hypothesis import settings
 
 LONGEST = ("properties", "architectures", "parallelize/cli", "parallelize/conversion", "parallelize/backends")
+
+# Where a test does not say otherwise; other examples each time.
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring the tests of the longest files to the front."""
     items.sort(key=lambda item: next((n for n, name in enumerate(LONGEST) if f"tests/{name}" in str(item.path)), 99))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave the libraries and tests, millions of objects that stay, out of every collection: a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

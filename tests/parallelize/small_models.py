@@ -18,9 +18,13 @@ SMALL = VisionConfig(depth=4, width=16, heads=2, hidden=32, image_size=8, patch_
 VOCABULARY, TOKENS = 11, 6
 
 
-@functools.cache
 def vision(depth: int = 4, seed: int = 0) -> Program:
     """A vision transformer with random weights: one stack of `depth` blocks of attention and MLP."""
+    return _vision(depth, seed)
+
+
+@functools.cache
+def _vision(depth: int, seed: int) -> Program:
     torch.manual_seed(seed)
     config = VisionConfig(depth=depth, width=16, heads=2, hidden=32, image_size=8, patch_size=4)
     return capture_images(VisionParaFormer(config))

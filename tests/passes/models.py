@@ -214,17 +214,25 @@ def graph_of(module: nn.Module, *example: Tensor, **options: Any) -> fx.GraphMod
     return capture(module, example, **options).module
 
 
-@functools.cache
 def vision(depth: int = 4) -> tuple[VisionParaFormer, fx.GraphModule]:
     """A vision transformer of attention and MLP blocks, and its graph."""
+    return _vision(depth)
+
+
+@functools.cache
+def _vision(depth: int) -> tuple[VisionParaFormer, fx.GraphModule]:
     model = VisionParaFormer(VisionConfig(**{**SMALL.to_dict(), "depth": depth}))  # type: ignore[arg-type]
     randomised(model)
     return model, graph_of(model, images())
 
 
-@functools.cache
 def mlps(count: int = 6) -> tuple[Residual, fx.GraphModule]:
     """A stack of `count` MLP terms on (batch, tokens, width), and its graph."""
+    return _mlps(count)
+
+
+@functools.cache
+def _mlps(count: int) -> tuple[Residual, fx.GraphModule]:
     model = Residual([Mlp() for _ in range(count)])
     randomised(model)
     return model, graph_of(model, tokens())

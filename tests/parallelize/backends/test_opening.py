@@ -13,12 +13,10 @@ from parallelize.backends.backend import PROGRAM
 from parallelize.backends.registry import named
 from parallelize.backends.runner import Runner
 from parallelize.backends.runner_options import RunnerOptions
-from parallelize.backends.tensorrt.build import build
-from parallelize.export.onnx import write_onnx
-from parallelize.models.capture import export
 from parallelize.models.program import Program
 from passes.errors import EnvironmentLackError, ParallelizeError
 from tests.parallelize.small_models import images, language, text, vision
+from tests.parallelize.written import write
 
 CPU = RunnerOptions(device="cpu")
 INPUTS = next(images(3, 0).batches(3))
@@ -58,10 +56,8 @@ def test_what_a_program_was_written_to_is_gone_afterwards(tmp_path: Path, monkey
 
 
 def test_files_are_opened_by_their_kind(tmp_path: Path) -> None:
-    torch.export.save(export(vision()), tmp_path / "model.pt2")
-    write_onnx(vision(), tmp_path / "model.onnx")
     for name in ("model.pt2", "model.onnx"):
-        with parse_artefact(tmp_path / name).opened(CPU) as runner:
+        with parse_artefact(write(tmp_path / name)).opened(CPU) as runner:
             assert torch.allclose(runner(INPUTS)[0], vision().module(*INPUTS), atol=1e-4)
 
 
@@ -78,8 +74,8 @@ def test_a_broken_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None:
 @without_gpu
 @pytest.mark.parametrize("name", ["a.engine", "a.engine@tensorrt-rtx", "a.onnx@onnxruntime-cuda"])
 def test_a_machine_without_a_gpu_lacks_it(tmp_path: Path, name: str) -> None:
-    write_onnx(vision(), tmp_path / "a.onnx")
-    build(tmp_path / "a.onnx", tmp_path / "a.engine", "tensorrt-rtx")
+    write(tmp_path / "a.onnx")
+    write(tmp_path / "a.engine")
     with pytest.raises(EnvironmentLackError, match="GPU") as caught, parse_artefact(f"{tmp_path}/{name}").opened(CPU):
         pass
     assert caught.value.exit_code == 3
@@ -95,8 +91,7 @@ def test_an_engine_that_nothing_vouches_for_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_engine_is_run_by_the_library_that_it_is_of(tmp_path: Path) -> None:
-    write_onnx(vision(), tmp_path / "a.onnx")
-    build(tmp_path / "a.onnx", tmp_path / "a.engine", "tensorrt-rtx")
+    write(tmp_path / "a.engine")
     assert parse_artefact(tmp_path / "a.engine").backend.name == "tensorrt-rtx"
     (tmp_path / "a.engine").rename(tmp_path / "model.engine")
     (tmp_path / "a.engine.json").rename(tmp_path / "model.engine.json")

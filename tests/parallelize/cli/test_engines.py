@@ -14,8 +14,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
+from parallelize.backends.tensorrt.options import BuildOptions
+from parallelize.backends.tensorrt.profiles import ShapeOptions
 from parallelize.backends.tensorrt.sidecar import read_sidecar
 from parallelize.cli.main import app
+from parallelize.conversion.engine_options import EngineOptions
+from parallelize.conversion.options import ConvertOptions
 from parallelize.export.onnx import write_onnx
 from parallelize.export.precision import cast
 from parallelize.models.capture import export
@@ -284,15 +288,33 @@ def test_a_library_that_is_missing_ends_in_3_with_the_command_to_install_it(
 # ------------------------------------------------------------------------------------------------------- convert
 
 
-def test_convert_passes_backend_precision_shapes_and_targets_on(home: Path) -> None:
+FOR_AN_ENGINE = (
+    *("--backend", "tensorrt-rtx", "--precision", "fp16", "--compute-capability", "8.9"),
+    *("--min-shapes", "images:1x1x8x8", "--opt-shapes", "images:2x1x8x8", "--max-shapes", "images:4x1x8x8"),
+)
+
+
+def test_convert_hands_backend_precision_shapes_and_targets_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[EngineOptions] = []
+
+    def converting(*_: object, options: ConvertOptions, **__: object) -> None:
+        asked.append(options.engine)
+        raise ParallelizeError("Seen.", "That is enough.")
+
+    monkeypatch.setattr("parallelize.conversion.convert.convert", converting)
+    assert_refused(run("convert", "model.pt2", "-o", "out", *FOR_AN_ENGINE), 2, "Seen.")
+    shapes = ShapeOptions({"images": (1, 1, 8, 8)}, {"images": (2, 1, 8, 8)}, {"images": (4, 1, 8, 8)})
+    building = BuildOptions(shapes=shapes, compute_capabilities=("8.9",))
+    assert asked == [EngineOptions("tensorrt-rtx", "fp16", building)]
+
+
+@pytest.mark.slow
+def test_convert_writes_the_engine_that_was_asked_for_and_says_so(home: Path) -> None:
     torch.export.save(export(vision()), home / "model.pt2")
     (home / "p.json").write_text(pairs("none").to_json())
     np.savez(home / "data.npz", images=images(40, 0).arrays["images"].numpy())
-    told = run(
-        *("convert", "model.pt2", "--inputs", "data.npz", "--plan", "p.json", "--rounds", "1", "-o", "out"),
-        *("--backend", "tensorrt-rtx", "--precision", "fp16", "--compute-capability", "8.9"),
-        *("--min-shapes", "images:1x1x8x8", "--opt-shapes", "images:2x1x8x8", "--max-shapes", "images:4x1x8x8"),
-    )
+    wanted = ("--inputs", "data.npz", "--plan", "p.json", "--rounds", "1", "-o", "out", *FOR_AN_ENGINE)
+    told = run("convert", "model.pt2", *wanted)
     assert told.exit_code == 0, told.output
     sidecar = read_sidecar(home / "out" / "model.engine")
     assert (sidecar.precision, sidecar.targets) == ("fp16", ("8.9",))

@@ -11,11 +11,10 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from parallelize.backends.tensorrt.build import build
 from parallelize.cli.main import app
-from parallelize.export.onnx import write_onnx
 from parallelize.models.capture import export
 from tests.parallelize.small_models import images, vision
+from tests.parallelize.written import write
 
 QUICK = ("--warm-up", "0", "--duration", "0.01", "--device", "cpu")
 
@@ -24,11 +23,10 @@ QUICK = ("--warm-up", "0", "--duration", "0.01", "--device", "cpu")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, another one, ONNX and engine of the first, what is neither, and data."""
     folder = tmp_path_factory.mktemp("files")
-    torch.export.save(export(vision()), folder / "a.pt2")
-    torch.export.save(export(vision(seed=1)), folder / "b.pt2")
-    write_onnx(vision(), folder / "a.onnx")
+    for name in ("a.pt2", "a.onnx", "a.engine"):
+        write(folder / name, 2)
+    torch.export.save(export(vision(2, seed=1)), folder / "b.pt2")
     (folder / "bad.onnx").write_bytes(b"no model")
-    build(folder / "a.onnx", folder / "a.engine", "tensorrt-rtx")
     (folder / "foreign.engine").write_bytes(b"")
     np.savez(folder / "data.npz", images=images(40, 0).arrays["images"].numpy())
     return folder

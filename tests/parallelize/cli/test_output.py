@@ -44,7 +44,7 @@ class Model(nn.Module):
 """
 
 
-@pytest.mark.parametrize("command", [["inspect"], ["compare", "--json", "-"]])
+@pytest.mark.parametrize("command", [["inspect"], pytest.param(["compare", "--json", "-"], marks=pytest.mark.slow)])
 def test_json_is_pure_whatever_a_model_prints(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "noisy.py").write_text(NOISY)
     named = ["noisy.py:Model"] if command == ["inspect"] else ["noisy.py:Model", "noisy.py:Model"]

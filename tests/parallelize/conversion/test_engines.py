@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -34,7 +36,9 @@ from parallelize.conversion.options import ConvertOptions, EngineOptions
 from parallelize.conversion.result import Result
 from parallelize.data import Samples
 from parallelize.data.split import Split
+from parallelize.export.onnx import write_onnx
 from parallelize.export.onnx_file import read_onnx
+from parallelize.export.precision import PrecisionRecord
 from parallelize.measuring.written import TOLERANCE
 from parallelize.models.capture import capture
 from parallelize.models.program import Program
@@ -66,6 +70,7 @@ def _rtx() -> None:
     pytest.importorskip("tensorrt_rtx")
 
 
+@functools.cache
 def rows() -> Program:
     """The quickest model to convert: four MLPs on vectors."""
     torch.manual_seed(0)
@@ -92,10 +97,10 @@ def converted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Converted
     def get(precision: Precision) -> Conversion:
         if precision not in made:
             made[precision] = convert(
-                vision(),
+                vision(2),
                 tmp_path_factory.mktemp(precision) / "out",
                 inputs=data / "images.npz",
-                options=ConvertOptions(plan=pairs("none"), rounds=1, engine=EngineOptions(RTX, precision)),
+                options=ConvertOptions(plan=pairs("none", 2), rounds=1, engine=EngineOptions(RTX, precision)),
             )
         return made[precision]
 
@@ -171,9 +176,9 @@ def test_the_program_stays_the_rewritten_model_in_fp32(converted: Converted, pre
     written = torch.export.load(converted(precision).output / "model.pt2")
     assert {value.dtype for value in written.state_dict.values() if value.is_floating_point()} == {torch.float32}
     pixels = images(4, 3).arrays["images"]
-    expected = flat_outputs(converted("fp32").program.module, (pixels,))
+    expected = flat_outputs(converted(precision).program.module, (pixels,))
     assert largest_change(expected, [written.module()(pixels)]) < 1e-5
-    assert largest_change(flat_outputs(vision().module, (pixels,)), expected) > 1e-3
+    assert largest_change(flat_outputs(vision(2).module, (pixels,)), expected) > 1e-3
 
 
 @pytest.mark.parametrize("precision", TRIED)
@@ -210,10 +215,11 @@ def test_the_report_tells_of_the_engine(converted: Converted, precision: Precisi
 
 @WITHOUT_GPU
 def test_that_the_engine_was_not_run_is_told_with_the_reason(converted: Converted) -> None:
-    engine = converted("fp32").report.backend.engine
+    report = converted("fp16").report
+    engine = report.backend.engine
     assert engine is not None
     assert (engine.latency_ms, engine.not_run) == ({}, "model.engine runs on a GPU, and there is none here.")
-    assert "The engine was not run: model.engine runs on a GPU" in " ".join(notes(converted("fp32").report))
+    assert "The engine was not run: model.engine runs on a GPU" in " ".join(notes(report))
 
 
 # ------------------------------------------------------------------------------------------------------- shapes
@@ -426,14 +432,20 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> type[Double]:
     return Double
 
 
-def _run(tmp_path: Path, precision: Precision) -> engines.Built:
-    from parallelize.export.onnx import write_onnx
-    from parallelize.export.precision import PrecisionRecord
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX file of `rows` and an engine of it."""
+    folder = tmp_path_factory.mktemp("built")
+    write_onnx(rows(), folder / "model.onnx")
+    build(folder / "model.onnx", folder / "model.engine", RTX, BuildOptions(precision="fp32"), errors={"known": 0.5})
+    return folder
 
+
+def _run(built: Path, tmp_path: Path, precision: Precision) -> engines.Built:
     program = rows()
-    write_onnx(program, tmp_path / "model.onnx")
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "model.engine"
-    sidecar = build(tmp_path / "model.onnx", path, RTX, BuildOptions(precision="fp32"), errors={"known": 0.5})
+    sidecar = read_sidecar(path)
     result = engines.Built(RTX, "", PrecisionRecord("fp32"), sidecar=sidecar)
     samples = Samples({"x": torch.randn(40, 8)})
     work = engines.Work(
@@ -449,9 +461,11 @@ def _run(tmp_path: Path, precision: Precision) -> engines.Built:
     return engines._run(result, work, program, path, lambda *_: None)
 
 
-def test_an_engine_that_runs_is_compared_and_timed_and_the_sidecar_tells(tmp_path: Path, on_gpu: type[Double]) -> None:
+def test_an_engine_that_runs_is_compared_and_timed_and_the_sidecar_tells(
+    built: Path, tmp_path: Path, on_gpu: type[Double]
+) -> None:
     on_gpu.off = 1e-4
-    result = _run(tmp_path, "fp32")
+    result = _run(built, tmp_path, "fp32")
     sidecar = read_sidecar(tmp_path / "model.engine")
     assert sidecar.errors["engine against graph"] == pytest.approx(1e-4, rel=0.1)
     assert sidecar.errors["known"] == 0.5
@@ -459,12 +473,14 @@ def test_an_engine_that_runs_is_compared_and_timed_and_the_sidecar_tells(tmp_pat
     assert result.not_run is None
 
 
-def test_an_engine_that_computes_something_else_fails_the_conversion(tmp_path: Path, on_gpu: type[Double]) -> None:
+def test_an_engine_that_computes_something_else_fails_the_conversion(
+    built: Path, tmp_path: Path, on_gpu: type[Double]
+) -> None:
     on_gpu.off = 5e-3
     with pytest.raises(ParallelizeError, match=r"The engine differs from its graph by 5.0e-03") as failed:
-        _run(tmp_path, "fp32")
+        _run(built, tmp_path, "fp32")
     assert failed.value.exit_code == 1
-    assert _run(tmp_path, "tf32").not_run is None  # products may be rounded more there
+    assert _run(built, tmp_path, "tf32").not_run is None  # products may be rounded more there
 
 
 @pytest.mark.slow

@@ -12,14 +12,12 @@ import torch
 
 import parallelize
 from parallelize.backends.runner_options import RunnerOptions
-from parallelize.backends.tensorrt.build import build
-from parallelize.export.onnx import write_onnx
 from parallelize.measuring.bench import bench
 from parallelize.measuring.bench_report import as_dict, notes, plot, table
 from parallelize.measuring.options import BenchOptions
-from parallelize.models.capture import export
 from passes.errors import EnvironmentLackError, ParallelizeError
 from tests.parallelize.small_models import images, pairs, vision
+from tests.parallelize.written import write
 
 CPU = RunnerOptions(device="cpu")
 QUICK = BenchOptions(warm_up=0, duration=0.01, runner=CPU)
@@ -29,8 +27,8 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a m
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
-    write_onnx(vision(), folder / "a.onnx")
-    build(folder / "a.onnx", folder / "a.engine", "tensorrt-rtx")
+    write(folder / "a.onnx")
+    write(folder / "a.engine")
     return folder
 
 
@@ -43,11 +41,11 @@ def home(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def converted(directory: Path, refit: str = "none") -> Path:
     directory.mkdir()
-    torch.export.save(export(vision()), directory / "model.pt2")
-    write_onnx(vision(), directory / "model.onnx")
+    write(directory / "model.pt2")
+    write(directory / "model.onnx")
     plan = pairs("affine" if refit == "affine" else "none")
     (directory / "plan.json").write_text(plan.to_json())
-    torch.export.save(export(vision()), directory.parent / "serial.pt2")
+    write(directory.parent / "serial.pt2")
     return directory
 
 

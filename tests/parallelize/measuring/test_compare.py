@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 import parallelize
-from parallelize.export.onnx import write_onnx
 from parallelize.measuring.compare import compare, distinct
 from parallelize.measuring.compare_report import as_dict, notes, tables
 from parallelize.measuring.options import CompareOptions
@@ -19,6 +18,7 @@ from parallelize.models.capture import capture
 from parallelize.models.program import Program
 from passes.errors import CheckError, ParallelizeError
 from tests.parallelize.small_models import vision
+from tests.parallelize.written import write
 
 
 class Affine(nn.Module):
@@ -38,9 +38,7 @@ def affine(scale: float, origin: str = "affine") -> Program:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "small.onnx"
-    write_onnx(vision(), path)
-    return path
+    return write(tmp_path / "small.onnx")
 
 
 def test_a_program_and_its_onnx_agree_up_to_rounding(file: Path) -> None:

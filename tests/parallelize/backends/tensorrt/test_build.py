@@ -18,11 +18,10 @@ from parallelize.backends.tensorrt.layers import Layer
 from parallelize.backends.tensorrt.options import BuildOptions, Precision
 from parallelize.backends.tensorrt.profiles import Profile, ShapeOptions
 from parallelize.backends.tensorrt.sidecar import BUILDER, Sidecar, read_sidecar
-from parallelize.export.onnx import write_onnx
 from parallelize.export.onnx_file import Product, read_onnx
 from passes.errors import CheckError, ParallelizeError
 from tests.parallelize.onnx_models import mlp, one_node, save, value, weight
-from tests.parallelize.small_models import vision
+from tests.parallelize.written import write
 
 rtx = pytest.importorskip("tensorrt_rtx")
 STORED = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -94,8 +93,7 @@ def test_the_sidecar_says_what_was_built_of_what(tmp_path: Path) -> None:
 
 
 def test_an_exported_model_is_built_and_all_its_products_are_checked(tmp_path: Path) -> None:
-    write_onnx(vision(), tmp_path / "m.onnx")
-    sidecar = _build(tmp_path / "m.onnx", replace(L4, precision="fp32"))
+    sidecar = _build(write(tmp_path / "m.onnx"), replace(L4, precision="fp32"))
     assert len(sidecar.products) > 4
     told = {node for layer in sidecar.layers if layer.weights for node in layer.nodes}
     assert {product.node for product in sidecar.products} <= told
