@@ -157,17 +157,16 @@ def _named(name: str) -> tuple[Program, tuple[Tensor, ...]]:
         pytest.importorskip("transformers")
         entry = ZOO[name]
         return clean(entry.capture(torch.float32))[0], tuple(entry.inputs(torch.float32).values())
-    program, inputs = clean(vision())[0], tuple(images(3, 1).arrays.values())
+    program, inputs = clean(vision(2))[0], tuple(images(3, 1).arrays.values())
     if name == "fused":
-        module, _ = run_passes(program.module, [ApplyPlan(pairs("affine")), FuseWidth()])
+        module, _ = run_passes(program.module, [ApplyPlan(pairs("affine", 2)), FuseWidth()])
         program = replace(program, module=module)
     return program, inputs
 
 
 NAMES = [
     "fused",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("serial", "bert-eager", "llama-sdpa")),
-    "resnet-basic",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("serial", "bert-eager", "llama-sdpa", "resnet-basic")),
 ]
 
 

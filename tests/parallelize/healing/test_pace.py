@@ -64,3 +64,12 @@ def test_a_pace_is_made_again_from_its_state() -> None:
     assert again == pace
     assert _taken(again, [9.0] * WINDOW) == _taken(pace, [9.0] * WINDOW)
     assert again == pace
+
+
+def test_the_cycle_rises_to_the_peak_and_falls_to_almost_nothing() -> None:
+    rates = [one_cycle(share / 100) for share in range(101)]
+    assert max(rates) == rates[10] == pytest.approx(1.0)
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[0] == pytest.approx(1e-3)
+    assert one_cycle(2.0) == rates[100] == pytest.approx(1e-3)

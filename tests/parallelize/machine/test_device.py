@@ -1,0 +1,19 @@
+"""The device that a word names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from parallelize.machine.device import choose_device
+from passes.errors import EnvironmentLackError, ParallelizeError
+
+
+def test_devices_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ParallelizeError, match="'toaster' names no device"):
+        choose_device("toaster")
+    with pytest.raises(ParallelizeError, match="'meta' is neither the CPU nor a CUDA GPU"):
+        choose_device("meta")
+    with pytest.raises(EnvironmentLackError, match="no GPU cuda:99"):
+        choose_device("cuda:99")
+    assert choose_device("cpu") == torch.device("cpu")
