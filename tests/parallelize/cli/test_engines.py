@@ -18,8 +18,7 @@ from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import ShapeOptions
 from parallelize.backends.tensorrt.sidecar import read_sidecar
 from parallelize.cli.main import app
-from parallelize.conversion.engine_options import EngineOptions
-from parallelize.conversion.options import ConvertOptions
+from parallelize.conversion.options import ConvertOptions, EngineOptions
 from parallelize.export.onnx import write_onnx
 from parallelize.export.precision import cast
 from parallelize.models.capture import export
