@@ -1,20 +1,16 @@
-"""The planner: forms are measured where they may matter, the cheapest are proposed, whole networks decide."""
+"""The planner: whole networks decide, for any wanted depth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from parallelize.metrics import predict, score
 from parallelize.metrics.own import own_metric
-from parallelize.planning.forms import GroupForm, gptj, main_form, other_forms
+from parallelize.planning.forms import main_form, other_forms
 from parallelize.planning.options import PlannerOptions
-from parallelize.planning.planner import ROUNDS, Planner
+from parallelize.planning.planner import Planner
 from parallelize.refitting.refit import refit
 from passes.errors import ParallelizeError
 from passes.plan import Plan
@@ -31,175 +27,6 @@ from tests.parallelize.planning.cases import (
     quick,
 )
 from tests.parallelize.small_models import Residual, capture_vectors, mlp, vectors, vision
-
-Key = tuple[int, int, int]  # stack, first and last block
-
-
-def _forms(planner: Planner, number: int, first: int, last: int) -> list[GroupForm]:
-    """All forms that a group can come to be measured in, whatever its cheapest cut."""
-    stack = planner.stacks[number]
-    main = main_form(stack, first, last)
-    cuts = [None] if main.cut is None else range(first + 1, last + 1)
-    forms = [main, *(form for cut in cuts for form in other_forms(stack, first, last, cut))]
-    return list(dict.fromkeys(forms))
-
-
-def _known(planner: Planner, number: int, first: int, last: int) -> dict[GroupForm, float]:
-    """The forms of a group that were measured."""
-    costs = {form: planner.costs.key(number, form) for form in _forms(planner, number, first, last)}
-    return {form: planner.costs.known[key] for form, key in costs.items() if key in planner.costs.known}
-
-
-def _groups(planner: Planner) -> Iterator[tuple[int, int, int]]:
-    """All groups of two blocks or more."""
-    for number, stack in enumerate(planner.stacks):
-        count = len(stack.blocks)
-        yield from ((number, i, j) for i in range(count) for j in range(i + 1, count))
-
-
-def _groups_at(planner: Planner, depth: int) -> set[Key]:
-    """Groups of two blocks or more of the best partition of a depth."""
-    spans = ((number, *span) for number, part in enumerate(planner.partitions()[depth][1]) for span in part)
-    return {(number, first, last) for number, first, last in spans if first < last}
-
-
-def _two_terms(cost: Callable[[GroupForm], float]) -> tuple[Planner, list[GroupForm]]:
-    """A planner for six blocks of two terms whose groups cost what is said, and the forms that it measures."""
-    planner = on_vectors(post_norm_blocks(6).module, "relative-l2")
-    measured: list[GroupForm] = []
-
-    def measure(number: int, form: GroupForm) -> float:
-        measured.append(form)
-        return cost(form)
-
-    planner.costs._measure = measure  # type: ignore[method-assign]
-    return planner, measured
-
-
-def _cuts(forms: list[GroupForm]) -> list[int]:
-    """Cuts at which the whole of `_two_terms` was measured, in their order."""
-    return [form.cut for form in forms if form.span == (0, 5) and form.cut is not None]
-
-
-# ------------------------------------------------------------------------------------------------ groups
-
-
-@pytest.mark.parametrize("planner", [of_vision, quick, lambda: on_vectors(post_norm_blocks(3).module, "relative-l2")])
-def test_the_cheapest_measured_form_of_every_group_is_proposed(planner: object) -> None:
-    assert callable(planner)
-    searching: Planner = planner()
-    (stack,) = searching.stacks
-    for depth in searching.partitions():
-        proposal = searching.proposal(depth)
-        predicted, (spans,) = searching.partitions()[depth]
-        wanted, total = [], 0.0
-        for first, last in spans:
-            costs = _known(searching, 0, first, last) or {main_form(stack, first, last): 0.0}
-            cheapest = min(costs, key=costs.__getitem__)
-            wanted.extend(cheapest.levels)
-            total += costs[cheapest]
-        assert len(spans) == depth
-        assert proposal.stacks[0].levels == tuple(wanted)
-        assert predicted == pytest.approx(total)
-
-
-def test_before_a_depth_is_asked_for_all_groups_are_measured_in_their_main_form_only() -> None:
-    planner = quick()
-    planner.partitions()
-    for group in _groups(planner):
-        assert list(_known(planner, *group)) == [main_form(planner.stacks[0], *group[1:])]
-
-
-def test_other_forms_are_measured_only_for_the_groups_of_the_depth_that_is_asked_for() -> None:
-    planner = quick()
-    wanted = _groups_at(planner, 2)
-    planner.proposal(2)
-    for group in _groups(planner):
-        assert len(_known(planner, *group)) == (len(_forms(planner, *group)) if group in wanted else 1)
-    before = dict(planner.costs.known)
-    planner.proposal(2)
-    planner.proposal(4)
-    assert planner.costs.known == before, "nothing is new at the same depth, and the serial network has no groups"
-
-
-def test_groups_of_every_depth_that_is_measured_are_tried_in_other_forms() -> None:
-    planner = quick(refit="none")
-    planner.measure(3)
-    assert all(len(_known(planner, *group)) > 1 for group in _groups_at(planner, 3))
-    assert len(_known(planner, 0, 0, 3)) == 1
-    planner.measure(1)
-    assert len(_known(planner, 0, 0, 3)) == len(_forms(planner, 0, 0, 3))
-
-
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10_000))
-def test_whatever_groups_cost_the_rounds_end_at_a_cut_whose_neighbours_are_no_cheaper(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    planner, measured = _two_terms(lambda form: float(torch.rand((), generator=generator)))
-    rounds: list[str] = []
-    planner.progress = lambda what, done, total: rounds.append(what)
-    for depth in planner.partitions():
-        planner.proposal(depth)
-        total = 0.0
-        for number, first, last in _groups_at(planner, depth):
-            costs = _known(planner, number, first, last)
-            cut = min((form for form in costs if form.cut is not None), key=costs.__getitem__).cut
-            assert costs.keys() >= set(other_forms(planner.stacks[number], first, last, cut))
-            total += min(costs.values())
-        assert planner.partitions()[depth][0] == pytest.approx(total)
-    assert len(measured) == len(set(measured)), "a form is measured once"
-    assert f"measuring forms of groups, round {ROUNDS}" not in rounds
-
-
-def test_a_cheaper_neighbouring_cut_is_followed_step_by_step() -> None:
-    planner, measured = _two_terms(lambda form: 9.0 if form.cut is None else float(form.cut))
-    (part,) = planner.proposal(1).stacks
-    assert _cuts(measured) == [3, 2, 4, 1]
-    assert part.levels == gptj(planner.stacks[0], 0, 5, 1).levels
-
-
-def test_a_cut_behind_a_dearer_one_is_not_measured() -> None:
-    costs = {1: 0.0, 2: 2.0, 3: 1.0, 4: 2.0, 5: 0.0}
-    planner, measured = _two_terms(lambda form: 9.0 if form.cut is None else costs[form.cut])
-    (part,) = planner.proposal(1).stacks
-    assert _cuts(measured) == [3, 2, 4]
-    assert part.levels == gptj(planner.stacks[0], 0, 5, 3).levels
-
-
-def test_after_the_last_round_the_cheapest_cut_so_far_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parallelize.planning.planner.ROUNDS", 1)
-    planner, measured = _two_terms(lambda form: 9.0 if form.cut is None else float(form.cut))
-    (part,) = planner.proposal(1).stacks
-    assert _cuts(measured) == [3, 2, 4]
-    assert part.levels == gptj(planner.stacks[0], 0, 5, 2).levels
-    assert planner.partitions()[1] == (2.0, (((0, 5),),))
-
-
-def test_a_cheaper_form_of_a_group_changes_the_groups_of_another_depth() -> None:
-    """Depth 3 has blocks 0 and 1 side by side until depth 2 finds a cheap form for blocks 2 and 3."""
-    planner = quick()
-    mains = {(0, 1): 2.0, (1, 2): 3.0, (2, 3): 2.5, (0, 2): 9.0, (1, 3): 9.0, (0, 3): 9.0}
-    others = {**dict.fromkeys(mains, 10.0), (2, 3): 0.5}
-    planner.costs._measure = lambda number, form: (  # type: ignore[method-assign]
-        (mains if form.name == "sublayer" else others)[form.span]
-    )
-    assert planner.partitions()[3] == (2.0, (((0, 1), (2, 2), (3, 3)),))
-    planner.proposal(2)
-    assert planner.partitions()[2] == (2.5, (((0, 1), (2, 3)),))
-    assert planner.partitions()[3] == (0.5, (((0, 0), (1, 1), (2, 3)),))
-
-
-def test_a_planner_that_was_interrupted_measures_the_rest_when_it_is_asked_again() -> None:
-    def stop(what: str, done: int, total: int) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
-    planner = quick()
-    planner.progress = stop
-    with pytest.raises(KeyboardInterrupt):
-        planner.partitions()
-    planner.progress = None
-    assert planner.partitions() == quick().partitions()
 
 
 def test_two_stacks_share_a_depth() -> None:
@@ -378,9 +205,11 @@ def test_a_refit_that_helps_the_states_and_hurts_the_outputs_is_not_chosen(monke
     fit, held_out = vectors(100, 2, 0), vectors(50, 2, 1)
     fit.arrays["x"][:, 0] = torch.linspace(1, 2, 100)
     held_out.arrays["x"][:, 0] = torch.linspace(-2, -1, 50)
-    monkeypatch.setattr("parallelize.planning.planner.other_forms", lambda *group: iter(()))
     monkeypatch.setattr("parallelize.planning.fusibility.Fusibility.why_not", lambda *group: None)  # no products
     planner = Planner(teacher, fit, held_out, "relative-l2", PlannerOptions(refit="affine"))
+    (stack,) = planner.stacks
+    for form in (main_form(stack, 0, 1), *other_forms(stack, 0, 1, None)):
+        planner.costs.known[planner.costs.key(0, form)] = 0.0 if form == main_form(stack, 0, 1) else 1.0
     (level,) = refit(teacher, planner.proposal(1), fit, held_out).levels
     assert level.strength == "affine"
     assert level.after < 0.5 * level.before
@@ -451,15 +280,17 @@ def test_a_search_repeats_to_the_bit_whatever_the_random_state() -> None:
     assert again.at_depth(2).chosen.scores == first.at_depth(2).chosen.scores
 
 
-def test_progress_tells_how_many_groups_and_forms_are_measured_and_then_the_networks() -> None:
-    seen: list[tuple[str, int, int]] = []
+def test_progress_tells_of_groups_then_of_their_forms_and_then_of_networks() -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
     planner = quick()
-    planner.progress = lambda *what: seen.append(what)
+    planner.progress = lambda what, done, total: seen.setdefault(what, []).append((done, total))
     planner.at_depth(2)
-    singles_and_groups = 4 + 6
-    assert seen[:10] == [("measuring groups", done, singles_and_groups) for done in range(1, 11)]
-    assert seen[10][0] == "measuring forms of groups, round 1"
-    assert seen[-2:] == [("measuring 2 blocks deep", number, 2) for number in (0, 1)]
+    first, *forms, last = seen
+    assert (first, last) == ("measuring groups", "measuring 2 blocks deep")
+    assert forms == [f"measuring forms of groups, round {number + 1}" for number in range(len(forms))]
+    for what in (first, *forms):  # done, of all
+        assert seen[what] == [(number + 1, len(seen[what])) for number in range(len(seen[what]))]
+    assert seen[last] == [(0, 2), (1, 2)]
 
 
 def test_the_teacher_is_not_touched() -> None:
