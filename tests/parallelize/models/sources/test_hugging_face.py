@@ -56,6 +56,14 @@ CASES = {
         [4, 4],
     ),
 }
+# Text, images, sound, and a decoder beside an encoder; the others take seconds each.
+QUICK = {
+    "BertForSequenceClassification",
+    "GPT2LMHeadModel",
+    "ViTForImageClassification",
+    "Wav2Vec2ForCTC",
+    "WhisperForConditionalGeneration",
+}
 
 
 def _model(name: str, config: Mapping[str, Any]) -> Any:
@@ -92,7 +100,9 @@ def _example(program: Program, batch: int) -> dict[str, torch.Tensor]:
     return inputs
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_a_saved_model_is_captured_without_telling_its_inputs_and_gives_its_own_numbers(home: Path, name: str) -> None:
     model = _saved(name)
     program = load("saved")
