@@ -351,8 +351,8 @@ def test_a_source_and_data_beside_it_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_source_holds_beside_the_model_are_the_keywords_of_a_conversion() -> None:
-    names = [part.name for part in fields(parallelize.Source)]
-    assert ["model", *Data.__annotations__] == names
+    names = {part.name for part in fields(parallelize.Source)}
+    assert {"model", *Data.__annotations__} == names
 
 
 def test_only_one_goal_can_be_asked_for(tmp_path: Path) -> None:
