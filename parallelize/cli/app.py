@@ -8,9 +8,10 @@ from __future__ import annotations
 import functools
 import traceback
 from collections.abc import Callable
-from typing import Annotated, NoReturn, ParamSpec
+from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
 from parallelize import __version__
 from parallelize.cli.output import notes_shown, stdout_alone
@@ -18,19 +19,29 @@ from parallelize.cli.output import notes_shown, stdout_alone
 P = ParamSpec("P")
 BUG = 4
 
+
+class Settings:
+    """Options that hold for every command."""
+
+    debug = False
+
+
+class _Commands(TyperGroup):
+    """The commands; --debug is accepted behind each of them as well."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        Settings.debug = "--debug" in args
+        return super().parse_args(ctx, [argument for argument in args if argument != "--debug"])
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="parallelize",
     help="Turn the depth of neural networks into width, with the cost in accuracy measured.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-
-
-class Settings:
-    """Options that hold for every command."""
-
-    debug = False
 
 
 def _fail(error: Exception, hint: str, code: int) -> NoReturn:
@@ -86,5 +97,4 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    del version  # its callback has ended the run where it is set
-    Settings.debug = debug or Settings.debug
+    del debug, version  # one was seen to before, the callback of the other has ended the run where it is set

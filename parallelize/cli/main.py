@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from paraformer.modes import Mode
-from parallelize.cli.app import Settings, app, register
+from parallelize.cli.app import app, register
 from parallelize.cli.engines import build, doctor
 from parallelize.cli.measuring import bench, compare
 from parallelize.cli.options import files_of
@@ -170,7 +170,5 @@ def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _terminated)
-    given = sys.argv[1:]
-    Settings.debug = "--debug" in given  # accepted behind the command as well
     with descriptor_alone():
-        app([argument for argument in given if argument != "--debug"])
+        app()
