@@ -6,7 +6,8 @@ Cases:
     1. a branch that ends in a linear or a convolution: the features of all branches side by side, weights side by side
        on their input axis; scales by a parameter or a number (LayerScale) and the factors of the sum go into the
        weights, changes of shape move before the product, or after it where they would move its features;
-    2. any other end, such as the norm of a post-norm term: a sum over the branches, each times its factor.
+    2. any other end, such as the norm of a post-norm term or a state that the branch reads again: a sum over the
+       branches, each times its factor, taken once for all ends that are alike.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx
@@ -63,12 +64,22 @@ class Contraction:
 
 @dataclass(frozen=True)
 class Summed:
-    """A sum over the branches that no product could take in."""
+    """A value to add that no product could take in.
+
+    Attributes:
+        node: the sum over the branches, or where `branches` is given the values of all of them, stacked.
+        branches: what values have in common that can be added before their sum over the branches: how many branches
+            there are, and the shape and dtype of one.
+        factor: of the sum over the branches.
+    """
 
     node: fx.Node
+    branches: tuple[Any, ...] | None = None
+    factor: float = 1.0
 
 
 Part = Contraction | Summed
+Emit: TypeAlias = Callable[[Any, tuple[Any, ...]], fx.Node]
 
 
 def tail_of(branches: Branches, output: fx.Node) -> tuple[fx.Node, ...] | None:
@@ -131,7 +142,7 @@ def contract(lifter: Lifter, output: fx.Node, tail: Sequence[fx.Node] | None, en
     """The sum of one output over all branches."""
     factors = lifter.branches.factors_of(output)
     if tail is None:
-        return Summed(_sum(lifter, output, env[output], factors))
+        return _sum(lifter, output, env[output], factors)
     product, shapes = tail[0], [node for node in tail if node.target in SHAPES]
     scales = [_scale(lifter, tail, branch, factor) for branch, factor in enumerate(factors)]
     if product.target != ops.LINEAR:
@@ -230,27 +241,35 @@ def float64_sum(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.double() for value in values]).sum(0).to(values[0].dtype)
 
 
-def _sum(lifter: Lifter, output: fx.Node, value: Lifted, factors: Sequence[float]) -> fx.Node:
+def _sum(lifter: Lifter, output: fx.Node, value: Lifted, factors: Sequence[float]) -> Summed:
     """The sum over branches of a value as it is, each times its factor."""
     if isinstance(value, Apart):
-        nodes = [_times(lifter, node, factor) for node, factor in zip(value.nodes, factors, strict=True)]
-        return functools.reduce(lambda total, node: lifter.emit(ops.ADD, (total, node)), nodes)
+        nodes = [times(lifter.emit, node, factor) for node, factor in zip(value.nodes, factors, strict=True)]
+        return Summed(functools.reduce(lambda total, node: lifter.emit(ops.ADD, (total, node)), nodes))
     value = materialised(lifter, value, output, shape_of(output))
     if isinstance(value, Shared):
-        return lifter.emit(aten.mul.Tensor, (value.node, math.fsum(factors)))
+        return Summed(lifter.emit(aten.mul.Tensor, (value.node, math.fsum(factors))))
     if not isinstance(value, Wide):
-        return lifter.node(value, output)
+        return Summed(lifter.node(value, output))
     apart, dtype = stacked(lifter, value), output.meta["val"].dtype
-    if len(set(factors)) > 1:
-        device = next(lifter.module.parameters()).device
-        each = Stored(tuple(torch.tensor(factor, dtype=dtype, device=device) for factor in factors))
-        apart = lifter.emit(aten.mul.Tensor, (apart, stacked_parameter(lifter, each, len(value.shape))))
-    total = lifter.emit(aten.sum.dim_IntList, (apart, [0]))
-    return _times(lifter, total, factors[0]) if len(set(factors)) == 1 else total
+    branches = (lifter.count, str(shape_of(output)), dtype)
+    if len(set(factors)) == 1:
+        return Summed(apart, branches, factors[0])
+    device = next(lifter.module.parameters()).device
+    each = Stored(tuple(torch.tensor(factor, dtype=dtype, device=device) for factor in factors))
+    apart = lifter.emit(aten.mul.Tensor, (apart, stacked_parameter(lifter, each, len(value.shape))))
+    return Summed(apart, branches)
 
 
-def _times(lifter: Lifter, node: fx.Node, factor: float) -> fx.Node:
-    return node if factor == 1 else lifter.emit(aten.mul.Tensor, (node, factor))
+def total(emit: Emit, parts: Sequence[Summed]) -> fx.Node:
+    """One sum over the branches of values that are added before."""
+    node = functools.reduce(lambda left, right: emit(ops.ADD, (left, right)), [part.node for part in parts])
+    return node if parts[0].branches is None else times(emit, emit(aten.sum.dim_IntList, (node, [0])), parts[0].factor)
+
+
+def times(emit: Emit, node: fx.Node, factor: float) -> fx.Node:
+    """A value times a number, itself where that is one."""
+    return node if factor == 1 else emit(aten.mul.Tensor, (node, factor))
 
 
 def replay(lifter_graph: fx.GraphModule, tail: Sequence[fx.Node], node: fx.Node) -> fx.Node:

@@ -30,7 +30,7 @@ import torch
 from torch import fx
 
 from passes.fusion.branches import Branch, find_branches
-from passes.fusion.contraction import Contraction, Part, Summed, float64_sum, replay
+from passes.fusion.contraction import Contraction, Part, Summed, float64_sum, replay, total
 from passes.fusion.gathers import fuse_gather, is_gather
 from passes.fusion.groups import aligned, described, outputs_of, refused
 from passes.fusion.layout import CannotLiftError
@@ -65,7 +65,6 @@ class FuseWidth(Pass):
         """See the module's docstring."""
         done = PassResult()
         sides: list[fx.Node] = []
-        unshaped: list[fx.Node] = []
         place: dict[fx.Node, float] = dict(positions(module.graph))
         roots = find_roots(module)
         pending = [node for node in reversed(module.graph.nodes) if roots.get(node) is node or is_gather(node)]
@@ -83,12 +82,9 @@ class FuseWidth(Pass):
                 sides += stacks
             done += result
             new = _placed(root, place)
-            unshaped += new
-            gathers = [node for node in reversed(new) if is_gather(node) and node not in sides]
-            if gathers:  # features of groups that share an out-projection
-                complete_shapes(module, sorted((node for node in unshaped if not node._erased), key=place.__getitem__))
-                unshaped.clear()
-                pending.extend(gathers)
+            complete_shapes(module, new)
+            # features of groups that share an out-projection
+            pending.extend(node for node in reversed(new) if is_gather(node) and node not in sides)
             erase_unread(root)
             if found is not None and found.tapped and result.changed:  # what read these values may stand before them
                 restore_order(module)
@@ -149,8 +145,8 @@ def _fuse_sum(
         lifter.commit()
     rest = [(value, factor) for value, factor in terms.items() if value.name not in changed]
     with module.graph.inserting_before(root):
-        total = _added(module, [*rest, *((node, 1.0) for node in _combined(module, root, parts))])
-    _replace(root, total)
+        value = _added(module, [*rest, *((node, 1.0) for node in _combined(module, root, parts))])
+    _replace(root, value)
     for node, again in [tap for _, lifter, _ in lifted for tap in lifter.taps.items()]:
         for reader in found.tapped.get(node, ()):
             reader.replace_input_with(node, again)
@@ -216,13 +212,22 @@ def _replace(root: fx.Node, total: fx.Node) -> None:
 
 
 def _combined(module: fx.GraphModule, root: fx.Node, parts: Sequence[Part]) -> list[fx.Node]:
-    """The parts as nodes to add: one product over the features of all parts that can share it."""
-    alike: dict[Any, list[Contraction]] = {}
+    """The parts as nodes to add.
+
+    There is one product over the features of all parts that can share it, and one sum over the branches of all parts
+    that can be added before.
+    """
+    products: dict[Any, list[Contraction]] = {}
+    sums: dict[Any, list[Summed]] = {}
     for part in parts:
         if isinstance(part, Contraction):
-            alike.setdefault(part.key, []).append(part)
-    sums = [part.node for part in parts if isinstance(part, Summed)]
-    return [*(_product(module, root, found) for found in alike.values()), *sums]
+            products.setdefault(part.key, []).append(part)
+        else:
+            sums.setdefault(part.branches and (part.branches, part.factor), []).append(part)
+    return [
+        *(_product(module, root, found) for found in products.values()),
+        *(total(module.graph.call_function, found) for found in sums.values()),
+    ]
 
 
 def _product(module: fx.GraphModule, root: fx.Node, parts: Sequence[Contraction]) -> fx.Node:

@@ -142,6 +142,7 @@ def test_a_para_former_costs_what_one_of_two_branches_costs(branches: int, block
     assert len(record.matches) == 1
     assert operator_counts(fused) == operator_counts(two)
     assert critical_gemms(fused) == critical_gemms(one)
+    assert operator_counts(fused)["aten.sum.dim_IntList"] == 1
     for kind in ("attention", "norm"):
         assert wide_operators(fused)[kind] == wide_operators(one)[kind]
     assert relative_error(fused(images(7)), graph(images(7))) < EXACT
