@@ -32,7 +32,7 @@ from passes.fusion.lift_apart import each_branch, no_wide_form, refuse_without_g
 from passes.fusion.lift_shapes import Env, Rule
 from passes.fusion.relayout import unstacked
 from passes.graph import operators as ops
-from passes.graph.dataflow import tensor_value
+from passes.graph.dataflow import carries_tensors, tensor_value
 from passes.graph.equal_calls import key_of
 from passes.graph.parameters import read_parameter, register_parameter
 from passes.graph.sizes import sizes
@@ -235,8 +235,8 @@ class Lifter:
         return Stored(tensors)
 
     def _outside(self, column: tuple[fx.Node, ...]) -> Lifted:
-        """A value from outside; values that differ between the branches are stacked."""
-        if len(set(column)) == 1:
+        """A value from outside; tensors that differ between the branches are stacked, sizes do not differ."""
+        if len(set(column)) == 1 or not carries_tensors(column[0]):
             return Shared(column[0])
         side = self.emit_once(aten.stack.default, (list(column), 0))
         self.sides.append(side)

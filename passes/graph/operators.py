@@ -153,6 +153,18 @@ ELEMENTWISE = frozenset(
     }
 )
 
+# sizes, and numbers that are computed from them
+OF_SIZES = frozenset(
+    {
+        aten.sym_size.int,
+        operator.add,
+        operator.sub,
+        operator.mul,
+        operator.floordiv,
+        operator.mod,
+    }
+)
+
 # arguments of which only shape, dtype or device are read, by their places
 METADATA_ARGUMENTS = {
     **dict.fromkeys(

@@ -24,6 +24,7 @@ from itertools import groupby
 
 from torch import fx
 
+from passes.graph import operators as ops
 from passes.graph.dataflow import canonical_walk, carries_tensors, tensor_value, values_read
 from passes.stacks.chains import find_chains
 from passes.stacks.kinds import kind_of
@@ -122,7 +123,7 @@ def _with_private_sides(add: ResidualAdd, inner: frozenset[fx.Node]) -> frozense
 
 
 def structure(nodes: Iterable[fx.Node], inner: frozenset[fx.Node], skip: fx.Node | None) -> Iterable[str]:
-    """One line for each node: operator and arguments by place, a parameter's shape, a side input's name."""
+    """One line for each node: operator and arguments by place, a parameter's shape, how a side input is spelled."""
     number = {node: f"%{place}" for place, node in enumerate(nodes)}
     for node in number:
         if node is skip:
@@ -131,10 +132,17 @@ def structure(nodes: Iterable[fx.Node], inner: frozenset[fx.Node], skip: fx.Node
             value = tensor_value(node)
             yield "parameter" if value is None else f"parameter {value.dtype} {list(value.shape)}"
         elif node not in inner:
-            yield f"side {node.name}"
+            yield f"side {_spelled(node)}"
         else:
             arguments = fx.map_arg((node.args, node.kwargs), number.__getitem__)
             yield f"{node.target} {arguments}"
+
+
+def _spelled(node: fx.Node) -> str:
+    """A value from outside by its name; a number that is computed from sizes by how, as others may be too."""
+    if node.target not in ops.OF_SIZES or carries_tensors(node):
+        return node.name
+    return f"{node.target} {fx.map_arg(node.args, _spelled)}"
 
 
 def _post_lines(add: ResidualAdd) -> Iterator[str]:
