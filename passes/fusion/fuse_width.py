@@ -63,33 +63,80 @@ class FuseWidth(Pass):
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""
+        return _Fusion(module, dry=self.dry).run()
+
+
+class _Fusion:
+    """The sums and concatenations of a graph while they are fused, in the order of execution.
+
+    A sum is looked at again as long as branches are fused in it that leave others: two that are computed once may be
+    like a third.
+    """
+
+    def __init__(self, module: fx.GraphModule, *, dry: bool) -> None:
+        self.module, self.dry = module, dry
+        self.place: dict[fx.Node, float] = dict(positions(module.graph))
+        self.roots = find_roots(module)
+        self.pending = [n for n in reversed(module.graph.nodes) if self.roots.get(n) is n or is_gather(n)]
+        self.sides: list[fx.Node] = []  # stacks of what branches read
+
+    def run(self) -> PassResult:
+        """Fuse them all."""
         done = PassResult()
-        sides: list[fx.Node] = []
-        place: dict[fx.Node, float] = dict(positions(module.graph))
-        roots = find_roots(module)
-        pending = [node for node in reversed(module.graph.nodes) if roots.get(node) is node or is_gather(node)]
-        while pending:
-            root = pending.pop()
+        while self.pending:
+            root = self.pending.pop()
             if not root.users:
                 continue
-            found = expand(module, root, place) if root in roots else None
-            if found is None:
-                result = fuse_gather(module, root, place, dry=self.dry)
-            elif any(_holds(expand(module, other, place), found) for other in _read_by(found, roots)):
-                continue
+            if root in self.roots:
+                done += self._sum(root)
             else:
-                result, stacks = _fuse_sum(module, found, place, dry=self.dry)
-                sides += stacks
-            done += result
-            new = _placed(root, place)
-            complete_shapes(module, new)
-            # features of groups that share an out-projection
-            pending.extend(node for node in reversed(new) if is_gather(node) and node not in sides)
-            erase_unread(root)
-            if found is not None and found.tapped and result.changed:  # what read these values may stand before them
-                restore_order(module)
-                place = dict(positions(module.graph))
-        return done + PassResult(fuse_sides(module, sides, place))
+                done += fuse_gather(self.module, root, self.place, dry=self.dry)
+                self._settle(root)
+        return done + PassResult(fuse_sides(self.module, self.sides, self.place))
+
+    def _sum(self, root: fx.Node) -> PassResult:
+        """Fuse the branches of one sum until none become alike by it.
+
+        Nothing is done where they are among those of another that is still to come.
+        """
+        found = expand(self.module, root, self.place)
+        if any(_holds(expand(self.module, other, self.place), found) for other in _read_by(found, self.roots)):
+            return PassResult()
+        done, total = self._round(found)
+        while total is not None:
+            more, total = self._round(expand(self.module, total, self.place))
+            done = _then(done, more) if more.changed else done
+        return done
+
+    def _round(self, found: Sum) -> tuple[PassResult, fx.Node | None]:
+        """Fuse what can be fused in a sum; the sum that takes its place, where it is to be looked at again."""
+        result, sides, total = _fuse_sum(self.module, found, self.place, dry=self.dry)
+        self.sides += sides
+        self._settle(found.root)
+        if found.tapped and result.changed:  # what read these values may stand before them
+            restore_order(self.module)
+            self.place = dict(positions(self.module.graph))
+        return result, total
+
+    def _settle(self, root: fx.Node) -> None:
+        """Give what was inserted its place and shapes; find what branches of it meet."""
+        new = _placed(root, self.place)
+        complete_shapes(self.module, new)
+        # features of groups that share an out-projection
+        self.pending.extend(node for node in reversed(new) if is_gather(node) and node not in self.sides)
+        erase_unread(root)
+
+
+def _then(done: PassResult, more: PassResult) -> PassResult:
+    """What two rounds did to the branches that were there before the first."""
+    present, seen = set(done.present), set(more.present)
+    skipped = [skip for skip in done.skipped if skip.node not in seen]
+    return PassResult(
+        done.matches + more.matches,
+        (*skipped, *(skip for skip in more.skipped if skip.node in present)),
+        done.present,
+        (*done.changed, *(name for name in more.changed if name in present)),
+    )
 
 
 def _read_by(found: Sum, roots: Mapping[fx.Node, fx.Node]) -> set[fx.Node]:
@@ -116,12 +163,17 @@ def _placed(root: fx.Node, place: dict[fx.Node, float]) -> list[fx.Node]:
 
 def _fuse_sum(
     module: fx.GraphModule, found: Sum, place: Mapping[fx.Node, float], *, dry: bool
-) -> tuple[PassResult, list[fx.Node]]:
-    """Replace the fusible branches of one sum; what was fused, reasons for the rest, stacks of what they read."""
+) -> tuple[PassResult, list[fx.Node], fx.Node | None]:
+    """Replace the fusible branches of one sum.
+
+    Returns:
+        what was fused with reasons for the rest, stacks of what the branches read, and the new sum where others of its
+        branches may be alike now.
+    """
     root, terms = found.root, found.terms
     groups = find_branches(list(terms), found.tree, place, found.states, found.tapped)
     if not _are_side_by_side(found, groups):
-        return PassResult(), []
+        return PassResult(), [], None
     shared: dict[Any, fx.Node] = {}
     lifted: list[_Lifted] = []
     skipped: list[Skip] = []
@@ -131,15 +183,16 @@ def _fuse_sum(
             lifted.append((group, lifter, lifter.lift()))
         except CannotLiftError as error:
             skipped.extend(refused(group, error))
-    lifted, abandoned = _parted(lifted)
+    lifted, abandoned = _parted(lifted, found.held)
     for _, lifter, _ in reversed([*lifted, *abandoned] if dry else abandoned):
         lifter.abandon()
-    skipped.extend(_alone(root, groups, [group for group, *_ in abandoned]))
+    skipped.extend(_held_back(root, abandoned, found.held))
+    skipped.extend(_alone(root, groups, [group for group, *_ in abandoned if len(group) == 1]))
     line = f"{root.name}: {', '.join(described(group, lifter) for group, lifter, _ in lifted)}" if lifted else ""
     present, changed = outputs_of(groups), outputs_of(group for group, *_ in lifted)
     result = PassResult((line,) if line else (), tuple(skipped), present, changed)
     if dry or not lifted:
-        return result, []
+        return result, [], None
     parts = [part for _, _, each in lifted for part in each]
     for _, lifter, _ in lifted:
         lifter.commit()
@@ -150,7 +203,8 @@ def _fuse_sum(
     for node, again in [tap for _, lifter, _ in lifted for tap in lifter.taps.items()]:
         for reader in found.tapped.get(node, ()):
             reader.replace_input_with(node, again)
-    return result, [side for _, lifter, _ in lifted for side in lifter.sides]
+    sides = [side for _, lifter, _ in lifted for side in lifter.sides]
+    return result, sides, value if any(len(group) == 1 for group in groups) or skipped else None
 
 
 def _are_side_by_side(found: Sum, groups: Sequence[Sequence[Branch]]) -> bool:
@@ -163,20 +217,34 @@ def _are_side_by_side(found: Sum, groups: Sequence[Sequence[Branch]]) -> bool:
 _Lifted = tuple[list[Branch], Lifter, tuple[Part, ...]]
 
 
-def _parted(lifted: Sequence[_Lifted]) -> tuple[list[_Lifted], list[_Lifted]]:
+def _parted(lifted: Sequence[_Lifted], held: frozenset[fx.Node]) -> tuple[list[_Lifted], list[_Lifted]]:
     """What is worth keeping, and what is not."""
-    worth = [_is_worth(entry, lifted) for entry in lifted]
+    worth = [_is_worth(entry, lifted, held) for entry in lifted]
     kept = [entry for entry, keep in zip(lifted, worth, strict=True) if keep]
     return kept, [entry for entry, keep in zip(lifted, worth, strict=True) if not keep]
 
 
-def _is_worth(entry: _Lifted, lifted: Sequence[_Lifted]) -> bool:
-    """Whether anything gets fewer: several branches in the group, or a product that it shares with another group."""
+def _is_worth(entry: _Lifted, lifted: Sequence[_Lifted], held: frozenset[fx.Node]) -> bool:
+    """Whether anything gets fewer: several branches in the group, or a product that it shares with another group.
+
+    Branches that stay for other readers would only be computed twice.
+    """
     group, _, parts = entry
-    if len(group) > 1:
-        return True
+    free = [branch for branch in group if held.isdisjoint(branch.outputs)]
+    if len(free) != 1:
+        return len(free) > 1
     others = {p.key for other in lifted if other is not entry for p in other[2] if isinstance(p, Contraction)}
-    return any(isinstance(part, Contraction) and part.key in others for part in parts)
+    return len(group) == 1 and any(isinstance(part, Contraction) and part.key in others for part in parts)
+
+
+def _held_back(root: fx.Node, abandoned: Sequence[_Lifted], held: frozenset[fx.Node]) -> list[Skip]:
+    """The reason for each branch of a group of which all but one stay for other readers."""
+    skipped: list[Skip] = []
+    for group, *_ in abandoned:
+        stays = next((out.name for branch in group for out in branch.outputs if out in held), None)
+        reason = f"{stays} is in a part of {root.name} that something else reads, and would be computed twice"
+        skipped.extend(Skip(name, reason) for name in outputs_of([group]) if len(group) > 1)
+    return skipped
 
 
 def _alone(root: fx.Node, groups: Sequence[Sequence[Branch]], abandoned: Sequence[Sequence[Branch]]) -> list[Skip]:

@@ -21,7 +21,7 @@ import math
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import TypeAlias, cast
 
 from torch import fx
@@ -56,6 +56,7 @@ class Sum:
         states: values that branches of the sum read and that belong to none of them.
         tapped: values of branches, and steps, that something else reads too, with all that does: outside of the sum,
             or a step of it that is read there.
+        held: values that are not tapped and stay: they are added in a step that something else reads too.
         cancelled: whether a value fell out of the sum, as x does of x + (y - x) + z: what is left was on one state.
     """
 
@@ -64,6 +65,7 @@ class Sum:
     tree: frozenset[fx.Node]
     states: frozenset[fx.Node]
     tapped: Mapping[fx.Node, frozenset[fx.Node]]
+    held: frozenset[fx.Node]
     cancelled: bool
 
 
@@ -266,7 +268,8 @@ class _Expansion:
         branching = [node for node in ordered if node not in states and reads.reads_any(node)]
         taps = {node: frozenset(u for u in node.users if u not in inside or u in kept) for node in (*branching, *kept)}
         tapped = {node: readers for node, readers in taps.items() if readers}
-        return Sum(self.root, ordered, frozenset(self.tree), frozenset(states), tapped, self.cancelled)
+        held = frozenset(terms).difference(tapped).intersection(chain.from_iterable(map(self._reach, kept)))
+        return Sum(self.root, ordered, frozenset(self.tree), frozenset(states), tapped, held, self.cancelled)
 
     def _kept(self, inside: Collection[fx.Node]) -> set[fx.Node]:
         """The steps that are read from outside of the sum, by way of other steps too."""

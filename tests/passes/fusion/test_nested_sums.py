@@ -63,3 +63,34 @@ def test_values_of_chains_are_added_before_one_sum_over_the_branches() -> None:
     assert record.skipped == ()
     assert operator_counts(fused)["aten.sum.dim_IntList"] == 1
     assert relative_error(fused(tokens(7)), graph(tokens(7))) < EXACT
+
+
+def test_two_branches_that_are_computed_once_are_fused_with_a_third_that_is_like_them() -> None:
+    """Tied terms read the conditioning that they share; what is left of them reads it alone, as the third its own."""
+
+    def term(self: Function, x: Tensor, condition: Tensor, number: int) -> Tensor:
+        return self.downs[number](torch.tanh(self.ups[number](x))) * self.gates[number](condition)
+
+    def level(self: Function, x: Tensor, condition: Tensor) -> Tensor:
+        return x + term(self, x, condition, 0) + term(self, x, condition, 1) + term(self, x, condition, 0)
+
+    model = Function(level, ups=_two(nn.Linear), downs=_two(nn.Linear), gates=_two(nn.Linear))
+    graph = graph_of(randomised(model), tokens(), normal(3, 1, WIDTH))
+    fused, record = run(graph, FuseWidth(), tokens(), normal(3, 1, WIDTH))
+    assert record.skipped == ()
+    assert operator_counts(fused)["aten.tanh.default"] == 1
+    inputs = tokens(7), normal(7, 1, WIDTH)
+    assert relative_error(fused(*inputs), graph(*inputs)) < EXACT
+
+
+def test_a_branch_that_stays_for_another_reader_is_not_computed_twice() -> None:
+    def level(self: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+        part = 0.7 * self.a(x) - 0.5 * x
+        return x + part + (torch.tanh(self.b(x)) - 0.5 * x), part
+
+    model = Function(level, a=nn.Linear(WIDTH, WIDTH), b=nn.Linear(WIDTH, WIDTH))
+    graph = graph_of(randomised(model), tokens())
+    fused, _ = run(graph, FuseWidth(), tokens())
+    assert operator_counts(fused)["aten.linear.default"] <= 2
+    for actual, expected in zip(fused(tokens(7)), graph(tokens(7)), strict=True):
+        assert relative_error(actual, expected) < EXACT
