@@ -331,7 +331,13 @@ BLOCK_LEVELS: dict[str, tuple[int, Levels]] = {
 }
 
 
-@pytest.mark.parametrize(("depth", "levels"), BLOCK_LEVELS.values(), ids=BLOCK_LEVELS.keys())
+@pytest.mark.parametrize(
+    ("depth", "levels"),
+    [
+        pytest.param(*levels, id=name, marks=() if name in ("pairs", "two chains beside a block") else pytest.mark.slow)
+        for name, levels in BLOCK_LEVELS.items()
+    ],
+)
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_chains_of_terms_are_batched_where_their_states_are_private(
     depth: int, levels: Levels, norm_first: bool
