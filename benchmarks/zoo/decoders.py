@@ -79,7 +79,7 @@ def entries() -> Iterator[Entry]:
     """All decoders."""
     yield Entry("gpt2", _gpt2, text(), TERMS, slow=True)
     yield Entry("gpt-neox", _gpt_neox, text(), PARALLEL, slow=True)
-    yield Entry("gpt-j", _gpt_j, text(), PARALLEL)
+    yield Entry("gpt-j", _gpt_j, text(), PARALLEL, slow=True)
     yield Entry("opt", _opt, text(), TERMS, slow=True)
     yield Entry("llama-sdpa", lambda: _llama("sdpa"), text(), TERMS)
     yield Entry("llama-eager", lambda: _llama("eager"), text(), TERMS, slow=True)

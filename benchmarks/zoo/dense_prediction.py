@@ -23,7 +23,7 @@ def entries() -> Iterator[Entry]:
     yield Entry("detr", lambda: Detr(norm_first=False), state, two)
     yield Entry("detr-pre-norm", lambda: Detr(norm_first=True), state, two, slow=True)
     yield Entry("act", Act, {"state": Feed((3, 14)), "images": Feed((3, TOKENS, WIDTH))}, slow=True)
-    yield Entry("dpt-taps", lambda: Taps(every=1), state, TERMS, (ALREADY,) * 3)
+    yield Entry("dpt-taps", lambda: Taps(every=1), state, TERMS, (ALREADY,) * 3, slow=True)
     yield Entry("dpt-taps-every-second", lambda: Taps(every=2), state, TERMS, (ALREADY,), slow=True)
     yield Entry("hidden-states", HiddenStates, state, TERMS, slow=True)
     yield Entry("mask-decoder", MaskDecoder, {"x": Feed((3, TOKENS, WIDTH))}, slow=True)

@@ -35,7 +35,7 @@ def entries() -> Iterator[Entry]:
     yield Entry("macaron-post-norm", lambda: Conformer(convolution=False), STATE, slow=True)
     yield Entry("fourier-mixing", FourierMixing, STATE)
     yield Entry("pooling-mixing", PoolingMixing, STATE, slow=True)
-    yield Entry("einsum-attention", lambda: _chain(EinsumAttention), STATE, TERMS)
+    yield Entry("einsum-attention", lambda: _chain(EinsumAttention), STATE, TERMS, slow=True)
     yield Entry("talking-heads", lambda: _chain(TalkingHeads), STATE, TERMS, slow=True)
     yield Entry("cosine-attention", lambda: _chain(CosineAttention), STATE, TERMS, slow=True)
     yield Entry("xcit", lambda: _chain(CrossCovariance), STATE, TERMS, slow=True)

@@ -64,7 +64,7 @@ def entries() -> Iterator[Entry]:
     rwkv = {name: size for name, size in SPACES.items() if name != "state_size"}
     rwkv = pretrained("RwkvModel", **rwkv, attention_hidden_size=WIDTH, context_length=16)
     yield Entry("rwkv", rwkv, FEW_WORDS, slow=True)
-    yield Entry("gru-terms", lambda: _chain(lambda: Recurrent(nn.GRU)), STATE)
+    yield Entry("gru-terms", lambda: _chain(lambda: Recurrent(nn.GRU)), STATE, slow=True)
     yield Entry("lstm-terms", lambda: _chain(lambda: Recurrent(nn.LSTM)), STATE, slow=True)
     yield Entry("linear-recurrence", lambda: _chain(LinearRecurrence), STATE, slow=True)
     yield Entry("hyena", lambda: _chain(Hyena), STATE, slow=True)

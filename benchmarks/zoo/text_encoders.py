@@ -47,7 +47,7 @@ def entries() -> Iterator[Entry]:
     yield Entry("bert-eager", lambda: _bert("eager"), text(), TERMS, slow=True)
     yield Entry("roberta", _roberta, text(), TERMS, slow=True)
     yield Entry("distilbert", _distilbert, text(), TERMS, slow=True)
-    yield Entry("albert", _albert, text(), TERMS)
+    yield Entry("albert", _albert, text(), TERMS, slow=True)
     yield Entry("electra", _electra, text(), TERMS, slow=True)
     yield Entry("mpnet", _mpnet, text(), TERMS, slow=True)
     yield Entry("deberta-v2", _deberta, text(), TERMS, slow=True)
@@ -98,7 +98,9 @@ def _torch_encoder(*, norm_first: bool, batch_first: bool) -> Entry:
     shape = (3, TOKENS, WIDTH) if batch_first else (TOKENS, 3, WIDTH)
     dims = {0: "batch", 1: "tokens"} if batch_first else {0: "tokens", 1: "batch"}
     norm, order = "pre-norm" if norm_first else "post-norm", "batch-first" if batch_first else "tokens-first"
-    return Entry(f"torch-encoder-{norm}-{order}", build, {"src": Feed(shape, dims)}, TERMS, slow=batch_first)
+    return Entry(
+        f"torch-encoder-{norm}-{order}", build, {"src": Feed(shape, dims)}, TERMS, slow=norm_first or batch_first
+    )
 
 
 def _bert(attention: str) -> nn.Module:

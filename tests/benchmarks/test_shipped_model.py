@@ -32,7 +32,7 @@ def shipped() -> tuple[Program, Split]:
     samples = load_samples(MODEL / "calibration.npz", program.inputs)
     cleaned, _ = clean(program, next(iter(samples.batches(2))))
     test = load_samples(MODEL / "test.npz", program.inputs, "labels")
-    return cleaned, split(samples.head(80), test.head(100), 0)
+    return cleaned, split(samples.head(60), test.head(100), 0)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def judge(shipped: tuple[Program, Split]) -> Judge:
 @pytest.fixture(scope="module")
 def found(shipped: tuple[Program, Split]) -> Candidate:
     program, data = shipped
-    options = PlannerOptions(longest_group=2, refine=1)
+    options = PlannerOptions(longest_group=2)
     return Planner(program.module, data.fit, data.held_out, "kl", options).measure(DEPTH)
 
 

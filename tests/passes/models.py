@@ -214,6 +214,11 @@ def graph_of(module: nn.Module, *example: Tensor, **options: Any) -> fx.GraphMod
     return capture(module, example, **options).module
 
 
+def fixed_graph_of(module: nn.Module, *example: Tensor) -> fx.GraphModule:
+    """The captured graph with all its sizes fixed, in less than half the time: where the batch is of no matter."""
+    return graph_of(module, *example, dynamic=None)
+
+
 def vision(depth: int = 4) -> tuple[VisionParaFormer, fx.GraphModule]:
     """A vision transformer of attention and MLP blocks, and its graph."""
     return _vision(depth)

@@ -29,7 +29,7 @@ def opened(program: Program, name: str, options: RunnerOptions = CPU) -> Abstrac
     return backend.opened(program, PROGRAM, options)
 
 
-@pytest.mark.parametrize("runner", ["torch", "torch-compile", "onnxruntime"])
+@pytest.mark.parametrize("runner", ["torch", pytest.param("torch-compile", marks=pytest.mark.slow), "onnxruntime"])
 def test_a_program_runs_in_every_runner(runner: str) -> None:
     expected = vision().module(*INPUTS)
     with opened(vision(), runner) as opened_runner:

@@ -85,7 +85,7 @@ def _greedy(teacher: fx.GraphModule, depth: int, trial: Trial) -> list[list[int]
     return kept
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (2, 3))])
 def test_greedy_deletion_is_that_of_whole_networks_measured_one_by_one(depth: int) -> None:
     teacher = vision().module
     stacks = find_stacks(teacher).stacks
@@ -94,7 +94,7 @@ def test_greedy_deletion_is_that_of_whole_networks_measured_one_by_one(depth: in
     assert list(map(list, kept)) == _greedy(teacher, depth, trial)
 
 
-@pytest.mark.parametrize("depth", [2, 4, 6])
+@pytest.mark.parametrize("depth", [4, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (2, 6))])
 def test_blocks_of_several_stacks_are_deleted_in_one_ranking(depth: int) -> None:
     torch.manual_seed(1)
     teacher = capture_vectors(TwoStacks(), 6).module

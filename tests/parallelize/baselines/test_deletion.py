@@ -40,10 +40,10 @@ def _kept(plan: Plan) -> list[int]:
 @pytest.mark.parametrize(
     "groups",
     [
-        [[(0, 1), (2, 3)], [(4, 5), (6, 7)]],
-        [[(0, 1)], [(2, 3), (4, 5), (6, 7)]],
         [BLOCKS],
         [[(0, 1)], [(2, 3)], [(4, 5), (6, 7)]],
+        pytest.param([[(0, 1), (2, 3)], [(4, 5), (6, 7)]], marks=pytest.mark.slow),
+        pytest.param([[(0, 1)], [(2, 3), (4, 5), (6, 7)]], marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("form", ["sublayer", "block"])

@@ -34,7 +34,7 @@ def _best(method: RangeMethod, teacher: fx.GraphModule, depth: int | Plan, sampl
     return best_ranges(method, stacks, wanted_depths(stacks, depth), Trial(teacher, samples, metric))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize(("method", "form"), [(CQIL, "block"), (LP, "sublayer"), (PAINTERS, "block")])
 def test_of_all_ranges_the_one_of_least_error_as_a_whole_network_is_taken(
     method: RangeMethod, form: str, depth: int

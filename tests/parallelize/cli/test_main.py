@@ -15,8 +15,9 @@ def test_the_module_runs_as_a_program() -> None:
     assert (told.returncode, told.stdout) == (0, "parallelize 0.1.0\n")
 
 
-def test_debug_shows_the_traceback(home: Path) -> None:
-    told = run("inspect", "gone.pt", "--debug")
+def test_debug_shows_the_traceback(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parallelize.cli.app.Settings.debug", False)  # and so it is again afterwards
+    told = run("--debug", "inspect", "gone.pt")
     assert told.exit_code == 2
     assert "Traceback" in told.stderr
 

@@ -24,7 +24,9 @@ def _sensitivity(*counts: int, kinds: tuple[Kind, ...] = ("attention", "mlp")) -
     return Sensitivity(tuple(stacks), 64)
 
 
-@pytest.mark.parametrize("counts", [(1,), (12,), (60,), (130,), (12, 3)])
+@pytest.mark.parametrize(
+    "counts", [(1,), (12, 3), *(pytest.param((count,), marks=pytest.mark.slow) for count in (12, 60, 130))]
+)
 def test_a_picture_is_written_for_stacks_of_every_size(counts: tuple[int, ...], tmp_path: Path) -> None:
     draw(_sensitivity(*counts), tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")

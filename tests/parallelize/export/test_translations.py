@@ -15,5 +15,6 @@ def test_each_opset_is_read_once_and_holds_what_the_exporter_reads() -> None:
     fresh = ONNXRegistry.from_torchlib(opset_version=18)
     assert again is first
     assert fresh is not first
-    assert first.functions.keys() == fresh.functions.keys()
+    assert first.functions.keys() <= fresh.functions.keys()  # operators of libraries that were imported meanwhile
+    assert "aten::linear" in first.functions
     assert (first.opset_version, other.opset_version) == (18, 22)

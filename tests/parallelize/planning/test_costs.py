@@ -53,7 +53,7 @@ def _refit_group_only(form: GroupForm) -> list[Tensor]:
     return predict(finish(module), HELD_OUT)
 
 
-@pytest.mark.parametrize("span", [(0, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize("span", [(1, 2), *(pytest.param(span, marks=pytest.mark.slow) for span in ((0, 1), (2, 3)))])
 def test_a_group_costs_the_error_of_the_network_with_that_group_alone_in_its_form(span: tuple[int, int]) -> None:
     planner = of_vision()
     (stack,) = planner.stacks

@@ -139,7 +139,7 @@ def _distance(module: fx.GraphModule, teacher: fx.GraphModule, samples: Samples)
     return score(predict(module, samples), predict(teacher, samples)).relative_l2
 
 
-@pytest.mark.parametrize("strength", ["affine", "full"])
+@pytest.mark.parametrize("strength", [pytest.param("affine", marks=pytest.mark.slow), "full"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_refit_beats_no_refit_on_samples_it_never_saw(name: str, strength: Refit) -> None:
     case, refitted = _case(name), _refitted(name, strength)
@@ -174,7 +174,7 @@ def test_a_refitted_graph_runs_at_every_batch_size(name: str) -> None:
         assert relative_error(module(x[:size]), whole[:size]) < 1e-12
 
 
-@pytest.mark.parametrize("strength", ["affine", "full"])
+@pytest.mark.parametrize("strength", [pytest.param("affine", marks=pytest.mark.slow), "full"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_refitted_graph_is_fused_exactly(name: str, strength: Refit) -> None:
     module, x = _refitted(name, strength).module, _case(name).samples[2].arrays["x"]

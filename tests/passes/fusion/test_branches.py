@@ -11,14 +11,14 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 from passes.fusion.branches import Branch, find_branches
 from passes.fusion.sums import expand, find_roots
 from passes.graph.dataflow import positions
-from tests.passes.models import WIDTH, Function, Mlp, graph_of, randomised, tokens
+from tests.passes.models import WIDTH, Function, Mlp, fixed_graph_of, randomised, tokens
 
 aten = torch.ops.aten
 
 
 def _graph(function: Callable[..., Tensor], *more: Tensor) -> fx.GraphModule:
     parts = {name: nn.Linear(WIDTH, WIDTH) for name in "abcd"} | {name: Mlp() for name in "mn"}
-    return graph_of(randomised(Function(function, **parts)), tokens(), *more)
+    return fixed_graph_of(randomised(Function(function, **parts)), tokens(), *more)
 
 
 def _roots(graph: fx.GraphModule) -> list[fx.Node]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 from passes.errors import PassError
 from passes.fusion.fuse_width import FuseWidth
 from passes.runner import Pass, PassRecord, PassResult, Skip, run_passes
-from tests.passes.models import WIDTH, Function, Mlp, graph_of, mlps, randomised, relative_error, run, tokens
+from tests.passes.models import WIDTH, Function, Mlp, fixed_graph_of, mlps, randomised, relative_error, run, tokens
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def test_the_runner_refuses_a_pass_that_leaves_something_without_a_reason(result
 
 
 def _record(function: Callable[..., Any], **parts: nn.Module) -> PassRecord:
-    graph = graph_of(randomised(Function(function, **parts)), tokens())
+    graph = fixed_graph_of(randomised(Function(function, **parts)), tokens())
     fused, record = run(graph, FuseWidth(), tokens())
     for actual, expected in zip(_leaves(fused(tokens())), _leaves(graph(tokens())), strict=True):
         assert relative_error(actual, expected) < 1e-10

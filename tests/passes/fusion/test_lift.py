@@ -16,7 +16,7 @@ from tests.passes.models import (
     HIDDEN,
     TOKENS,
     WIDTH,
-    graph_of,
+    fixed_graph_of,
     normal,
     randomised,
     relative_error,
@@ -231,7 +231,7 @@ def test_a_gain_that_is_no_parameter_is_refused_or_kept() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_folded_linear_reads_the_normalised_state(gain: Any, shift: Any, scale: Any, bias: bool) -> None:
     linear = randomised(nn.Linear(WIDTH, 4, bias=bias))
-    module = graph_of(linear, normal(3, WIDTH))
+    module = fixed_graph_of(linear, normal(3, WIDTH))
     node = next(iter(module.graph.find_nodes(op="call_function", target=LINEAR)))
     weight, total = folded_weight(module, node, gain, scale), folded_bias(module, node, shift, scale)
     x = normal(3, WIDTH, seed=4)
@@ -242,7 +242,7 @@ def test_a_folded_linear_reads_the_normalised_state(gain: Any, shift: Any, scale
 
 def test_a_gain_of_the_weights_dtype_is_folded_as_exactly_as_one_in_float64() -> None:
     linear = randomised(nn.Linear(WIDTH, 4)).float()
-    module = graph_of(linear, normal(3, WIDTH).float())
+    module = fixed_graph_of(linear, normal(3, WIDTH).float())
     node = next(iter(module.graph.find_nodes(op="call_function", target=LINEAR)))
     gain = normal(WIDTH, seed=2).float()
     assert torch.equal(folded_weight(module, node, gain), folded_weight(module, node, gain.double()))

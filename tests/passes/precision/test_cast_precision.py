@@ -27,7 +27,7 @@ from tests.passes.models import (
     LayerScale,
     Mlp,
     Residual,
-    graph_of,
+    fixed_graph_of,
     images,
     mlps,
     normal,
@@ -109,7 +109,7 @@ def test_inputs_and_outputs_keep_their_dtype_and_every_batch_runs(dtype: Precisi
 
 @DTYPES
 def test_weights_are_stored_in_half_precision(dtype: Precision) -> None:
-    graph = graph_of(randomised(Residual([Mlp(), Mlp()])).float(), tokens().float())
+    graph = fixed_graph_of(randomised(Residual([Mlp(), Mlp()])).float(), tokens().float())
     assert _bytes(_cast(graph, dtype, **KEEP_NOTHING)) == _bytes(graph) / 2
     cast = _cast(graph, dtype)
     norms = sum(4 * 2 * WIDTH for _ in _nodes(graph, LAYER_NORM))
@@ -175,7 +175,7 @@ def test_an_unknown_precision_is_refused_with_its_name() -> None:
 
 def test_a_graph_in_half_precision_is_left_with_the_reason() -> None:
     model = randomised(Residual([Mlp(), Mlp()])).bfloat16()
-    graph = graph_of(model, tokens().bfloat16())
+    graph = fixed_graph_of(model, tokens().bfloat16())
     kept, record = run(graph, CastPrecision("fp16"))
     (skip,) = record.skipped
     assert skip.reason == "linear computes in half precision already, so what is wider in its graph is meant to be"
@@ -188,7 +188,7 @@ def _transformed(self: Function, x: Tensor) -> Tensor:
 
 
 def test_an_operator_without_a_form_in_half_precision_stays_with_the_reason() -> None:
-    graph = graph_of(randomised(Function(_transformed, a=nn.Linear(WIDTH, WIDTH))), tokens())
+    graph = fixed_graph_of(randomised(Function(_transformed, a=nn.Linear(WIDTH, WIDTH))), tokens())
     cast, record = run(graph, CastPrecision("fp16"), tokens())
     (transform,) = [node for node in cast.graph.nodes if "fft" in str(node.target)]
     assert transform.args[0].meta["val"].dtype == torch.float64
@@ -206,7 +206,7 @@ def test_each_kind_of_island_has_its_reason() -> None:
         return x
 
     parts = {"a": nn.Linear(WIDTH, WIDTH), "b": nn.Linear(WIDTH, WIDTH), "n": nn.LayerNorm(WIDTH)}
-    graph = graph_of(randomised(Function(forward, **parts)), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, **parts)), tokens())
     assert _reasons(graph) == {
         "layer_norm": "layer_norm belongs to a norm",
         "layer_norm_1": "layer_norm_1 belongs to a norm",
@@ -243,7 +243,7 @@ def test_what_is_spelled_out_stays_as_the_operator_does(written_out: Callable[[T
         return self.b(self.g * written_out(self.a(x)))  # type: ignore[no-any-return]
 
     parts = {"a": nn.Linear(WIDTH, WIDTH), "b": nn.Linear(WIDTH, WIDTH), "g": torch.ones(WIDTH)}
-    graph = graph_of(randomised(Function(forward, **parts)), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, **parts)), tokens())
     cast = _cast(graph, "bf16")
     linears = _nodes(cast, LINEAR)
     inside = [node for node in cast.graph.nodes if linears[0] < node < linears[1] and node.target != CAST]
@@ -260,7 +260,7 @@ def test_a_view_between_islands_is_no_reason_to_cast_there_and_back() -> None:
         y = self.n(self.a(x)).reshape(-1, WIDTH)
         return self.n(y) + self.a(y)  # type: ignore[no-any-return]
 
-    graph = graph_of(randomised(Function(forward, a=nn.Linear(WIDTH, WIDTH), n=nn.LayerNorm(WIDTH))), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, a=nn.Linear(WIDTH, WIDTH), n=nn.LayerNorm(WIDTH))), tokens())
     cast = _cast(graph, "fp16")
     (view,) = _nodes(cast, aten.reshape.default)
     assert view.meta["val"].dtype == torch.float64
@@ -280,7 +280,7 @@ def test_parts_of_a_split_state_stay_with_it() -> None:
         "n": nn.LayerNorm(WIDTH),
         "m": nn.LayerNorm(half),
     }
-    graph = graph_of(randomised(Function(forward, **parts)), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, **parts)), tokens())
     cast = _cast(graph, "bf16")
     assert wrong_metadata(cast, tokens()) == []
     assert relative_error(cast(tokens()), graph(tokens())) < ROUNDING["bf16"]
@@ -299,7 +299,7 @@ def test_islands_make_the_outputs_no_worse(dtype: Precision, model: str) -> None
         "scaled": lambda: LayerScale(Mlp()),
     }
     x = normal(16, WIDTH, 6, 6) if model == "convolution" else tokens(16)
-    graph = graph_of(randomised(Residual([term[model]() for _ in range(6)])), x)
+    graph = fixed_graph_of(randomised(Residual([term[model]() for _ in range(6)])), x)
     bare, with_islands = (
         (_cast(graph, dtype, **keep)(x) - graph(x)).norm() / graph(x).norm() for keep in (KEEP_NOTHING, {})
     )
@@ -307,7 +307,7 @@ def test_islands_make_the_outputs_no_worse(dtype: Precision, model: str) -> None
 
 
 def test_a_state_beyond_the_range_of_fp16_needs_its_sum_in_fp32() -> None:
-    graph = graph_of(randomised(Residual([Mlp() for _ in range(3)])), tokens())
+    graph = fixed_graph_of(randomised(Residual([Mlp() for _ in range(3)])), tokens())
     large = 1e5 * tokens()
     assert not _cast(graph, "fp16", state=False)(large).isfinite().all()
     assert relative_error(_cast(graph, "fp16")(large), graph(large)) < 1e-4
@@ -317,7 +317,7 @@ def test_a_weight_beyond_the_range_is_clamped_and_an_infinity_stays_one() -> Non
     model = randomised(nn.Linear(3, 2))
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1e6, -1e6, 1.0], [torch.inf, 0.0, 0.0]]))  # type: ignore[operator]
-    cast = _cast(graph_of(model, normal(3, 3)), "fp16")
+    cast = _cast(fixed_graph_of(model, normal(3, 3)), "fp16")
     stored = [read_parameter(cast, node) for node in cast.graph.find_nodes(op="get_attr")]
     (weight,) = [value for value in stored if value.ndim == 2]
     assert weight.tolist() == [[65504.0, -65504.0, 1.0], [math.inf, 0.0, 0.0]]
@@ -361,7 +361,7 @@ def test_masks_stay_finite_so_that_a_row_without_a_token_is_a_number(
     keep[1, 2:] = False
     keep[2] = False
     mask = torch.where(keep, 0.0, LEAST) if masked is _given else keep
-    graph = graph_of(model, tokens().float(), mask)
+    graph = fixed_graph_of(model, tokens().float(), mask)
     cast = _cast(graph, dtype, **({} if keep_islands else KEEP_NOTHING))
     inputs = tokens().float(), mask
     assert cast(*inputs).isfinite().all()
@@ -370,7 +370,7 @@ def test_masks_stay_finite_so_that_a_row_without_a_token_is_a_number(
 
 
 def test_a_number_beyond_the_range_is_clamped_in_a_half_operator() -> None:
-    graph = graph_of(
+    graph = fixed_graph_of(
         randomised(Function(_filled, a=nn.Linear(WIDTH, WIDTH))), tokens(), torch.ones(3, TOKENS, dtype=torch.bool)
     )
     (fill,) = _nodes(_cast(graph, "fp16"), aten.masked_fill.Scalar)
@@ -389,7 +389,7 @@ def _positions(self: Function, ids: Tensor) -> Tensor:
 def test_integers_stay_and_what_is_computed_from_them_does_too(dtype: Precision) -> None:
     model = randomised(Function(_positions, a=nn.Linear(WIDTH, WIDTH), e=nn.Embedding(11, WIDTH))).float()
     ids = torch.randint(0, 11, (3, 600), generator=torch.Generator().manual_seed(0))
-    graph = graph_of(model, ids)
+    graph = fixed_graph_of(model, ids)
     cast = _cast(graph, dtype)
     (placeholder,) = cast.graph.find_nodes(op="placeholder")
     assert placeholder.meta["val"].dtype == torch.int64
@@ -409,7 +409,7 @@ def _upcast(self: Function, x: Tensor) -> Tensor:
 
 def test_conversions_of_the_model_to_fp32_are_kept() -> None:
     parts = {"a": nn.Linear(WIDTH, WIDTH), "b": nn.Linear(WIDTH, WIDTH), "g": torch.ones(WIDTH)}
-    graph = graph_of(randomised(Function(_upcast, **parts)).float(), tokens().float())
+    graph = fixed_graph_of(randomised(Function(_upcast, **parts)).float(), tokens().float())
     cast = _cast(graph, "bf16", **KEEP_NOTHING)
     assert _dtypes(cast, aten.pow.Tensor_Scalar, aten.mean.dim, aten.div.Tensor, *SOFTMAXES) == {torch.float32}
     assert _dtypes(cast, LINEAR) == {torch.bfloat16}
@@ -423,7 +423,7 @@ def test_conversions_of_the_model_to_fp32_are_kept() -> None:
 
 def test_a_conversion_that_does_nothing_in_the_graph_may_go_before_the_cast() -> None:
     parts = {"a": nn.Linear(WIDTH, WIDTH), "b": nn.Linear(WIDTH, WIDTH), "g": torch.ones(WIDTH)}
-    graph = graph_of(randomised(Function(_upcast, **parts)).float(), tokens().float())
+    graph = fixed_graph_of(randomised(Function(_upcast, **parts)).float(), tokens().float())
     cast = _cast(run(graph, RemoveIdentities())[0], "bf16", **KEEP_NOTHING)
     assert _dtypes(cast, aten.pow.Tensor_Scalar) == {torch.bfloat16}
 
@@ -433,13 +433,13 @@ def test_a_value_is_not_brought_to_fp32_and_back() -> None:
         return self.b(self.a(x).to(torch.float32))  # type: ignore[no-any-return]
 
     parts = {"a": nn.Linear(WIDTH, WIDTH), "b": nn.Linear(WIDTH, WIDTH)}
-    cast = _cast(graph_of(randomised(Function(forward, **parts)).float(), tokens().float()), "fp16")
+    cast = _cast(fixed_graph_of(randomised(Function(forward, **parts)).float(), tokens().float()), "fp16")
     first, second = _nodes(cast, LINEAR)
     assert second.args[0] is first
 
 
 def test_assertions_on_the_dtypes_of_before_are_removed() -> None:
-    graph = graph_of(randomised(nn.Linear(WIDTH, WIDTH)), tokens())
+    graph = fixed_graph_of(randomised(nn.Linear(WIDTH, WIDTH)), tokens())
     output = graph.graph.output_node()
     with graph.graph.inserting_before(output):
         graph.graph.call_function(aten._assert_tensor_metadata.default, (output.args[0], None, None, torch.float64))
@@ -456,7 +456,9 @@ def _tied(self: Function, ids: Tensor) -> Tensor:
 
 
 def test_tied_weights_stay_tied() -> None:
-    graph = graph_of(randomised(Function(_tied, e=nn.Embedding(11, WIDTH))), torch.zeros(3, TOKENS, dtype=torch.int64))
+    graph = fixed_graph_of(
+        randomised(Function(_tied, e=nn.Embedding(11, WIDTH))), torch.zeros(3, TOKENS, dtype=torch.int64)
+    )
     assert _bytes(_cast(graph, "fp16")) == 11 * WIDTH * 2
 
 
@@ -465,7 +467,7 @@ def test_two_names_and_two_views_of_one_memory_share_it() -> None:
         return F.linear(F.linear(F.linear(x, self.a), self.b), self.c)
 
     weight = normal(WIDTH, WIDTH)
-    graph = graph_of(Function(forward, a=weight, b=weight, c=weight.t()).eval(), tokens())
+    graph = fixed_graph_of(Function(forward, a=weight, b=weight, c=weight.t()).eval(), tokens())
     cast = _cast(graph, "bf16")
     stored = [read_parameter(cast, node) for node in cast.graph.find_nodes(op="get_attr")]
     assert len({value.data_ptr() for value in stored}) == 1
@@ -476,7 +478,7 @@ def test_what_an_island_and_a_product_read_is_stored_in_both_precisions() -> Non
     def forward(self: Function, x: Tensor) -> Tensor:
         return F.layer_norm(self.a(x), (WIDTH,), self.g) @ torch.diag(self.g)
 
-    graph = graph_of(randomised(Function(forward, a=nn.Linear(WIDTH, WIDTH), g=torch.ones(WIDTH))), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, a=nn.Linear(WIDTH, WIDTH), g=torch.ones(WIDTH))), tokens())
     cast = _cast(graph, "fp16")
     assert {
         source.meta["val"].dtype for node in _nodes(cast, aten.diag.default) for source in node.all_input_nodes

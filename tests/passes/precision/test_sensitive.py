@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from passes.precision.cast_precision import CastPrecision
-from tests.passes.models import WIDTH, Function, graph_of, normal, relative_error, run, text, wrong_metadata
+from tests.passes.models import WIDTH, Function, fixed_graph_of, normal, relative_error, run, text, wrong_metadata
 
 aten = torch.ops.aten
 
@@ -24,7 +24,7 @@ KEPT = pytest.mark.parametrize("keep", [KEEP_NOTHING, {}], ids=["nothing", "all"
 def _graph(forward: Callable[..., Any], x: Tensor, **parts: nn.Module | Tensor) -> fx.GraphModule:
     torch.manual_seed(0)
     linear = nn.Linear(WIDTH, WIDTH, bias=False)
-    return graph_of(Function(forward, a=linear, **parts).float().eval(), x)
+    return fixed_graph_of(Function(forward, a=linear, **parts).float().eval(), x)
 
 
 def _inputs() -> Tensor:

@@ -21,7 +21,7 @@ from tests.passes.models import (
     Function,
     Residual,
     after_levels,
-    graph_of,
+    fixed_graph_of,
     normal,
     randomised,
     relative_error,
@@ -102,7 +102,7 @@ def _network(norm: Norm, every: int) -> Residual:
 
 def _cleaned(model: nn.Module, *example: Tensor) -> fx.GraphModule:
     inputs = example or (tokens(),)
-    return run_passes(graph_of(model, *inputs), CLEANING, inputs)[0]
+    return run_passes(fixed_graph_of(model, *inputs), CLEANING, inputs)[0]
 
 
 def _only(found: Stacks) -> Stack:
@@ -159,7 +159,7 @@ def test_terms_whose_norms_are_written_otherwise_have_other_signatures() -> None
 
 def _refused(forward: Callable[[Function, Tensor], Tensor]) -> tuple[list[int], tuple[Refusal, ...]]:
     found = find_stacks(
-        graph_of(randomised(Function(forward, **{n: nn.Linear(WIDTH, WIDTH) for n in "abc"})), tokens())
+        fixed_graph_of(randomised(Function(forward, **{n: nn.Linear(WIDTH, WIDTH) for n in "abc"})), tokens())
     )
     return [len(stack.terms) for stack in found.stacks], found.refused
 
