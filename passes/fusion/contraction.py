@@ -16,11 +16,12 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx
 
+from passes.fusion.emitter import Branches, Emitter
 from passes.fusion.layout import Apart, Lifted, Normed, Shared, Stored, Wide, interleave
 from passes.fusion.lift_pointwise import in_channels
 from passes.fusion.lift_products import folded_bias, folded_weight, groups_of, has_bias, stored_parameters
@@ -29,9 +30,6 @@ from passes.fusion.relayout import joined, materialised, moved, stacked, stacked
 from passes.graph import operators as ops
 from passes.graph.convolutions import convolution_settings
 from passes.graph.parameters import has_stored_weights, read_parameter
-
-if TYPE_CHECKING:
-    from passes.fusion.lift import Branches, Lifter
 
 aten = ops.aten
 
@@ -138,32 +136,32 @@ def _is_channel_scale(node: fx.Node, place: int | None, channels: object) -> boo
     return all(size == 1 for spot, size in enumerate(shape) if spot != len(shape) + place)
 
 
-def contract(lifter: Lifter, output: fx.Node, tail: Sequence[fx.Node] | None, env: Mapping[fx.Node, Lifted]) -> Part:
+def contract(emitter: Emitter, output: fx.Node, tail: Sequence[fx.Node] | None, env: Mapping[fx.Node, Lifted]) -> Part:
     """The sum of one output over all branches."""
-    factors = lifter.branches.factors_of(output)
+    factors = emitter.branches.factors_of(output)
     if tail is None:
-        return _sum(lifter, output, env[output], factors)
+        return _sum(emitter, output, env[output], factors)
     product, shapes = tail[0], [node for node in tail if node.target in SHAPES]
-    scales = [_scale(lifter, tail, branch, factor) for branch, factor in enumerate(factors)]
+    scales = [_scale(emitter, tail, branch, factor) for branch, factor in enumerate(factors)]
     if product.target != ops.LINEAR:
-        return _convolution(lifter, product, shapes, scales, env)
-    features, weights, bias, width = _linear(lifter, product, scales, env)
+        return _convolution(emitter, product, shapes, scales, env)
+    features, weights, bias, width = _linear(emitter, product, scales, env)
     if shapes and all(keeps_last(node) for node in shapes):
         for node in shapes:
-            features = carry(lifter, node, features, width, dict(env))
+            features = carry(emitter, node, features, width, dict(env))
         shapes = []
     return Contraction(ops.LINEAR, features, weights, bias, tail=tuple(shapes))
 
 
-def _scale(lifter: Lifter, tail: Sequence[fx.Node], branch: int, factor: float) -> Tensor | None:
+def _scale(emitter: Emitter, tail: Sequence[fx.Node], branch: int, factor: float) -> Tensor | None:
     """What the tail of one branch and its factor multiply the channels with, in float64; None is one."""
-    nodes = [node for node in (lifter.column(node)[branch] for node in tail) if node.target in _TIMES]
+    nodes = [node for node in (emitter.column(node)[branch] for node in tail) if node.target in _TIMES]
     if not nodes and factor == 1:
         return None
-    weight = stored_parameters(lifter.module, lifter.column(tail[0])[branch])[0]
+    weight = stored_parameters(emitter.module, emitter.column(tail[0])[branch])[0]
     total = torch.full((len(weight),), factor, dtype=torch.float64, device=weight.device)
     for node in nodes:
-        total = total * _multiplier(lifter.module, node)
+        total = total * _multiplier(emitter.module, node)
     return total
 
 
@@ -180,57 +178,57 @@ def _multiplier(module: fx.GraphModule, node: fx.Node) -> Tensor | float:
 
 
 def _linear(
-    lifter: Lifter, linear: fx.Node, scales: Sequence[Tensor | None], env: Mapping[fx.Node, Lifted]
+    emitter: Emitter, linear: fx.Node, scales: Sequence[Tensor | None], env: Mapping[fx.Node, Lifted]
 ) -> tuple[fx.Node, Callable[[], Tensor], Callable[[], Tensor] | None, int]:
     """Features, the weight over them, the bias and the number of features, for the sum of N linears."""
-    source, columns = env[operand(linear)], lifter.column(linear)
-    none: tuple[Tensor | None, ...] = (None,) * lifter.count
+    source, columns = env[operand(linear)], emitter.column(linear)
+    none: tuple[Tensor | None, ...] = (None,) * emitter.count
     gains, shifts = (source.gains, source.shifts) if isinstance(source, Normed) else (none, none)
     if isinstance(source, Apart):
-        source = joined(lifter, source, shape_of(operand(linear)), -1)
-    value = source.value if isinstance(source, Normed) else materialised(lifter, source, linear, ())
+        source = joined(emitter, source, shape_of(operand(linear)), -1)
+    value = source.value if isinstance(source, Normed) else materialised(emitter, source, linear, ())
 
     def weights() -> list[Tensor]:
-        return [folded_weight(lifter.module, *each) for each in zip(columns, gains, scales, strict=True)]
+        return [folded_weight(emitter.module, *each) for each in zip(columns, gains, scales, strict=True)]
 
     def bias() -> Tensor:
-        return float64_sum([folded_bias(lifter.module, *each) for each in zip(columns, shifts, scales, strict=True)])
+        return float64_sum([folded_bias(emitter.module, *each) for each in zip(columns, shifts, scales, strict=True)])
 
     bias_or_none = bias if has_bias(linear, shifts) else None
-    features = stored_parameters(lifter.module, linear)[0].shape[1]
+    features = stored_parameters(emitter.module, linear)[0].shape[1]
     if isinstance(value, Shared):
         return value.node, lambda: float64_sum(weights()), bias_or_none, features
     if not isinstance(value, Wide):
-        return lifter.node(value, linear), lambda: float64_sum([]), None, features
+        return emitter.node(value, linear), lambda: float64_sum([]), None, features
     outer = value.outer if value.dim == -1 and isinstance(value.outer, int) else 1
-    node = moved(lifter, value, -1, outer).node
-    return node, lambda: interleave(weights(), 1, outer), bias_or_none, features * lifter.count
+    node = moved(emitter, value, -1, outer).node
+    return node, lambda: interleave(weights(), 1, outer), bias_or_none, features * emitter.count
 
 
 def _convolution(
-    lifter: Lifter,
+    emitter: Emitter,
     node: fx.Node,
     shapes: Sequence[fx.Node],
     scales: Sequence[Tensor | None],
     env: Mapping[fx.Node, Lifted],
 ) -> Contraction:
-    source, columns, settings = env[operand(node)], lifter.column(node), convolution_settings(node)
+    source, columns, settings = env[operand(node)], emitter.column(node), convolution_settings(node)
 
     def weights() -> list[Tensor]:
-        return [folded_weight(lifter.module, n, None, scale) for n, scale in zip(columns, scales, strict=True)]
+        return [folded_weight(emitter.module, n, None, scale) for n, scale in zip(columns, scales, strict=True)]
 
     def bias() -> Tensor:
         return float64_sum(
-            [folded_bias(lifter.module, n, None, scale) for n, scale in zip(columns, scales, strict=True)]
+            [folded_bias(emitter.module, n, None, scale) for n, scale in zip(columns, scales, strict=True)]
         )
 
     bias_or_none = bias if has_bias(node) else None
-    kernel = tuple(stored_parameters(lifter.module, node)[0].shape[2:])
+    kernel = tuple(stored_parameters(emitter.module, node)[0].shape[2:])
     if isinstance(source, Shared):
         return Contraction(
             node.target, source.node, lambda: float64_sum(weights()), bias_or_none, settings, kernel, tuple(shapes)
         )
-    features = in_channels(lifter, node, dict(env), groups_of(node)).node
+    features = in_channels(emitter, node, dict(env), groups_of(node)).node
     return Contraction(
         node.target, features, lambda: torch.cat(weights(), 1), bias_or_none, settings, kernel, tuple(shapes)
     )
@@ -241,23 +239,23 @@ def float64_sum(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.double() for value in values]).sum(0).to(values[0].dtype)
 
 
-def _sum(lifter: Lifter, output: fx.Node, value: Lifted, factors: Sequence[float]) -> Summed:
+def _sum(emitter: Emitter, output: fx.Node, value: Lifted, factors: Sequence[float]) -> Summed:
     """The sum over branches of a value as it is, each times its factor."""
     if isinstance(value, Apart):
-        nodes = [times(lifter.emit, node, factor) for node, factor in zip(value.nodes, factors, strict=True)]
-        return Summed(functools.reduce(lambda total, node: lifter.emit(ops.ADD, (total, node)), nodes))
-    value = materialised(lifter, value, output, shape_of(output))
+        nodes = [times(emitter.emit, node, factor) for node, factor in zip(value.nodes, factors, strict=True)]
+        return Summed(functools.reduce(lambda total, node: emitter.emit(ops.ADD, (total, node)), nodes))
+    value = materialised(emitter, value, output, shape_of(output))
     if isinstance(value, Shared):
-        return Summed(lifter.emit(aten.mul.Tensor, (value.node, math.fsum(factors))))
+        return Summed(emitter.emit(aten.mul.Tensor, (value.node, math.fsum(factors))))
     if not isinstance(value, Wide):
-        return Summed(lifter.node(value, output))
-    apart, dtype = stacked(lifter, value), output.meta["val"].dtype
-    branches = (lifter.count, str(shape_of(output)), dtype)
+        return Summed(emitter.node(value, output))
+    apart, dtype = stacked(emitter, value), output.meta["val"].dtype
+    branches = (emitter.count, str(shape_of(output)), dtype)
     if len(set(factors)) == 1:
         return Summed(apart, branches, factors[0])
-    device = next(lifter.module.parameters()).device
+    device = next(emitter.module.parameters()).device
     each = Stored(tuple(torch.tensor(factor, dtype=dtype, device=device) for factor in factors))
-    apart = lifter.emit(aten.mul.Tensor, (apart, stacked_parameter(lifter, each, len(value.shape))))
+    apart = emitter.emit(aten.mul.Tensor, (apart, stacked_parameter(emitter, each, len(value.shape))))
     return Summed(apart, branches)
 
 

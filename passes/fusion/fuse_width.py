@@ -31,6 +31,7 @@ from torch import fx
 
 from passes.fusion.branches import Branch, find_branches
 from passes.fusion.contraction import Contraction, Part, Summed, float64_sum, replay, total
+from passes.fusion.emitter import Emitter
 from passes.fusion.gathers import fuse_gather, is_gather
 from passes.fusion.groups import aligned, described, outputs_of, refused
 from passes.fusion.layout import CannotLiftError
@@ -178,24 +179,26 @@ def _fuse_sum(
     lifted: list[_Lifted] = []
     skipped: list[Skip] = []
     for group in groups:
-        lifter = Lifter(module, aligned(group, terms, found.tapped), root, shared)
+        lifter = Lifter(Emitter(module, aligned(group, terms, found.tapped), root, shared))
         try:
             lifted.append((group, lifter, lifter.lift()))
         except CannotLiftError as error:
             skipped.extend(refused(group, error))
     lifted, abandoned = _parted(lifted, found.held)
     for _, lifter, _ in reversed([*lifted, *abandoned] if dry else abandoned):
-        lifter.abandon()
+        lifter.emitter.abandon()
     skipped.extend(_held_back(root, abandoned, found.held))
     skipped.extend(_alone(root, groups, [group for group, *_ in abandoned if len(group) == 1]))
-    line = f"{root.name}: {', '.join(described(group, lifter) for group, lifter, _ in lifted)}" if lifted else ""
+    line = (
+        f"{root.name}: {', '.join(described(group, lifter.emitter) for group, lifter, _ in lifted)}" if lifted else ""
+    )
     present, changed = outputs_of(groups), outputs_of(group for group, *_ in lifted)
     result = PassResult((line,) if line else (), tuple(skipped), present, changed)
     if dry or not lifted:
         return result, [], None
     parts = [part for _, _, each in lifted for part in each]
     for _, lifter, _ in lifted:
-        lifter.commit()
+        lifter.emitter.commit()
     rest = [(value, factor) for value, factor in terms.items() if value.name not in changed]
     with module.graph.inserting_before(root):
         value = _added(module, [*rest, *((node, 1.0) for node in _combined(module, root, parts))])

@@ -14,6 +14,7 @@ from typing import Any, cast
 from torch import fx
 
 from passes.fusion.branches import Branch, find_branches
+from passes.fusion.emitter import Emitter
 from passes.fusion.groups import aligned, described, outputs_of, refused
 from passes.fusion.layout import Apart, CannotLiftError, Lifted, Wide
 from passes.fusion.lift import Lifter
@@ -48,37 +49,37 @@ def fuse_gather(module: fx.GraphModule, root: fx.Node, place: Mapping[fx.Node, f
     skipped: list[Skip] = []
     shared: dict[Any, fx.Node] = {}
     for group in groups:
-        lifter = Lifter(module, aligned(group), root, shared)
+        emitter = Emitter(module, aligned(group), root, shared)
         try:
-            values = lifter.lift_values()
+            values = Lifter(emitter).lift_values()
         except CannotLiftError as error:
             skipped.extend(refused(group, error))
             continue
-        lines.append(described(group, lifter))
+        lines.append(described(group, emitter))
         fused.append(group)
         if dry:
-            lifter.abandon()
+            emitter.abandon()
             continue
         for number, value in enumerate(values):
-            _read_wide(lifter, root, [branch.outputs[number] for branch in group], value)
-        lifter.commit()
+            _read_wide(emitter, root, [branch.outputs[number] for branch in group], value)
+        emitter.commit()
     matches = (f"{root.name}: {', '.join(lines)}",) if lines else ()
     return PassResult(matches, tuple(skipped), outputs_of(groups), outputs_of(fused))
 
 
-def _read_wide(lifter: Lifter, root: fx.Node, outputs: Sequence[fx.Node], value: Lifted) -> None:
+def _read_wide(emitter: Emitter, root: fx.Node, outputs: Sequence[fx.Node], value: Lifted) -> None:
     """Let a concatenation read the wide value: as it is where nothing else stands between the branches."""
     members = list(cast("list[fx.Node]", root.args[0]))
-    value = value if isinstance(value, Apart) else materialised(lifter, value, outputs[0], shape_of(outputs[0]))
+    value = value if isinstance(value, Apart) else materialised(emitter, value, outputs[0], shape_of(outputs[0]))
     first = members.index(outputs[0])
     once = len(members) == len(set(members))
     in_a_row = root.target == aten.cat.default and once and members[first:][: len(outputs)] == outputs
     if isinstance(value, Wide) and in_a_row:
         rank = len(value.shape)
         dim = (cast("int", root.args[1]) if len(root.args) > 1 else 0) % rank - rank
-        members[first : first + len(outputs)] = [moved(lifter, value, dim, 1).node]
+        members[first : first + len(outputs)] = [moved(emitter, value, dim, 1).node]
     else:
-        pieces = dict(zip(outputs, each_branch(lifter, outputs[0], value), strict=True))
+        pieces = dict(zip(outputs, each_branch(emitter, outputs[0], value), strict=True))
         members = [pieces.get(member, member) for member in members]
     if len(members) == 1:
         members[0].meta.update(root.meta)

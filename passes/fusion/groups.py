@@ -1,4 +1,4 @@
-"""A group of equal branches: node by node for the lifter, by name for a report, with the reason where it is refused."""
+"""A group of equal branches: node by node for the emitter, by name for a report, with the reason where refused."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import fx
 
 from passes.fusion.branches import Branch
+from passes.fusion.emitter import Branches, Emitter
 from passes.fusion.layout import CannotLiftError
-from passes.fusion.lift import Branches, Lifter
 from passes.runner import Skip
 
 Group = Sequence[Branch]
 
 
 def aligned(group: Group, factors: Mapping[fx.Node, float] | None = None, tapped: Iterable[fx.Node] = ()) -> Branches:
-    """The branches as the lifter wants them.
+    """The branches as the emitter wants them.
 
     Args:
         group: equal branches.
@@ -32,9 +32,9 @@ def aligned(group: Group, factors: Mapping[fx.Node, float] | None = None, tapped
     )
 
 
-def described(group: Group, lifter: Lifter) -> str:
+def described(group: Group, emitter: Emitter) -> str:
     """Such as "2 x linear_1", with the operators that run branch by branch."""
-    apart = f" ({', '.join(node.name for node in lifter.apart)} in each branch)" if lifter.apart else ""
+    apart = f" ({', '.join(node.name for node in emitter.apart)} in each branch)" if emitter.apart else ""
     return f"{len(group)} x {' + '.join(output.name for output in group[0].outputs)}{apart}"
 
 

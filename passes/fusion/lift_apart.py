@@ -13,20 +13,17 @@ would run no fewer operators than before, such as a recurrence alone, or norms o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from passes.fusion.contraction import Contraction, Part
+from passes.fusion.emitter import Emitter
 from passes.fusion.layout import Apart, CannotLiftError, Lifted, Shared, Stored, Wide
 from passes.fusion.lift_shapes import Env, shape_of
 from passes.fusion.relayout import cut, materialised
 from passes.graph import operators as ops
 from passes.graph.dataflow import tensors_of
-
-if TYPE_CHECKING:
-    from passes.fusion.lift import Lifter
 
 aten = ops.aten
 
@@ -41,7 +38,7 @@ def no_wide_form(node: fx.Node) -> CannotLiftError:
     return CannotLiftError(f"{node.name} is {node.target}, for which no wide form is known")
 
 
-def run_apart(lifter: Lifter, node: fx.Node, env: Env, reason: CannotLiftError) -> Apart:
+def run_apart(emitter: Emitter, node: fx.Node, env: Env, reason: CannotLiftError) -> Apart:
     """Apply the operator of `node` to each branch.
 
     Raises:
@@ -51,51 +48,51 @@ def run_apart(lifter: Lifter, node: fx.Node, env: Env, reason: CannotLiftError) 
         raise reason
     if any(free_unbacked_symbols(value) for value in tensors_of(node)):
         raise CannotLiftError(f"{node.name} ({node.target}) has a size that only the data tell")
-    inputs = {source: each_branch(lifter, source, env[source]) for source in node.all_input_nodes}
+    inputs = {source: each_branch(emitter, source, env[source]) for source in node.all_input_nodes}
     results = []
-    for branch in range(lifter.count):
+    for branch in range(emitter.count):
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n, b=branch: inputs[n][b])  # type: ignore[misc]
-        results.append(lifter.emit(node.target, args, kwargs))
-    lifter.apart[node] = reason
+        results.append(emitter.emit(node.target, args, kwargs))
+    emitter.apart[node] = reason
     return Apart(tuple(results))
 
 
-def each_branch(lifter: Lifter, source: fx.Node, value: Lifted) -> Sequence[fx.Node]:
+def each_branch(emitter: Emitter, source: fx.Node, value: Lifted) -> Sequence[fx.Node]:
     """One node for each branch."""
     if isinstance(value, Shared):
-        return [value.node] * lifter.count
+        return [value.node] * emitter.count
     if isinstance(value, Apart):
         return value.nodes
     if isinstance(value, Stored):
-        return lifter.column(source)
-    value = materialised(lifter, value, source, shape_of(source))
+        return emitter.column(source)
+    value = materialised(emitter, value, source, shape_of(source))
     if isinstance(value, Shared):
-        return [value.node] * lifter.count
+        return [value.node] * emitter.count
     if not isinstance(value, Wide):
         raise CannotLiftError(f"{source.name} ({source.target}) is read whole, which the branches hold in pieces")
-    return cut(lifter, value)
+    return cut(emitter, value)
 
 
-def refuse_without_gain(lifter: Lifter, results: Sequence[Lifted | Part]) -> None:
+def refuse_without_gain(emitter: Emitter, results: Sequence[Lifted | Part], sides: Sequence[fx.Node]) -> None:
     """Refuse branches that would run neither fewer products, nor fewer norms and fewer operators in all.
 
     Raises:
         CannotLiftError: why the first operator runs in each branch by itself.
     """
-    inner = [node for node in lifter.branches.lists[0] if node in lifter.branches.inner]
-    if not lifter.apart and _products(inner):
+    inner = [node for node in emitter.branches.lists[0] if node in emitter.branches.inner]
+    if not emitter.apart and _products(inner):
         return
     parts = [result for result in results if isinstance(result, Part)]
     products = sum(isinstance(part, Contraction) for part in parts)
-    if _products(lifter.created) + products < lifter.count * _products(inner):
+    if _products(emitter.created) + products < emitter.count * _products(inner):
         return
-    fewer_norms = _norms(lifter.created) < lifter.count * _norms(inner)
-    cost = _costs(lifter.created) + lifter.moves + products + len(parts)
-    saves = cost < lifter.count * (_costs(inner) + len(parts))
-    if not lifter.apart and (lifter.sides or not saves):  # to put values together costs as much as what runs on them
+    fewer_norms = _norms(emitter.created) < emitter.count * _norms(inner)
+    cost = _costs(emitter.created) + emitter.moves + products + len(parts)
+    saves = cost < emitter.count * (_costs(inner) + len(parts))
+    if not emitter.apart and (sides or not saves):  # to put values together costs as much as what runs on them
         raise CannotLiftError(f"{inner[-1].name} holds no matrix product, and side by side nothing runs less often")
-    if lifter.apart and not (fewer_norms and saves):
-        raise next(iter(lifter.apart.values()))
+    if emitter.apart and not (fewer_norms and saves):
+        raise next(iter(emitter.apart.values()))
 
 
 def _products(nodes: Iterable[fx.Node]) -> int:

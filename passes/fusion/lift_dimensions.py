@@ -11,17 +11,15 @@ Cases:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx
 
+from passes.fusion.emitter import Emitter
 from passes.fusion.layout import CannotLiftError, Lifted, Pieces, Shared, Wide
 from passes.fusion.lift_shapes import Env, Rule, again, along, operand, shape_of, wide_operand
 from passes.graph import operators as ops
 from passes.graph.replacing import arguments
-
-if TYPE_CHECKING:
-    from passes.fusion.lift import Lifter
 
 aten = ops.aten
 
@@ -60,18 +58,18 @@ def _behind_channels(node: fx.Node) -> Sequence[int]:
 def _kept(dims: Dims) -> Rule:
     """The operator where the branches lie ahead of, or else outside of the dimensions on which it acts."""
 
-    def lifted(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-        value = along(lifter, node, env, dims(node))
+    def lifted(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+        value = along(emitter, node, env, dims(node))
         before, after = len(value.shape), len(shape_of(node))
-        return again(lifter, node, value, env, dim=value.dim if before == after else value.place - after)
+        return again(emitter, node, value, env, dim=value.dim if before == after else value.place - after)
 
     return lifted
 
 
 def _reduced(dims: Dims) -> Rule:
-    def lifted(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-        value = along(lifter, node, env, dims(node))
-        return again(lifter, node, value, env, dim=_after(node, value, dims(node)))
+    def lifted(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+        value = along(emitter, node, env, dims(node))
+        return again(emitter, node, value, env, dim=_after(node, value, dims(node)))
 
     return lifted
 
@@ -86,11 +84,11 @@ def _after(node: fx.Node, value: Wide, dims: Sequence[int]) -> int:
 def _several(dims: Dims) -> Rule:
     """Several results of one shape; where the operator has `keepdim`, the dimensions go or stay as it says."""
 
-    def lifted(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-        value = along(lifter, node, env, dims(node))
+    def lifted(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+        value = along(emitter, node, env, dims(node))
         dim = _after(node, value, dims(node)) if "keepdim" in arguments(node) else value.dim
-        args, kwargs = lifter.plain(node, {**env, operand(node): Shared(value.node)})
-        return Pieces(lifter.emit(node.target, args, kwargs), dim, value.outer)
+        args, kwargs = emitter.plain(node, {**env, operand(node): Shared(value.node)})
+        return Pieces(emitter.emit(node.target, args, kwargs), dim, value.outer)
 
     return lifted
 
@@ -98,40 +96,40 @@ def _several(dims: Dims) -> Rule:
 def _added(dims: Dims | None = None) -> Rule:
     """A new last dimension: windows of `dims`, classes, real and imaginary parts."""
 
-    def lifted(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-        value = along(lifter, node, env, dims(node)) if dims else wide_operand(lifter, node, env)
-        return again(lifter, node, value, env, dim=value.dim - 1)
+    def lifted(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+        value = along(emitter, node, env, dims(node)) if dims else wide_operand(emitter, node, env)
+        return again(emitter, node, value, env, dim=value.dim - 1)
 
     return lifted
 
 
-def _as_complex(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    value = along(lifter, node, env, [-1])
-    return again(lifter, node, value, env, dim=value.dim + 1)
+def _as_complex(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+    value = along(emitter, node, env, [-1])
+    return again(emitter, node, value, env, dim=value.dim + 1)
 
 
-def _diagonal(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _diagonal(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """Two dimensions go, and their diagonal comes last."""
     dims = _named("dim1", "dim2")(node)
-    value = along(lifter, node, env, dims)
+    value = along(emitter, node, env, dims)
     place = value.place - sum(dim < value.place for dim in dims)
-    return again(lifter, node, value, env, dim=place - len(shape_of(node)))
+    return again(emitter, node, value, env, dim=place - len(shape_of(node)))
 
 
-def _in_place(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    return again(lifter, node, wide_operand(lifter, node, env), env)
+def _in_place(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+    return again(emitter, node, wide_operand(emitter, node, env), env)
 
 
-def _one_hot(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _one_hot(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     if arguments(node)["num_classes"] == -1:
         raise CannotLiftError(f"{node.name} has as many classes as the data tell")
-    return _added()(lifter, node, env)
+    return _added()(emitter, node, env)
 
 
-def _sampled(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _sampled(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """grid_sampler: the branches in the channels of the image where they share a grid, else as more samples."""
     if isinstance(env[operand(node, 1)], Shared):
-        return again(lifter, node, along(lifter, node, env, [0, *_behind_channels(node)]), env)
+        return again(emitter, node, along(emitter, node, env, [0, *_behind_channels(node)]), env)
     raise CannotLiftError(f"{node.name} ({node.target}) samples at places that differ between the branches")
 
 

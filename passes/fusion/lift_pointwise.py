@@ -7,11 +7,12 @@ are put on an axis of their own, and the value is broadcast along it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
+from passes.fusion.emitter import Emitter
 from passes.fusion.layout import CannotLiftError, Lifted, Normed, Shared, Stored, Wide
 from passes.fusion.lift_shapes import Env, Rule, operand, shape_of
 from passes.fusion.relayout import (
@@ -28,33 +29,30 @@ from passes.graph.dataflow import tensor_value
 from passes.graph.parameters import read_parameter
 from passes.graph.sizes import Size
 
-if TYPE_CHECKING:
-    from passes.fusion.lift import Lifter
-
 aten = ops.aten
 
 Layout = tuple[int, Size]
 
 
-def pointwise(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def pointwise(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """The operator where the branches lie, or on an axis of their own; a gain or shift of a state waits."""
     waiting = _gain_or_shift(node, env)
     if waiting is not None:
         return waiting
     result = shape_of(node)
     tensors = [source for source in node.all_input_nodes if tensor_value(source) is not None]
-    values = {source: materialised(lifter, env[source], source, shape_of(source)) for source in tensors}
+    values = {source: materialised(emitter, env[source], source, shape_of(source)) for source in tensors}
     layout = _layout(values, result)
-    arranged = None if layout is None else _side_by_side(lifter, values, layout, result)
+    arranged = None if layout is None else _side_by_side(emitter, values, layout, result)
     if layout is not None and arranged is not None:
-        return Wide(_emit(lifter, node, arranged, env), *layout, result)
-    apart = {source: on_an_axis(lifter, value, len(result), node) for source, value in values.items()}
-    return unstacked(lifter, _emit(lifter, node, apart, env), result)
+        return Wide(_emit(emitter, node, arranged, env), *layout, result)
+    apart = {source: on_an_axis(emitter, value, len(result), node) for source, value in values.items()}
+    return unstacked(emitter, _emit(emitter, node, apart, env), result)
 
 
-def _emit(lifter: Lifter, node: fx.Node, arranged: Mapping[fx.Node, fx.Node], env: Env) -> fx.Node:
-    args, kwargs = lifter.plain(node, {**env, **{source: Shared(new) for source, new in arranged.items()}})
-    return lifter.emit(node.target, args, kwargs)
+def _emit(emitter: Emitter, node: fx.Node, arranged: Mapping[fx.Node, fx.Node], env: Env) -> fx.Node:
+    args, kwargs = emitter.plain(node, {**env, **{source: Shared(new) for source, new in arranged.items()}})
+    return emitter.emit(node.target, args, kwargs)
 
 
 def _layout(values: Mapping[fx.Node, Lifted], result: Sequence[Size]) -> Layout | None:
@@ -70,32 +68,32 @@ def _layout(values: Mapping[fx.Node, Lifted], result: Sequence[Size]) -> Layout 
 
 
 def _side_by_side(
-    lifter: Lifter, values: Mapping[fx.Node, Lifted], layout: Layout, result: Sequence[Size]
+    emitter: Emitter, values: Mapping[fx.Node, Lifted], layout: Layout, result: Sequence[Size]
 ) -> dict[fx.Node, fx.Node] | None:
     """Every operand with the branches in one place; None where one of them has no room for that."""
     arranged: dict[fx.Node, fx.Node] = {}
     for source, value in values.items():
-        node = _placed(lifter, value, source, layout, result)
+        node = _placed(emitter, value, source, layout, result)
         if node is None:
             return None
         arranged[source] = node
     return arranged
 
 
-def _placed(lifter: Lifter, value: Lifted, source: fx.Node, layout: Layout, result: Sequence[Size]) -> fx.Node | None:
+def _placed(emitter: Emitter, value: Lifted, source: fx.Node, layout: Layout, result: Sequence[Size]) -> fx.Node | None:
     shape, (dim, outer) = shape_of(source), layout
     size = shape[dim] if len(shape) >= -dim else 1
     if isinstance(value, Wide):
         fits = value.layout == layout or len(shape) == len(result)
-        return moved(lifter, value, dim, outer).node if size == result[dim] and fits else None
+        return moved(emitter, value, dim, outer).node if size == result[dim] and fits else None
     if isinstance(value, Stored):
-        return wide_parameter(lifter, value, result, dim, outer)
+        return wide_parameter(emitter, value, result, dim, outer)
     if not isinstance(value, Shared):
         return None
     if size == 1:
         return value.node
     small = len(shape) < len(result) or any(a != b for a, b in zip(shape, result, strict=True))
-    return expanded(lifter, value, shape, dim, outer).node if small else None
+    return expanded(emitter, value, shape, dim, outer).node if small else None
 
 
 def _gain_or_shift(node: fx.Node, env: Env) -> Normed | None:
@@ -129,83 +127,83 @@ def _gain_or_shift(node: fx.Node, env: Env) -> Normed | None:
 # norms --------------------------------------------------------------------------------------------------------------
 
 
-def _norm(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _norm(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """layer_norm and rms_norm: statistics once for all branches, gains and shifts wait to be folded."""
     layer = node.target == ops.LAYER_NORM
     source, dims = operand(node), cast("list[int]", node.args[1])
-    gains = _stored_vectors(lifter, node, 2, env)
-    shifts = _stored_vectors(lifter, node, 3, env) if layer else (None,) * lifter.count
-    value = materialised(lifter, env[source], source, shape_of(source))
+    gains = _stored_vectors(emitter, node, 2, env)
+    shifts = _stored_vectors(emitter, node, 3, env) if layer else (None,) * emitter.count
+    value = materialised(emitter, env[source], source, shape_of(source))
     if isinstance(value, Wide):
         rank = len(value.shape)
-        value = avoiding(lifter, value, range(rank - len(dims), rank), node)
+        value = avoiding(emitter, value, range(rank - len(dims), rank), node)
     elif not isinstance(value, Shared):
         raise CannotLiftError(f"{node.name} normalises {source.name}, which the branches hold apart")
     epsilon = ops.norm_epsilon(node)
     plain = (None, None, epsilon, False) if layer else (None, epsilon)
-    normed = lifter.emit_once(node.target, (value.node, list(dims), *plain))
+    normed = emitter.emit_once(node.target, (value.node, list(dims), *plain))
     bare = Shared(normed) if isinstance(value, Shared) else Wide(normed, value.dim, value.outer, value.shape)
     if all(vector is None for vector in (*gains, *shifts)):
         return bare
     if len(dims) == 1:
         return Normed(bare, gains, shifts)
-    return materialised(lifter, Normed(bare, gains, shifts), node, shape_of(node))
+    return materialised(emitter, Normed(bare, gains, shifts), node, shape_of(node))
 
 
-def _stored_vectors(lifter: Lifter, node: fx.Node, place: int, env: Env) -> tuple[Tensor | None, ...]:
+def _stored_vectors(emitter: Emitter, node: fx.Node, place: int, env: Env) -> tuple[Tensor | None, ...]:
     """Gain or shift of a norm in each branch; None where it has none."""
     argument = node.args[place] if len(node.args) > place else None
     if not isinstance(argument, fx.Node):
-        return (None,) * lifter.count
-    return _parameters(lifter, node, argument, env).tensors
+        return (None,) * emitter.count
+    return _parameters(emitter, node, argument, env).tensors
 
 
-def _parameters(lifter: Lifter, node: fx.Node, argument: fx.Node, env: Env) -> Stored:
+def _parameters(emitter: Emitter, node: fx.Node, argument: fx.Node, env: Env) -> Stored:
     """The parameters of all branches behind an argument of a norm, tied ones too."""
     value = env[argument]
     if isinstance(value, Shared) and value.node.op == "get_attr":
-        return Stored((read_parameter(lifter.module, value.node),) * lifter.count)
+        return Stored((read_parameter(emitter.module, value.node),) * emitter.count)
     if not isinstance(value, Stored):
         raise CannotLiftError(f"{node.name} scales or shifts by {argument.name}, which is no parameter")
     return value
 
 
-def _channel_norm(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _channel_norm(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """Norms of channels: N times as many channels, and for group_norm N times as many groups."""
-    value = in_channels(lifter, node, env)
+    value = in_channels(emitter, node, env)
     batch = node.target != aten.group_norm.default
     args: list[Any] = [value.node]
     for place, argument in enumerate(node.args[1:], 1):
         if isinstance(argument, fx.Node):
-            args.append(wide_parameter(lifter, _parameters(lifter, node, argument, env), shape_of(argument), -1, 1))
+            args.append(wide_parameter(emitter, _parameters(emitter, node, argument, env), shape_of(argument), -1, 1))
         elif place == 1 and not batch:
-            args.append(cast("int", argument) * lifter.count)
+            args.append(cast("int", argument) * emitter.count)
         else:
             args.append(argument)
-    return Wide(lifter.emit(node.target, tuple(args)), value.dim, 1, value.shape)
+    return Wide(emitter.emit(node.target, tuple(args)), value.dim, 1, value.shape)
 
 
-def _prelu(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _prelu(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """X where it is positive, else x times a slope: one slope for all values, or one for each channel."""
-    slopes = _parameters(lifter, node, operand(node, 1), env).tensors
-    value = in_channels(lifter, node, env)
+    slopes = _parameters(emitter, node, operand(node, 1), env).tensors
+    value = in_channels(emitter, node, env)
     channels = value.shape[1]
     if not isinstance(channels, int):
         raise CannotLiftError(f"{node.name} ({node.target}) has a slope for each of {channels} channels")
-    weight = lifter.store("slopes", lambda: torch.cat([slope.expand(channels) for slope in slopes]))
-    return Wide(lifter.emit(node.target, (value.node, weight)), value.dim, 1, value.shape)
+    weight = emitter.store("slopes", lambda: torch.cat([slope.expand(channels) for slope in slopes]))
+    return Wide(emitter.emit(node.target, (value.node, weight)), value.dim, 1, value.shape)
 
 
-def in_channels(lifter: Lifter, node: fx.Node, env: Env, outer: int = 1) -> Wide:
+def in_channels(emitter: Emitter, node: fx.Node, env: Env, outer: int = 1) -> Wide:
     """The operand with its branches side by side in the channels, dimension 1."""
     source = operand(node)
     shape = shape_of(source)
-    value = materialised(lifter, env[source], source, shape)
+    value = materialised(emitter, env[source], source, shape)
     if isinstance(value, Shared):
-        return expanded(lifter, value, shape, 1 - len(shape), outer)
+        return expanded(emitter, value, shape, 1 - len(shape), outer)
     if not isinstance(value, Wide):
         raise CannotLiftError(f"{node.name} ({node.target}) reads {source.name}, which the branches hold apart")
-    return moved(lifter, value, 1 - len(shape), outer)
+    return moved(emitter, value, 1 - len(shape), outer)
 
 
 RULES: dict[Any, Rule] = {

@@ -7,11 +7,12 @@ private inputs   one batched product, or one convolution with N times the groups
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
+from passes.fusion.emitter import Emitter
 from passes.fusion.layout import CannotLiftError, Lifted, Normed, Shared, Stored, Wide, interleave
 from passes.fusion.lift_pointwise import in_channels
 from passes.fusion.lift_shapes import Env, Rule, operand, shape_of, wide_operand
@@ -30,100 +31,97 @@ from passes.graph.convolutions import convolution_settings
 from passes.graph.parameters import has_stored_weights, read_parameter
 from passes.graph.sizes import Size
 
-if TYPE_CHECKING:
-    from passes.fusion.lift import Lifter
-
 aten = ops.aten
 
 HEADS = -3
 
 
-def _linear(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _linear(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     source = env[operand(node)]
-    columns = lifter.column(node)
+    columns = emitter.column(node)
     if not all(has_stored_weights(other) for other in columns):
-        return _computed_linear(lifter, node, env)
+        return _computed_linear(emitter, node, env)
     if isinstance(source, Shared) or (isinstance(source, Normed) and isinstance(source.value, Shared)):
-        return _wide_linear(lifter, node, source, columns)
-    return _batched_linear(lifter, node, env, columns)
+        return _wide_linear(emitter, node, source, columns)
+    return _batched_linear(emitter, node, env, columns)
 
 
-def _wide_linear(lifter: Lifter, node: fx.Node, source: Shared | Normed, columns: Sequence[fx.Node]) -> Wide:
+def _wide_linear(emitter: Emitter, node: fx.Node, source: Shared | Normed, columns: Sequence[fx.Node]) -> Wide:
     """A linear of a shared input: the rows of all branches side by side."""
-    outer, (gains, shifts) = lifter.outers[node], _vectors(lifter, source)
+    outer, (gains, shifts) = emitter.outers[node], _vectors(emitter, source)
 
     def weight() -> Tensor:
-        folded = [folded_weight(lifter.module, n, gain) for n, gain in zip(columns, gains, strict=True)]
+        folded = [folded_weight(emitter.module, n, gain) for n, gain in zip(columns, gains, strict=True)]
         return interleave(folded, 0, outer)
 
     def bias() -> Tensor:
-        folded = [folded_bias(lifter.module, n, shift) for n, shift in zip(columns, shifts, strict=True)]
+        folded = [folded_bias(emitter.module, n, shift) for n, shift in zip(columns, shifts, strict=True)]
         return interleave(folded, 0, outer)
 
     state = source.value if isinstance(source, Normed) else source
-    weight_node = lifter.store("weight", weight)
-    bias_node = lifter.store("bias", bias) if has_bias(node, shifts) else None
-    result = lifter.emit(ops.LINEAR, (state.node, weight_node, bias_node))
+    weight_node = emitter.store("weight", weight)
+    bias_node = emitter.store("bias", bias) if has_bias(node, shifts) else None
+    result = emitter.emit(ops.LINEAR, (state.node, weight_node, bias_node))
     return Wide(result, -1, outer, shape_of(node))
 
 
-def _batched_linear(lifter: Lifter, node: fx.Node, env: Env, columns: Sequence[fx.Node]) -> Wide:
+def _batched_linear(emitter: Emitter, node: fx.Node, env: Env, columns: Sequence[fx.Node]) -> Wide:
     """A linear of private inputs: one batched matrix product, the branches as the batch."""
     source = env[operand(node)]
-    gains, shifts = _vectors(lifter, source)
+    gains, shifts = _vectors(emitter, source)
     if isinstance(source, Normed):
         env = {**env, operand(node): source.value}
-    value = wide_operand(lifter, node, env)
-    rows, back = _rows(lifter, stacked(lifter, value), value.shape)
+    value = wide_operand(emitter, node, env)
+    rows, back = _rows(emitter, stacked(emitter, value), value.shape)
 
     def weight() -> Tensor:
-        folded = [folded_weight(lifter.module, n, gain) for n, gain in zip(columns, gains, strict=True)]
+        folded = [folded_weight(emitter.module, n, gain) for n, gain in zip(columns, gains, strict=True)]
         return torch.stack([weight.T for weight in folded])
 
     def bias() -> Tensor:
-        folded = [folded_bias(lifter.module, n, shift) for n, shift in zip(columns, shifts, strict=True)]
+        folded = [folded_bias(emitter.module, n, shift) for n, shift in zip(columns, shifts, strict=True)]
         return torch.stack(folded)[:, None]
 
-    factors = (rows, lifter.store("weight", weight))
+    factors = (rows, emitter.store("weight", weight))
     if has_bias(node, shifts):
-        product = lifter.emit(aten.baddbmm.default, (lifter.store("bias", bias), *factors))
+        product = emitter.emit(aten.baddbmm.default, (emitter.store("bias", bias), *factors))
     else:
-        product = lifter.emit(aten.bmm.default, factors)
+        product = emitter.emit(aten.bmm.default, factors)
     result = shape_of(node)
-    return Wide(lifter.emit(aten.reshape.default, (product, [*back, result[-1]])), -len(result), 1, result)
+    return Wide(emitter.emit(aten.reshape.default, (product, [*back, result[-1]])), -len(result), 1, result)
 
 
-def _computed_linear(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _computed_linear(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """A linear whose weight is computed when the model runs: a product with the branches on an axis of their own."""
     source, weight = operand(node), operand(node, 1)
     result = shape_of(node)
     if len(result) < 2 or len(shape_of(weight)) != 2:
         raise CannotLiftError(f"{node.name} ({node.target}) multiplies a vector")
-    values = (materialised(lifter, env[each], each, shape_of(each)) for each in (source, weight))
-    left, right = (on_an_axis(lifter, value, len(result), node) for value in values)
-    product = lifter.emit(aten.matmul.default, (left, lifter.emit(aten.transpose.int, (right, -2, -1))))
+    values = (materialised(emitter, env[each], each, shape_of(each)) for each in (source, weight))
+    left, right = (on_an_axis(emitter, value, len(result), node) for value in values)
+    product = emitter.emit(aten.matmul.default, (left, emitter.emit(aten.transpose.int, (right, -2, -1))))
     bias = node.args[2] if len(node.args) > 2 else None
     if isinstance(bias, fx.Node):
-        value = materialised(lifter, env[bias], bias, shape_of(bias))
-        product = lifter.emit(aten.add.Tensor, (product, on_an_axis(lifter, value, len(result), node)))
-    return unstacked(lifter, product, result)
+        value = materialised(emitter, env[bias], bias, shape_of(bias))
+        product = emitter.emit(aten.add.Tensor, (product, on_an_axis(emitter, value, len(result), node)))
+    return unstacked(emitter, product, result)
 
 
-def _rows(lifter: Lifter, node: fx.Node, shape: Sequence[Size]) -> tuple[fx.Node, list[Any]]:
+def _rows(emitter: Emitter, node: fx.Node, shape: Sequence[Size]) -> tuple[fx.Node, list[Any]]:
     """(N, *shape) as (N, rows, columns), and the sizes that lead back to (N * first, ..)."""
     if len(shape) == 1:
-        return lifter.emit(aten.unsqueeze.default, (node, 1)), []
+        return emitter.emit(aten.unsqueeze.default, (node, 1)), []
     back: list[Any] = [-1]
     for place in range(1, len(shape) - 1):
         size = int_or_none(shape[place])
-        back.append(lifter.emit(aten.sym_size.int, (node, place + 1)) if size is None else size)
-    rows = node if len(shape) == 2 else flatten(lifter, node, 1, len(shape) - 1)
+        back.append(emitter.emit(aten.sym_size.int, (node, place + 1)) if size is None else size)
+    rows = node if len(shape) == 2 else flatten(emitter, node, 1, len(shape) - 1)
     return rows, back
 
 
-def _vectors(lifter: Lifter, source: Lifted) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
+def _vectors(emitter: Emitter, source: Lifted) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
     """Gains and shifts that wait at a linear's input."""
-    none: tuple[Tensor | None, ...] = (None,) * lifter.count
+    none: tuple[Tensor | None, ...] = (None,) * emitter.count
     return (source.gains, source.shifts) if isinstance(source, Normed) else (none, none)
 
 
@@ -175,9 +173,9 @@ def folded_bias(module: fx.GraphModule, linear: fx.Node, shift: Tensor | None, s
 # convolutions -------------------------------------------------------------------------------------------------------
 
 
-def _convolution(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    columns, rank = lifter.column(node), len(shape_of(node))
-    weight_shape = stored_parameters(lifter.module, node)[0].shape
+def _convolution(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+    columns, rank = emitter.column(node), len(shape_of(node))
+    weight_shape = stored_parameters(emitter.module, node)[0].shape
     if rank != len(weight_shape):
         raise CannotLiftError(f"{node.name} reads {list(shape_of(operand(node)))}, which has no batch")
     groups = groups_of(node)
@@ -185,16 +183,16 @@ def _convolution(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
     outer = groups if shared else 1
 
     def weight() -> Tensor:
-        return interleave([stored_parameters(lifter.module, n)[0] for n in columns], 0, outer)
+        return interleave([stored_parameters(emitter.module, n)[0] for n in columns], 0, outer)
 
     def bias() -> Tensor:
-        return interleave([folded_bias(lifter.module, n, None) for n in columns], 0, outer)
+        return interleave([folded_bias(emitter.module, n, None) for n in columns], 0, outer)
 
-    source = lifter.node(env[operand(node)], node) if shared else in_channels(lifter, node, env).node
-    parameters = (lifter.store("weight", weight), lifter.store("bias", bias) if has_bias(node) else None)
+    source = emitter.node(env[operand(node)], node) if shared else in_channels(emitter, node, env).node
+    parameters = (emitter.store("weight", weight), emitter.store("bias", bias) if has_bias(node) else None)
     settings = convolution_settings(node)
-    args = (source, *parameters, *settings[:-1], groups if shared else groups * lifter.count)
-    return Wide(lifter.emit(node.target, args), 1 - rank, outer, shape_of(node))
+    args = (source, *parameters, *settings[:-1], groups if shared else groups * emitter.count)
+    return Wide(emitter.emit(node.target, args), 1 - rank, outer, shape_of(node))
 
 
 def groups_of(node: fx.Node) -> int:
@@ -205,20 +203,20 @@ def groups_of(node: fx.Node) -> int:
 # matrix products ----------------------------------------------------------------------------------------------------
 
 
-def _matrix_product(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _matrix_product(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """Products of two values: the branches in the leading dimensions, or on an axis of their own."""
     places = (0, 1)
     sources = [operand(node, place) for place in places]
-    values = [materialised(lifter, env[source], source, shape_of(source)) for source in sources]
+    values = [materialised(emitter, env[source], source, shape_of(source)) for source in sources]
     result = shape_of(node)
     layouts = {value.layout for value in values if isinstance(value, Wide)}
     if len(layouts) == 1 and _batches(sources, values, result, next(iter(layouts))[0]):
-        args = tuple(lifter.node(value, node) for value in values)
-        return Wide(lifter.emit(node.target, args), *next(iter(layouts)), result)
+        args = tuple(emitter.node(value, node) for value in values)
+        return Wide(emitter.emit(node.target, args), *next(iter(layouts)), result)
     if len(result) < 2 or any(len(shape_of(source)) < 2 for source in sources):
         raise CannotLiftError(f"{node.name} ({node.target}) multiplies a vector")
-    nodes = [on_an_axis(lifter, value, len(result), node) for value in values]
-    return unstacked(lifter, lifter.emit(aten.matmul.default, tuple(nodes)), result)
+    nodes = [on_an_axis(emitter, value, len(result), node) for value in values]
+    return unstacked(emitter, emitter.emit(aten.matmul.default, tuple(nodes)), result)
 
 
 def _batches(sources: Sequence[fx.Node], values: Sequence[Lifted], result: Sequence[Size], dim: int) -> bool:
@@ -233,45 +231,45 @@ def _batches(sources: Sequence[fx.Node], values: Sequence[Lifted], result: Seque
     return True
 
 
-def _distances(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _distances(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """Distances of all pairs of rows: the branches on an axis of their own."""
     sources, result = [operand(node, place) for place in (0, 1)], shape_of(node)
-    values = [materialised(lifter, env[source], source, shape_of(source)) for source in sources]
-    left, right = (on_an_axis(lifter, value, len(result), node) for value in values)
-    return unstacked(lifter, lifter.emit(node.target, (left, right, *node.args[2:]), dict(node.kwargs)), result)
+    values = [materialised(emitter, env[source], source, shape_of(source)) for source in sources]
+    left, right = (on_an_axis(emitter, value, len(result), node) for value in values)
+    return unstacked(emitter, emitter.emit(node.target, (left, right, *node.args[2:]), dict(node.kwargs)), result)
 
 
-def _product_and_sum(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _product_and_sum(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """baddbmm, beta * input + alpha * a @ b: the branches on an axis of their own."""
     sources, result = [operand(node, place) for place in range(3)], shape_of(node)
-    values = [materialised(lifter, env[source], source, shape_of(source)) for source in sources]
-    total, left, right = (on_an_axis(lifter, value, len(result), node) for value in values)
-    product = lifter.emit(aten.matmul.default, (left, right))
+    values = [materialised(emitter, env[source], source, shape_of(source)) for source in sources]
+    total, left, right = (on_an_axis(emitter, value, len(result), node) for value in values)
+    product = emitter.emit(aten.matmul.default, (left, right))
     for name, factor in node.kwargs.items():
         if factor == 1:
             continue
         if name == "alpha":
-            product = lifter.emit(aten.mul.Tensor, (product, factor))
+            product = emitter.emit(aten.mul.Tensor, (product, factor))
         elif name == "beta":
-            total = lifter.emit(aten.mul.Tensor, (total, factor))
-    return unstacked(lifter, lifter.emit(aten.add.Tensor, (total, product)), result)
+            total = emitter.emit(aten.mul.Tensor, (total, factor))
+    return unstacked(emitter, emitter.emit(aten.add.Tensor, (total, product)), result)
 
 
 # attention ----------------------------------------------------------------------------------------------------------
 
 
-def _attention(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _attention(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """One attention with N times the heads, or with the branches as more samples."""
-    values = [wide_operand(lifter, node, env, place) for place in range(3)]
+    values = [wide_operand(emitter, node, env, place) for place in range(3)]
     rank = len(values[0].shape)
     if rank < 3:
         raise CannotLiftError(f"{node.name} reads {list(values[0].shape)}, which has no batch")
     layouts = {value.layout for value in values}
     layout = layouts.pop() if len(layouts) == 1 and values[0].dim <= HEADS else (-rank, 1)
     layout = _with_room_for_mask(node, env, layout)
-    placed = {operand(node, place): Shared(moved(lifter, value, *layout).node) for place, value in enumerate(values)}
-    args, kwargs = lifter.plain(node, {**env, **placed, **_mask(lifter, node, env, layout)})
-    return Wide(lifter.emit(node.target, args, kwargs), *layout, shape_of(node))
+    placed = {operand(node, place): Shared(moved(emitter, value, *layout).node) for place, value in enumerate(values)}
+    args, kwargs = emitter.plain(node, {**env, **placed, **_mask(emitter, node, env, layout)})
+    return Wide(emitter.emit(node.target, args, kwargs), *layout, shape_of(node))
 
 
 def _mask_node(node: fx.Node) -> fx.Node | None:
@@ -290,26 +288,26 @@ def _with_room_for_mask(node: fx.Node, env: Env, layout: tuple[int, Size]) -> tu
     return (HEADS, 1) if int_or_none(query[HEADS]) is not None else layout
 
 
-def _mask(lifter: Lifter, node: fx.Node, env: Env, layout: tuple[int, Size]) -> dict[fx.Node, Lifted]:
+def _mask(emitter: Emitter, node: fx.Node, env: Env, layout: tuple[int, Size]) -> dict[fx.Node, Lifted]:
     """The mask as the heads of all branches read it."""
     mask = _mask_node(node)
     if mask is None:
         return {}
     dim, outer = layout
-    value, shape = materialised(lifter, env[mask], mask, shape_of(mask)), shape_of(mask)
+    value, shape = materialised(emitter, env[mask], mask, shape_of(mask)), shape_of(mask)
     size = shape[dim] if len(shape) >= -dim else 1
     if isinstance(value, Shared) and size == 1:
         return {}
     query = shape_of(operand(node))
     if isinstance(value, Shared):
-        return {mask: Shared(expanded(lifter, value, shape, dim, outer).node)}
+        return {mask: Shared(expanded(emitter, value, shape, dim, outer).node)}
     padded = (*([1] * (len(query) - len(shape))), *shape)
-    wide = unstacked(lifter, on_an_axis(lifter, value, len(query), node), padded)
-    wide = _filled(lifter, wide, query, dim)
-    return {mask: Shared(moved(lifter, wide, dim, outer).node)}
+    wide = unstacked(emitter, on_an_axis(emitter, value, len(query), node), padded)
+    wide = _filled(emitter, wide, query, dim)
+    return {mask: Shared(moved(emitter, wide, dim, outer).node)}
 
 
-def _filled(lifter: Lifter, value: Wide, query: Sequence[Size], dim: int) -> Wide:
+def _filled(emitter: Emitter, value: Wide, query: Sequence[Size], dim: int) -> Wide:
     """A mask that is the same for all heads, or all samples, repeated along `dim`."""
     if value.shape[dim] == query[dim]:
         return value
@@ -319,8 +317,8 @@ def _filled(lifter: Lifter, value: Wide, query: Sequence[Size], dim: int) -> Wid
     place = len(value.shape) + dim
     wanted = [-1] * (len(value.shape) + 1)
     wanted[place + 1] = size
-    node = lifter.emit(aten.expand.default, (stacked(lifter, value), wanted))
-    return unstacked(lifter, node, (*value.shape[:place], size, *value.shape[place + 1 :]))
+    node = emitter.emit(aten.expand.default, (stacked(emitter, value), wanted))
+    return unstacked(emitter, node, (*value.shape[:place], size, *value.shape[place + 1 :]))
 
 
 RULES: dict[Any, Rule] = {

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from torch import fx
 
+from passes.fusion.emitter import Emitter
 from passes.fusion.layout import Apart, CannotLiftError, Lifted, Normed, Pieces, Shared, Stored, Wide, through_view
 from passes.fusion.relayout import avoiding, expanded, front, materialised, wide_parameter
 from passes.graph import operators as ops
 from passes.graph.dataflow import tensor_value
 from passes.graph.sizes import Size, sizes
 
-if TYPE_CHECKING:
-    from passes.fusion.lift import Lifter
-
 aten = ops.aten
 
 SHAPES = ops.VIEWS | {aten.transpose.int, aten.permute.default}
 Env = dict[fx.Node, Lifted]
-Rule = Callable[["Lifter", fx.Node, Env], Lifted]
+Rule = Callable[[Emitter, fx.Node, Env], Lifted]
 
 
 def operand(node: fx.Node, place: int = 0) -> fx.Node:
@@ -50,19 +48,19 @@ def shape_of(node: fx.Node) -> tuple[Size, ...]:
     return sizes(value)
 
 
-def wide_operand(lifter: Lifter, node: fx.Node, env: Env, place: int = 0) -> Wide:
+def wide_operand(emitter: Emitter, node: fx.Node, env: Env, place: int = 0) -> Wide:
     """A wide argument; gains and shifts that wait are applied.
 
     Raises:
         CannotLiftError: the argument is in several tensors, or no value of the branches.
     """
     source = operand(node, place)
-    value = materialised(lifter, env[source], source, shape_of(source))
+    value = materialised(emitter, env[source], source, shape_of(source))
     if isinstance(value, Shared):
-        return expanded(lifter, value, shape_of(source), -len(shape_of(source)))
+        return expanded(emitter, value, shape_of(source), -len(shape_of(source)))
     if isinstance(value, Stored):
         rank = len(shape_of(source))
-        parameter = wide_parameter(lifter, value, shape_of(source), -rank, 1) if rank else None
+        parameter = wide_parameter(emitter, value, shape_of(source), -rank, 1) if rank else None
         if parameter is not None:
             return Wide(parameter, -rank, 1, shape_of(source))
     if not isinstance(value, Wide):
@@ -70,49 +68,49 @@ def wide_operand(lifter: Lifter, node: fx.Node, env: Env, place: int = 0) -> Wid
     return value
 
 
-def again(lifter: Lifter, node: fx.Node, value: Wide, env: Env, **layout: Any) -> Wide:
+def again(emitter: Emitter, node: fx.Node, value: Wide, env: Env, **layout: Any) -> Wide:
     """The node's operator on a wide first argument, its other arguments as they are."""
-    args, kwargs = lifter.plain(node, {**env, operand(node): Shared(value.node)})
+    args, kwargs = emitter.plain(node, {**env, operand(node): Shared(value.node)})
     dim, outer = layout.get("dim", value.dim), layout.get("outer", value.outer)
-    return Wide(lifter.emit(node.target, args, kwargs), dim, outer, shape_of(node))
+    return Wide(emitter.emit(node.target, args, kwargs), dim, outer, shape_of(node))
 
 
-def along(lifter: Lifter, node: fx.Node, env: Env, dims: Sequence[int]) -> Wide:
+def along(emitter: Emitter, node: fx.Node, env: Env, dims: Sequence[int]) -> Wide:
     """The operand with its branches outside of the dimensions on which the operator acts."""
-    value = wide_operand(lifter, node, env)
-    return avoiding(lifter, value, [dim % len(value.shape) for dim in dims], node)
+    value = wide_operand(emitter, node, env)
+    return avoiding(emitter, value, [dim % len(value.shape) for dim in dims], node)
 
 
 # views --------------------------------------------------------------------------------------------------------------
 
 
-def _through(lifter: Lifter, node: fx.Node, env: Env) -> tuple[Wide, int, Size]:
+def _through(emitter: Emitter, node: fx.Node, env: Env) -> tuple[Wide, int, Size]:
     """The operand and where its branches lie after a change of shape that keeps the order of elements."""
-    value = wide_operand(lifter, node, env)
+    value = wide_operand(emitter, node, env)
     place = through_view(value.shape, shape_of(node), value.dim, value.outer)
     if place is None:
-        value = front(lifter, value)
+        value = front(emitter, value)
         place = through_view(value.shape, shape_of(node), value.dim, 1)
     if place is None:
         raise CannotLiftError(f"{node.name} views {list(value.shape)} as {list(shape_of(node))} across the branches")
     return value, *place
 
 
-def _view(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    value, dim, outer = _through(lifter, node, env)
+def _view(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+    value, dim, outer = _through(emitter, node, env)
     wanted = list(cast("list[int | fx.Node]", node.args[1]))
     size = wanted[dim]
     if isinstance(size, fx.Node):
-        wanted[dim] = lifter.emit(ops.MULTIPLY, (lifter.node(env[size], node), lifter.count))
+        wanted[dim] = emitter.emit(ops.MULTIPLY, (emitter.node(env[size], node), emitter.count))
     elif size != -1:
-        wanted[dim] = size * lifter.count
-    plain = fx.map_arg(wanted, lambda n: lifter.node(env[n], node) if n in env else n)
-    return Wide(lifter.emit(aten.reshape.default, (value.node, plain)), dim, outer, shape_of(node))
+        wanted[dim] = size * emitter.count
+    plain = fx.map_arg(wanted, lambda n: emitter.node(env[n], node) if n in env else n)
+    return Wide(emitter.emit(aten.reshape.default, (value.node, plain)), dim, outer, shape_of(node))
 
 
-def _unflatten(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _unflatten(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """Split one dimension into several; if it holds the branches, one of these grows."""
-    value = wide_operand(lifter, node, env)
+    value = wide_operand(emitter, node, env)
     rank, axis = len(value.shape), number(node, 1) % len(value.shape)
     parts = list(cast("list[int]", node.args[2]))
     if axis == value.place:
@@ -120,57 +118,57 @@ def _unflatten(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
         if split is not None:
             dim, outer = split
             if parts[dim] != -1:
-                parts[dim] *= lifter.count
-            result = lifter.emit(node.target, (value.node, axis, parts))
+                parts[dim] *= emitter.count
+            result = emitter.emit(node.target, (value.node, axis, parts))
             return Wide(result, dim - (rank - 1 - axis), outer, shape_of(node))
-        value = avoiding(lifter, value, [axis], node)
+        value = avoiding(emitter, value, [axis], node)
     dim = value.dim if axis < value.place else value.dim - (len(parts) - 1)
-    return Wide(lifter.emit(node.target, (value.node, axis, parts)), dim, value.outer, shape_of(node))
+    return Wide(emitter.emit(node.target, (value.node, axis, parts)), dim, value.outer, shape_of(node))
 
 
-def _flatten(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _flatten(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """Merge neighbouring dimensions: what stood before the branches' dimension now stands before the branches."""
-    value = wide_operand(lifter, node, env)
+    value = wide_operand(emitter, node, env)
     rank = len(value.shape)
     first, last = number(node, 1, 0) % rank, number(node, 2, -1) % rank
     if value.place > last:
-        return again(lifter, node, value, env)
+        return again(emitter, node, value, env)
     if value.place < first:
-        return again(lifter, node, value, env, dim=value.dim + last - first)
+        return again(emitter, node, value, env, dim=value.dim + last - first)
     outer = math.prod(value.shape[first : value.place], start=value.outer)
-    return again(lifter, node, value, env, dim=first - len(shape_of(node)), outer=outer)
+    return again(emitter, node, value, env, dim=first - len(shape_of(node)), outer=outer)
 
 
-def _unsqueeze(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    value = wide_operand(lifter, node, env)
+def _unsqueeze(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+    value = wide_operand(emitter, node, env)
     place = number(node, 1) % (len(value.shape) + 1)
-    return again(lifter, node, value, env, dim=value.dim - 1 if place > value.place else value.dim)
+    return again(emitter, node, value, env, dim=value.dim - 1 if place > value.place else value.dim)
 
 
-def _squeeze(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _squeeze(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     dims = node.args[1] if isinstance(node.args[1], list | tuple) else [node.args[1]]
-    value = along(lifter, node, env, cast("list[int]", dims))
+    value = along(emitter, node, env, cast("list[int]", dims))
     gone = {dim % len(value.shape) for dim in cast("list[int]", dims) if value.shape[dim] == 1}
     behind = sum(place > value.place for place in gone)
-    return again(lifter, node, value, env, dim=value.dim + behind)
+    return again(emitter, node, value, env, dim=value.dim + behind)
 
 
 # orders of dimensions -----------------------------------------------------------------------------------------------
 
 
-def _transpose(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    value = wide_operand(lifter, node, env)
+def _transpose(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+    value = wide_operand(emitter, node, env)
     rank = len(value.shape)
     first, second = number(node, 1) % rank, number(node, 2) % rank
     swap = {first: second, second: first}
-    return again(lifter, node, value, env, dim=swap.get(value.place, value.place) - rank)
+    return again(emitter, node, value, env, dim=swap.get(value.place, value.place) - rank)
 
 
-def _permute(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    value = wide_operand(lifter, node, env)
+def _permute(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+    value = wide_operand(emitter, node, env)
     rank = len(value.shape)
     order = [dim % rank for dim in cast("list[int]", node.args[1])]
-    return again(lifter, node, value, env, dim=order.index(value.place) - rank)
+    return again(emitter, node, value, env, dim=order.index(value.place) - rank)
 
 
 def keeps_last(node: fx.Node) -> bool:
@@ -183,23 +181,23 @@ def keeps_last(node: fx.Node) -> bool:
     return all(number(node, place) % len(before) != len(before) - 1 for place in (1, 2))
 
 
-def carry(lifter: Lifter, node: fx.Node, features: fx.Node, width: Size, env: Env) -> fx.Node:
+def carry(emitter: Emitter, node: fx.Node, features: fx.Node, width: Size, env: Env) -> fx.Node:
     """Apply a change of shape that keeps the last dimension to `features` (.., width) in place of its operand."""
-    args = list(lifter.plain(node, {**env, operand(node): Shared(features)})[0])
+    args = list(emitter.plain(node, {**env, operand(node): Shared(features)})[0])
     if node.target in ops.VIEWS:
         args[1] = [*args[1][:-1], width]
-    return lifter.emit(node.target, tuple(args))
+    return emitter.emit(node.target, tuple(args))
 
 
 def _of_shape(rule: Rule) -> Rule:
     """A change of shape leaves gains and shifts of a normalised state alone where the last dimension stays."""
 
-    def lifted(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+    def lifted(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
         value = env[operand(node)]
         if isinstance(value, Normed) and isinstance(value.value, Shared) and keeps_last(node):
-            carried = carry(lifter, node, value.value.node, shape_of(node)[-1], env)
+            carried = carry(emitter, node, value.value.node, shape_of(node)[-1], env)
             return Normed(Shared(carried), value.gains, value.shifts)
-        return rule(lifter, node, env)
+        return rule(emitter, node, env)
 
     return lifted
 
@@ -212,45 +210,45 @@ def _dropped(value: Wide, place: int) -> int:
     return value.dim + 1 if place > value.place else value.dim
 
 
-def _unbind(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    value = along(lifter, node, env, [number(node, 1)])
+def _unbind(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+    value = along(emitter, node, env, [number(node, 1)])
     place = number(node, 1) % len(value.shape)
-    return Pieces(lifter.emit(node.target, (value.node, place)), _dropped(value, place), value.outer)
+    return Pieces(emitter.emit(node.target, (value.node, place)), _dropped(value, place), value.outer)
 
 
-def _select(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    value = along(lifter, node, env, [number(node, 1)])
-    return again(lifter, node, value, env, dim=_dropped(value, number(node, 1) % len(value.shape)))
+def _select(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+    value = along(emitter, node, env, [number(node, 1)])
+    return again(emitter, node, value, env, dim=_dropped(value, number(node, 1) % len(value.shape)))
 
 
-def _split(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _split(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """Chunk and split: along another dimension as they are, along the wide one in whole multiples of `outer`."""
-    value = wide_operand(lifter, node, env)
+    value = wide_operand(emitter, node, env)
     place = number(node, 2) % len(value.shape)
     parts = [piece.shape[place] for piece in node.meta["val"]]
     equal = isinstance(value.outer, int) and value.outer % len(parts) == 0 and len(set(parts)) == 1
     if place == value.place and equal:
-        pieces = lifter.emit(aten.split.Tensor, (value.node, parts[0] * lifter.count, place))
+        pieces = emitter.emit(aten.split.Tensor, (value.node, parts[0] * emitter.count, place))
         return Pieces(pieces, value.dim, cast("int", value.outer) // len(parts))
-    value = avoiding(lifter, value, [place], node)
-    args, kwargs = lifter.plain(node, {**env, operand(node): Shared(value.node)})
-    return Pieces(lifter.emit(node.target, args, kwargs), value.dim, value.outer)
+    value = avoiding(emitter, value, [place], node)
+    args, kwargs = emitter.plain(node, {**env, operand(node): Shared(value.node)})
+    return Pieces(emitter.emit(node.target, args, kwargs), value.dim, value.outer)
 
 
-def _getitem(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _getitem(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     value = env[operand(node)]
     if isinstance(value, Apart):
-        return Apart(tuple(lifter.emit(node.target, (whole, node.args[1])) for whole in value.nodes))
+        return Apart(tuple(emitter.emit(node.target, (whole, node.args[1])) for whole in value.nodes))
     if not isinstance(value, Pieces):
         raise CannotLiftError(f"{node.name} takes a piece of {operand(node).name}, which the branches hold apart")
-    return Wide(lifter.emit(node.target, (value.node, node.args[1])), value.dim, value.outer, shape_of(node))
+    return Wide(emitter.emit(node.target, (value.node, node.args[1])), value.dim, value.outer, shape_of(node))
 
 
 def _one_dimension(place: int, default: int = 0) -> Rule:
     """Slices, softmax, running sums: what acts along one dimension only."""
 
-    def lifted(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-        return again(lifter, node, along(lifter, node, env, [number(node, place, default)]), env)
+    def lifted(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+        return again(emitter, node, along(emitter, node, env, [number(node, place, default)]), env)
 
     return lifted
 
@@ -258,39 +256,39 @@ def _one_dimension(place: int, default: int = 0) -> Rule:
 def _several_dimensions(place: int) -> Rule:
     """Roll and flip: what acts along the listed dimensions."""
 
-    def lifted(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-        return again(lifter, node, along(lifter, node, env, cast("list[int]", node.args[place])), env)
+    def lifted(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+        return again(emitter, node, along(emitter, node, env, cast("list[int]", node.args[place])), env)
 
     return lifted
 
 
-def _pad(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _pad(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """Padding lists two numbers for each of the last dimensions."""
     padded = len(cast("list[int]", node.args[1])) // 2
-    return again(lifter, node, along(lifter, node, env, [-1 - i for i in range(padded)]), env)
+    return again(emitter, node, along(emitter, node, env, [-1 - i for i in range(padded)]), env)
 
 
 def _trailing(count: int) -> Rule:
     """Pooling: what acts along the last dimensions."""
 
-    def lifted(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-        return again(lifter, node, along(lifter, node, env, [-1 - i for i in range(count)]), env)
+    def lifted(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+        return again(emitter, node, along(emitter, node, env, [-1 - i for i in range(count)]), env)
 
     return lifted
 
 
-def _reduce(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
+def _reduce(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """Mean, sum and largest value along some dimensions."""
     dims = node.args[1] if len(node.args) > 1 else None
     if isinstance(dims, int):
         dims = [dims]
     if not isinstance(dims, list | tuple) or not dims:
         raise CannotLiftError(f"{node.name} ({node.target}) reduces all dimensions, those of the branches too")
-    value = along(lifter, node, env, cast("list[int]", dims))
+    value = along(emitter, node, env, cast("list[int]", dims))
     keeps = bool(node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False))
     gone = {cast("int", dim) % len(value.shape) for dim in dims}
     behind = 0 if keeps else sum(place > value.place for place in gone)
-    return again(lifter, node, value, env, dim=value.dim + behind)
+    return again(emitter, node, value, env, dim=value.dim + behind)
 
 
 RULES: dict[Any, Rule] = {

@@ -6,11 +6,12 @@ private inputs   N times the groups
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from passes.fusion.emitter import Emitter
 from passes.fusion.layout import CannotLiftError, Lifted, Shared, Wide, interleave
 from passes.fusion.lift_pointwise import in_channels
 from passes.fusion.lift_products import has_bias, stored_parameters
@@ -18,15 +19,12 @@ from passes.fusion.lift_shapes import Env, Rule, operand, shape_of
 from passes.graph import operators as ops
 from passes.graph.replacing import arguments
 
-if TYPE_CHECKING:
-    from passes.fusion.lift import Lifter
-
 aten = ops.aten
 
 
-def _transposed(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
-    columns, rank, given = lifter.column(node), len(shape_of(node)), arguments(node)
-    stored = [stored_parameters(lifter.module, column) for column in columns]
+def _transposed(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
+    columns, rank, given = emitter.column(node), len(shape_of(node)), arguments(node)
+    stored = [stored_parameters(emitter.module, column) for column in columns]
     if rank != stored[0][0].ndim:
         raise CannotLiftError(f"{node.name} reads {list(shape_of(operand(node)))}, which has no batch")
     shared = isinstance(env[operand(node)], Shared)
@@ -42,12 +40,12 @@ def _transposed(lifter: Lifter, node: fx.Node, env: Env) -> Lifted:
     def _bias(each: tuple[Tensor, Tensor | None]) -> Tensor:
         return each[1] if each[1] is not None else torch.zeros(each[0].shape[1] * groups, dtype=each[0].dtype)
 
-    source = lifter.node(env[operand(node)], node) if shared else in_channels(lifter, node, env).node
-    parameters = lifter.store("weight", weight), lifter.store("bias", bias) if has_bias(node) else None
+    source = emitter.node(env[operand(node)], node) if shared else in_channels(emitter, node, env).node
+    parameters = emitter.store("weight", weight), emitter.store("bias", bias) if has_bias(node) else None
     settings = (given["stride"], given["padding"], given["output_padding"])
-    all_groups = groups if shared else groups * lifter.count
+    all_groups = groups if shared else groups * emitter.count
     args = (source, *parameters, *settings, all_groups, given["dilation"])
-    return Wide(lifter.emit(node.target, args), 1 - rank, outer, shape_of(node))
+    return Wide(emitter.emit(node.target, args), 1 - rank, outer, shape_of(node))
 
 
 RULES: dict[Any, Rule] = dict.fromkeys(

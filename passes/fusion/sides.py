@@ -19,6 +19,7 @@ from typing import cast
 from torch import fx
 
 from passes.fusion.branches import find_branches
+from passes.fusion.emitter import Emitter
 from passes.fusion.groups import Group, aligned, described
 from passes.fusion.layout import Apart, CannotLiftError, Lifted, Wide
 from passes.fusion.lift import Lifter
@@ -38,15 +39,15 @@ def fuse_sides(module: fx.GraphModule, sides: Iterable[fx.Node], place: Mapping[
     for group in find_branches(members, set(stacks), place, light=True) if stacks else []:
         for part in _in_time(group, stacks, place):
             readers = _readers(part, stacks)
-            lifter = Lifter(module, aligned(part), readers[0], {})
+            emitter = Emitter(module, aligned(part), readers[0], {})
             try:
-                values = lifter.lift_values()
+                values = Lifter(emitter).lift_values()
             except CannotLiftError:
                 continue
-            lines.append(f"{readers[0].name}: {described(part, lifter)}")
+            lines.append(f"{readers[0].name}: {described(part, emitter)}")
             for number, value in enumerate(values):
-                _replace(lifter, readers, [branch.outputs[number] for branch in part], value)
-            lifter.commit()
+                _replace(emitter, readers, [branch.outputs[number] for branch in part], value)
+            emitter.commit()
     return tuple(lines)
 
 
@@ -77,20 +78,20 @@ def _in_time(group: Group, stacks: Sequence[fx.Node], place: Mapping[fx.Node, fl
     return [part for numbers in parts.values() for part in _in_time([group[n] for n in numbers], stacks, place)]
 
 
-def _replace(lifter: Lifter, readers: Sequence[fx.Node], outputs: Sequence[fx.Node], value: Lifted) -> None:
+def _replace(emitter: Emitter, readers: Sequence[fx.Node], outputs: Sequence[fx.Node], value: Lifted) -> None:
     """Let the stacks of one value of the branches be the wide value, or a run of branches in it."""
-    value = value if isinstance(value, Apart) else materialised(lifter, value, outputs[0], shape_of(outputs[0]))
+    value = value if isinstance(value, Apart) else materialised(emitter, value, outputs[0], shape_of(outputs[0]))
     readers = [stack for stack in readers if not set(outputs).isdisjoint(_members(stack))]
     runs = [_run(outputs, _members(stack)) for stack in readers] if isinstance(value, Wide) else []
-    whole = stacked(lifter, value) if isinstance(value, Wide) and any(runs) else None
+    whole = stacked(emitter, value) if isinstance(value, Wide) and any(runs) else None
     for number, stack in enumerate(readers):
         run = runs[number] if runs else None
         if whole is None or run is None:
-            pieces = dict(zip(outputs, each_branch(lifter, outputs[0], value), strict=True))
+            pieces = dict(zip(outputs, each_branch(emitter, outputs[0], value), strict=True))
             stack.update_arg(0, [pieces.get(member, member) for member in _members(stack)])
             continue
         is_all = len(run) == len(outputs)
-        wide = whole if is_all else lifter.emit_once(aten.slice.Tensor, (whole, 0, run.start, run.stop))
+        wide = whole if is_all else emitter.emit_once(aten.slice.Tensor, (whole, 0, run.start, run.stop))
         stack.replace_all_uses_with(wide)
 
 

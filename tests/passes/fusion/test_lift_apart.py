@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
+from passes.fusion.emitter import Branches, Emitter
 from passes.fusion.fuse_width import FuseWidth
 from passes.fusion.layout import CannotLiftError
-from passes.fusion.lift import Branches, Lifter
+from passes.fusion.lift import Lifter
 from passes.graph.dataflow import canonical_walk
 from passes.graph.operators import NORMS, gemms
 from tests.passes.models import (
@@ -105,7 +106,7 @@ def _lifter(graph: fx.GraphModule) -> Lifter:
     lists = [canonical_walk(output, lambda node: node.op == "call_function") for output in outputs]
     inner = frozenset(node for nodes in lists for node in nodes if node.op == "call_function")
     branches = Branches(tuple(map(tuple, lists)), tuple((output,) for output in outputs), inner)
-    return Lifter(graph, branches, root, {})
+    return Lifter(Emitter(graph, branches, root, {}))
 
 
 LEFT = {
