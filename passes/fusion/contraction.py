@@ -23,10 +23,10 @@ from torch import Tensor, fx
 
 from passes.fusion.emitter import Branches, Emitter
 from passes.fusion.layout import Apart, Lifted, Normed, Shared, Stored, Wide, interleave
-from passes.fusion.lift_pointwise import in_channels
-from passes.fusion.lift_products import folded_bias, folded_weight, groups_of, has_bias, stored_parameters
-from passes.fusion.lift_shapes import SHAPES, carry, keeps_last, operand, shape_of
 from passes.fusion.relayout import joined, materialised, moved, stacked, stacked_parameter
+from passes.fusion.rule import in_channels, operand, shape_of
+from passes.fusion.shape_changes import SHAPES, carry, keeps_last
+from passes.fusion.weights import float64_sum, folded_bias, folded_weight, groups_of, has_bias, stored_parameters
 from passes.graph import operators as ops
 from passes.graph.convolutions import convolution_settings
 from passes.graph.parameters import has_stored_weights, read_parameter
@@ -234,11 +234,6 @@ def _convolution(
     )
 
 
-def float64_sum(values: Sequence[Tensor]) -> Tensor:
-    """A sum in float64, rounded once."""
-    return torch.stack([value.double() for value in values]).sum(0).to(values[0].dtype)
-
-
 def _sum(emitter: Emitter, output: fx.Node, value: Lifted, factors: Sequence[float]) -> Summed:
     """The sum over branches of a value as it is, each times its factor."""
     if isinstance(value, Apart):
@@ -268,10 +263,3 @@ def total(emit: Emit, parts: Sequence[Summed]) -> fx.Node:
 def times(emit: Emit, node: fx.Node, factor: float) -> fx.Node:
     """A value times a number, itself where that is one."""
     return node if factor == 1 else emit(aten.mul.Tensor, (node, factor))
-
-
-def replay(lifter_graph: fx.GraphModule, tail: Sequence[fx.Node], node: fx.Node) -> fx.Node:
-    """Apply the changes of shape of a tail to the result of its product."""
-    for shaped in tail:
-        node = lifter_graph.graph.call_function(shaped.target, (node, *shaped.args[1:]))  # type: ignore[arg-type]
-    return node

@@ -30,14 +30,16 @@ import torch
 from torch import fx
 
 from passes.fusion.branches import Branch, find_branches
-from passes.fusion.contraction import Contraction, Part, Summed, float64_sum, replay, total
+from passes.fusion.contraction import Contraction, Part, Summed, total
 from passes.fusion.emitter import Emitter
 from passes.fusion.gathers import fuse_gather, is_gather
 from passes.fusion.groups import aligned, described, outputs_of, refused
 from passes.fusion.layout import CannotLiftError
 from passes.fusion.lift import Lifter
+from passes.fusion.shape_changes import replay
 from passes.fusion.sides import fuse_sides
 from passes.fusion.sums import Sum, expand, find_roots
+from passes.fusion.weights import float64_sum
 from passes.graph import operators as ops
 from passes.graph.dataflow import positions
 from passes.graph.differences import difference

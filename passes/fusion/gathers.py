@@ -18,9 +18,9 @@ from passes.fusion.emitter import Emitter
 from passes.fusion.groups import aligned, described, outputs_of, refused
 from passes.fusion.layout import Apart, CannotLiftError, Lifted, Wide
 from passes.fusion.lift import Lifter
-from passes.fusion.lift_apart import each_branch
-from passes.fusion.lift_shapes import shape_of
 from passes.fusion.relayout import JOINED, materialised, moved
+from passes.fusion.rule import shape_of
+from passes.fusion.rules.apart import each_branch
 from passes.fusion.sums import stack_of
 from passes.graph import operators as ops
 from passes.graph.dataflow import tensor_value

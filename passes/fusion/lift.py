@@ -4,7 +4,7 @@ One rule for each kind of operator says how the layout passes through it (passes
 chains of several terms, each of which the sum adds: a branch then has several outputs. What a linear of a shared input
 makes may hold the branches in more than one place among its rows, and the choice that needs the fewest moves later is
 taken. An operator without a rule, or whose rule finds no place for the branches, runs branch by branch
-(passes/fusion/lift_apart.py).
+(passes/fusion/rules/apart.py).
 """
 
 from __future__ import annotations
@@ -16,34 +16,27 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from passes.fusion import (
-    lift_dimensions,
-    lift_indices,
-    lift_joins,
-    lift_pointwise,
-    lift_products,
-    lift_shapes,
-    lift_transposed,
-)
 from passes.fusion.contraction import Part, contract, tail_of
 from passes.fusion.emitter import Emitter
+from passes.fusion.gain import refuse_without_gain
 from passes.fusion.layout import CannotLiftError, Lifted, Shared, Stored
-from passes.fusion.lift_apart import each_branch, no_wide_form, refuse_without_gain, run_apart
-from passes.fusion.lift_shapes import Env, Rule
 from passes.fusion.relayout import unstacked
+from passes.fusion.rule import Env, Rule, shape_of
+from passes.fusion.rules import dimensions, indices, joins, pointwise, products, shapes, transposed
+from passes.fusion.rules.apart import each_branch, no_wide_form, run_apart
 from passes.graph import operators as ops
 from passes.graph.dataflow import carries_tensors, tensor_value
 from passes.graph.parameters import read_parameter
 from passes.graph.sizes import sizes
 
 RULES: dict[Any, Rule] = {
-    **lift_shapes.RULES,
-    **lift_dimensions.RULES,
-    **lift_indices.RULES,
-    **lift_joins.RULES,
-    **lift_pointwise.RULES,
-    **lift_products.RULES,
-    **lift_transposed.RULES,
+    **shapes.RULES,
+    **dimensions.RULES,
+    **indices.RULES,
+    **joins.RULES,
+    **pointwise.RULES,
+    **products.RULES,
+    **transposed.RULES,
 }
 
 aten = ops.aten
@@ -168,7 +161,7 @@ class Lifter:
 
     def _by_rule(self, node: fx.Node, env: Env) -> Lifted:
         """What the rule of an operator makes of it; branch by branch where there is none or it does not fit."""
-        rule = RULES.get(node.target) or (lift_pointwise.pointwise if ops.is_pointwise(node) else None)
+        rule = RULES.get(node.target) or (pointwise.pointwise if ops.is_pointwise(node) else None)
         if rule is None:
             return run_apart(self.emitter, node, env, no_wide_form(node))
         inserted, moves = len(self.emitter.created), self.emitter.moves
@@ -185,7 +178,7 @@ class Lifter:
             return Shared(column[0])
         side = self.emitter.emit_once(aten.stack.default, (list(column), 0))
         self.sides.append(side)
-        return unstacked(self.emitter, side, lift_shapes.shape_of(column[0]))
+        return unstacked(self.emitter, side, shape_of(column[0]))
 
 
 def _row_layouts(linear: fx.Node) -> list[int]:

@@ -23,9 +23,9 @@ from passes.fusion.emitter import Emitter
 from passes.fusion.groups import Group, aligned, described
 from passes.fusion.layout import Apart, CannotLiftError, Lifted, Wide
 from passes.fusion.lift import Lifter
-from passes.fusion.lift_apart import each_branch
-from passes.fusion.lift_shapes import shape_of
 from passes.fusion.relayout import materialised, stacked
+from passes.fusion.rule import shape_of
+from passes.fusion.rules.apart import each_branch
 from passes.graph import operators as ops
 
 aten = ops.aten

@@ -8,8 +8,8 @@ from torch import fx
 
 from passes.fusion.emitter import Emitter
 from passes.fusion.layout import CannotLiftError, Lifted, Shared, Stored, Wide
-from passes.fusion.lift_shapes import Env, Rule, again, along, number, operand, shape_of, wide_operand
 from passes.fusion.relayout import avoiding, expanded, materialised, moved, wide_parameter
+from passes.fusion.rule import Env, Rule, again, along, number, operand, shape_of, wide_operand
 from passes.graph import operators as ops
 from passes.graph.sizes import Size
 

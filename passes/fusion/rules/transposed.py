@@ -13,9 +13,8 @@ from torch import Tensor, fx
 
 from passes.fusion.emitter import Emitter
 from passes.fusion.layout import CannotLiftError, Lifted, Shared, Wide, interleave
-from passes.fusion.lift_pointwise import in_channels
-from passes.fusion.lift_products import has_bias, stored_parameters
-from passes.fusion.lift_shapes import Env, Rule, operand, shape_of
+from passes.fusion.rule import Env, Rule, in_channels, operand, shape_of
+from passes.fusion.weights import has_bias, stored_parameters
 from passes.graph import operators as ops
 from passes.graph.replacing import arguments
 

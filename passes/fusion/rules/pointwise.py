@@ -14,16 +14,8 @@ from torch import Tensor, fx
 
 from passes.fusion.emitter import Emitter
 from passes.fusion.layout import CannotLiftError, Lifted, Normed, Shared, Stored, Wide
-from passes.fusion.lift_shapes import Env, Rule, operand, shape_of
-from passes.fusion.relayout import (
-    avoiding,
-    expanded,
-    materialised,
-    moved,
-    on_an_axis,
-    unstacked,
-    wide_parameter,
-)
+from passes.fusion.relayout import avoiding, expanded, materialised, moved, on_an_axis, unstacked, wide_parameter
+from passes.fusion.rule import Env, Rule, in_channels, operand, shape_of
 from passes.graph import operators as ops
 from passes.graph.dataflow import tensor_value
 from passes.graph.parameters import read_parameter
@@ -192,18 +184,6 @@ def _prelu(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
         raise CannotLiftError(f"{node.name} ({node.target}) has a slope for each of {channels} channels")
     weight = emitter.store("slopes", lambda: torch.cat([slope.expand(channels) for slope in slopes]))
     return Wide(emitter.emit(node.target, (value.node, weight)), value.dim, 1, value.shape)
-
-
-def in_channels(emitter: Emitter, node: fx.Node, env: Env, outer: int = 1) -> Wide:
-    """The operand with its branches side by side in the channels, dimension 1."""
-    source = operand(node)
-    shape = shape_of(source)
-    value = materialised(emitter, env[source], source, shape)
-    if isinstance(value, Shared):
-        return expanded(emitter, value, shape, 1 - len(shape), outer)
-    if not isinstance(value, Wide):
-        raise CannotLiftError(f"{node.name} ({node.target}) reads {source.name}, which the branches hold apart")
-    return moved(emitter, value, 1 - len(shape), outer)
 
 
 RULES: dict[Any, Rule] = {

@@ -6,80 +6,19 @@ Where an operator acts on that very dimension, the branches are moved to another
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from torch import fx
 
 from passes.fusion.emitter import Emitter
-from passes.fusion.layout import Apart, CannotLiftError, Lifted, Normed, Pieces, Shared, Stored, Wide, through_view
-from passes.fusion.relayout import avoiding, expanded, front, materialised, wide_parameter
+from passes.fusion.layout import Apart, CannotLiftError, Lifted, Normed, Pieces, Shared, Wide, through_view
+from passes.fusion.relayout import avoiding, front
+from passes.fusion.rule import Env, Rule, again, along, number, operand, shape_of, wide_operand
+from passes.fusion.shape_changes import carry, keeps_last
 from passes.graph import operators as ops
-from passes.graph.dataflow import tensor_value
-from passes.graph.sizes import Size, sizes
+from passes.graph.sizes import Size
 
 aten = ops.aten
-
-SHAPES = ops.VIEWS | {aten.transpose.int, aten.permute.default}
-Env = dict[fx.Node, Lifted]
-Rule = Callable[[Emitter, fx.Node, Env], Lifted]
-
-
-def operand(node: fx.Node, place: int = 0) -> fx.Node:
-    """An argument that is a node."""
-    source = node.args[place]
-    assert isinstance(source, fx.Node)
-    return source
-
-
-def number(node: fx.Node, place: int, default: int = 0) -> int:
-    """An argument that is a number known when the model is captured."""
-    value = node.args[place] if len(node.args) > place else default
-    if not isinstance(value, int):
-        raise CannotLiftError(f"{node.name} ({node.target}) reads the number {value} only when the model runs")
-    return value
-
-
-def shape_of(node: fx.Node) -> tuple[Size, ...]:
-    """Sizes of a node's own value, in one branch."""
-    value = tensor_value(node)
-    if value is None:
-        raise CannotLiftError(f"{node.name} ({node.target}) does not compute one tensor")
-    return sizes(value)
-
-
-def wide_operand(emitter: Emitter, node: fx.Node, env: Env, place: int = 0) -> Wide:
-    """A wide argument; gains and shifts that wait are applied.
-
-    Raises:
-        CannotLiftError: the argument is in several tensors, or no value of the branches.
-    """
-    source = operand(node, place)
-    value = materialised(emitter, env[source], source, shape_of(source))
-    if isinstance(value, Shared):
-        return expanded(emitter, value, shape_of(source), -len(shape_of(source)))
-    if isinstance(value, Stored):
-        rank = len(shape_of(source))
-        parameter = wide_parameter(emitter, value, shape_of(source), -rank, 1) if rank else None
-        if parameter is not None:
-            return Wide(parameter, -rank, 1, shape_of(source))
-    if not isinstance(value, Wide):
-        raise CannotLiftError(f"{node.name} ({node.target}) reads {source.name}, which the branches hold apart")
-    return value
-
-
-def again(emitter: Emitter, node: fx.Node, value: Wide, env: Env, **layout: Any) -> Wide:
-    """The node's operator on a wide first argument, its other arguments as they are."""
-    args, kwargs = emitter.plain(node, {**env, operand(node): Shared(value.node)})
-    dim, outer = layout.get("dim", value.dim), layout.get("outer", value.outer)
-    return Wide(emitter.emit(node.target, args, kwargs), dim, outer, shape_of(node))
-
-
-def along(emitter: Emitter, node: fx.Node, env: Env, dims: Sequence[int]) -> Wide:
-    """The operand with its branches outside of the dimensions on which the operator acts."""
-    value = wide_operand(emitter, node, env)
-    return avoiding(emitter, value, [dim % len(value.shape) for dim in dims], node)
-
 
 # views --------------------------------------------------------------------------------------------------------------
 
@@ -169,24 +108,6 @@ def _permute(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     rank = len(value.shape)
     order = [dim % rank for dim in cast("list[int]", node.args[1])]
     return again(emitter, node, value, env, dim=order.index(value.place) - rank)
-
-
-def keeps_last(node: fx.Node) -> bool:
-    """Whether a change of shape leaves the last dimension alone."""
-    before, after = shape_of(operand(node)), shape_of(node)
-    if node.target in ops.VIEWS:
-        return before[-1:] == after[-1:]
-    if node.target == aten.permute.default:
-        return cast("list[int]", node.args[1])[-1] % len(before) == len(before) - 1
-    return all(number(node, place) % len(before) != len(before) - 1 for place in (1, 2))
-
-
-def carry(emitter: Emitter, node: fx.Node, features: fx.Node, width: Size, env: Env) -> fx.Node:
-    """Apply a change of shape that keeps the last dimension to `features` (.., width) in place of its operand."""
-    args = list(emitter.plain(node, {**env, operand(node): Shared(features)})[0])
-    if node.target in ops.VIEWS:
-        args[1] = [*args[1][:-1], width]
-    return emitter.emit(node.target, tuple(args))
 
 
 def _of_shape(rule: Rule) -> Rule:

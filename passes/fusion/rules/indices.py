@@ -19,8 +19,8 @@ from torch import fx
 
 from passes.fusion.emitter import Emitter
 from passes.fusion.layout import CannotLiftError, Lifted, Shared, Stored, Wide
-from passes.fusion.lift_shapes import Env, Rule, along, number, operand, shape_of, wide_operand
 from passes.fusion.relayout import expanded, materialised, moved, on_an_axis, unstacked
+from passes.fusion.rule import Env, Rule, along, number, operand, shape_of, wide_operand
 from passes.graph import operators as ops
 from passes.graph.dataflow import tensor_value
 

@@ -17,7 +17,7 @@ from torch import fx
 
 from passes.fusion.emitter import Emitter
 from passes.fusion.layout import CannotLiftError, Lifted, Pieces, Shared, Wide
-from passes.fusion.lift_shapes import Env, Rule, again, along, operand, shape_of, wide_operand
+from passes.fusion.rule import Env, Rule, again, along, operand, shape_of, wide_operand
 from passes.graph import operators as ops
 from passes.graph.replacing import arguments
 
