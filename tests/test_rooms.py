@@ -54,11 +54,25 @@ def _rooms() -> nx.DiGraph:
     return graph
 
 
+def _modules(package: str) -> nx.DiGraph:
+    """An edge from each module of a package to each other one of it that it imports, be it for types alone."""
+    graph = nx.DiGraph()
+    for path in _files(package):
+        inside = (name for name in _imported(path) if name.startswith(f"{package}.") and name != _module(path))
+        graph.add_edges_from((_module(path), name) for name in inside)
+    return graph
+
+
 def test_no_room_imports_one_that_imports_it() -> None:
     graph = _rooms()
     circles = [room for room in nx.strongly_connected_components(graph) if len(room) > 1]
     examples = [graph.edges[edge]["example"] for circle in circles for edge in sorted(graph.subgraph(circle).edges)]
     assert examples == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_imports_one_that_imports_it(package: str) -> None:
+    assert [sorted(circle) for circle in nx.strongly_connected_components(_modules(package)) if len(circle) > 1] == []
 
 
 @pytest.mark.parametrize("package", ["passes", "paraformer"])

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, fx
 
-from passes.fusion.emitter import Branches, Emitter
+from passes.fusion.emitter import Branches, Emitter, in_no_node
 from passes.fusion.layout import Apart, Lifted, Normed, Shared, Stored, Wide, interleave
 from passes.fusion.relayout import joined, materialised, moved, stacked, stacked_parameter
 from passes.fusion.rule import in_channels, operand, shape_of
@@ -199,7 +199,7 @@ def _linear(
     if isinstance(value, Shared):
         return value.node, lambda: float64_sum(weights()), bias_or_none, features
     if not isinstance(value, Wide):
-        return emitter.node(value, linear), lambda: float64_sum([]), None, features
+        raise in_no_node(value, linear)
     outer = value.outer if value.dim == -1 and isinstance(value.outer, int) else 1
     node = moved(emitter, value, -1, outer).node
     return node, lambda: interleave(weights(), 1, outer), bias_or_none, features * emitter.count
@@ -243,7 +243,7 @@ def _sum(emitter: Emitter, output: fx.Node, value: Lifted, factors: Sequence[flo
     if isinstance(value, Shared):
         return Summed(emitter.emit(aten.mul.Tensor, (value.node, math.fsum(factors))))
     if not isinstance(value, Wide):
-        return Summed(emitter.node(value, output))
+        raise in_no_node(value, output)
     apart, dtype = stacked(emitter, value), output.meta["val"].dtype
     branches = (emitter.count, str(shape_of(output)), dtype)
     if len(set(factors)) == 1:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from passes.fusion.layout import Apart, CannotLiftError, Lifted, Normed, Pieces, Shared, Wide
+from passes.fusion.layout import Apart, CannotLiftError, Lifted, Normed, Pieces, Shared, Stored, Wide
 from passes.graph.equal_calls import key_of
 from passes.graph.parameters import register_parameter
 
@@ -85,10 +85,7 @@ class Emitter:
         """
         if isinstance(value, Shared | Wide | Pieces):
             return value.node
-        if isinstance(value, Apart):
-            raise CannotLiftError(f"{reader.name} ({reader.target}) reads a value that is computed in each branch")
-        what = "a normalised state" if isinstance(value, Normed) else "a parameter"
-        raise CannotLiftError(f"{reader.name} ({reader.target}) reads {what} that differs between the branches")
+        raise in_no_node(value, reader)
 
     # what is inserted -------------------------------------------------------------------------------------------
 
@@ -143,3 +140,14 @@ class Emitter:
             node.target = register_parameter(self.module, name, tensor)
             node.meta["val"] = torch.empty_like(tensor, device="meta")
         self.stored.clear()
+
+
+def in_no_node(value: Lifted, reader: fx.Node) -> CannotLiftError:
+    """The sentence for a reader of one tensor whose operand no single tensor holds."""
+    what = {
+        Apart: "a value that is computed in each branch",
+        Normed: "a normalised state that differs between the branches",
+        Stored: "a parameter that differs between the branches",
+    }
+    held = what.get(type(value), "several values at once")
+    return CannotLiftError(f"{reader.name} ({reader.target}) reads {held}")

@@ -1,6 +1,8 @@
-"""Changes of shape around a product, which may stand before it where they leave its features together.
+"""Changes of shape behind a product: one that leaves the last dimension alone may as well stand before it.
 
-view(x W)  =  view(x) W        for a view that keeps the last dimension
+    view(x W)  =  view(x) W
+
+Others are applied to the product, once for all branches.
 """
 
 from __future__ import annotations

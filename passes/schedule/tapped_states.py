@@ -10,16 +10,13 @@ After a rewrite the state after term k of the serial network is what is nearest 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import fx
 
 from passes.graph.dataflow import carries_tensors
 from passes.graph.operators import ADD
+from passes.schedule.sites import LevelSite
 from passes.stacks.terms import Stack
-
-if TYPE_CHECKING:
-    from passes.schedule.sites import LevelSite
 
 
 def outside_readers(stack: Stack) -> dict[int, list[fx.Node]]:

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
+from passes.fusion.contraction import contract
+from passes.fusion.emitter import Branches, Emitter
 from passes.fusion.fuse_width import FuseWidth
+from passes.fusion.layout import CannotLiftError, Lifted, Pieces, Stored
 from passes.graph import operators as ops
 from passes.runner import PassRecord
 from tests.passes.models import (
     TOKENS,
     WIDTH,
     Function,
+    fixed_graph_of,
     graph_of,
     normal,
     randomised,
@@ -213,3 +217,24 @@ def test_convolutions_of_unlike_kernels_keep_products_of_their_own() -> None:
     fused, _ = run(graph, FuseWidth(), _pixels())
     assert _count(fused, aten.conv2d.default) == 2
     assert relative_error(fused(_pixels(7)), graph(_pixels(7))) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("value", "held"),
+    [
+        (lambda _: Stored((torch.ones(WIDTH), torch.zeros(WIDTH))), "a parameter that differs between the branches"),
+        (lambda node: Pieces(node, -1, 1), "several values at once"),
+    ],
+    ids=["stored", "pieces"],
+)
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_lies_in_no_tensor_has_no_sum(value: Callable[[fx.Node], Lifted], held: str, inside: bool) -> None:
+    graph = fixed_graph_of(nn.Linear(WIDTH, WIDTH).double(), normal(3, WIDTH))
+    (linear,) = graph.graph.find_nodes(op="call_function", target=ops.LINEAR)
+    source = linear.args[0]
+    emitter = Emitter(graph, Branches(((source, linear),) * 2, ((linear,),) * 2, frozenset({linear})), linear, {})
+    env = {source: value(source), linear: value(linear)}
+    before = text(graph)
+    with pytest.raises(CannotLiftError, match=rf"linear \(aten.linear.default\) reads {held}"):
+        contract(emitter, linear, (linear,) if inside else None, env)
+    assert text(graph) == before

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
+from torch import Tensor, nn
 
-from passes.fusion.emitter import Branches, Emitter
 from passes.fusion.fuse_width import FuseWidth
-from passes.fusion.layout import CannotLiftError
-from passes.fusion.lift import Lifter
-from passes.graph.dataflow import canonical_walk
 from passes.graph.operators import NORMS, gemms
 from tests.passes.models import (
     HIDDEN,
@@ -24,7 +19,7 @@ from tests.passes.models import (
     tokens,
     wrong_metadata,
 )
-from tests.passes.term_functions import Branch, down, fuse, hidden, level, out, up
+from tests.passes.term_functions import Branch, down, fuse, hidden, out, up
 
 aten = torch.ops.aten
 
@@ -97,42 +92,3 @@ def test_each_branch_keeps_the_parameters_of_its_own_operator() -> None:
     _, fused, _ = fuse(APART["a recurrence between linears"], count=3)
     read = [str(node.args[2]) for node in fused.graph.nodes if node.target == aten.gru.input]
     assert len(set(read)) == 3
-
-
-def _lifter(graph: fx.GraphModule) -> Lifter:
-    """A lifter of the summands of a graph that ends in x + a + b."""
-    root = next(iter(graph.graph.find_nodes(op="output"))).all_input_nodes[0]
-    outputs = [node for total in (root.args[0], root) for node in total.args[1:]]
-    lists = [canonical_walk(output, lambda node: node.op == "call_function") for output in outputs]
-    inner = frozenset(node for nodes in lists for node in nodes if node.op == "call_function")
-    branches = Branches(tuple(map(tuple, lists)), tuple((output,) for output in outputs), inner)
-    return Lifter(Emitter(graph, branches, root, {}))
-
-
-LEFT = {
-    "a recurrence": (
-        Branch(lambda s, x: s.rnn(x)[0], {"rnn": lambda: nn.GRU(WIDTH, WIDTH, batch_first=True)}),
-        r"gru \(aten.gru.input\) is a recurrence, which has no wide form",
-    ),
-    "a single operator": (
-        Branch(lambda s, x: torch.take(s.gain, (x > 0).long()), {"gain": lambda: torch.empty(WIDTH)}),
-        "no wide form is known",
-    ),
-    "values that are drawn": (
-        hidden(lambda s, h: F.dropout(h, 0.5, training=True)),
-        r"dropout \(aten.dropout.default\) draws random values, which the branches must not share",
-    ),
-    "sizes that only the data tell": (
-        hidden(lambda s, h: h * torch.nonzero(h > 0).sum()),
-        r"nonzero \(aten.nonzero.default\) has a size that only the data tell",
-    ),
-}
-
-
-@pytest.mark.parametrize(("branch", "reason"), LEFT.values(), ids=LEFT.keys())
-def test_branches_of_which_nothing_would_become_fewer_stay_with_the_reason(branch: Branch, reason: str) -> None:
-    graph = level(branch)
-    before, lifter = text(graph), _lifter(graph)
-    with pytest.raises(CannotLiftError, match=reason):
-        lifter.lift()
-    assert text(graph) == before
