@@ -70,7 +70,7 @@ def test_no_room_imports_one_that_imports_it() -> None:
     assert examples == []
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", ["passes", "paraformer"])
 def test_no_module_imports_one_that_imports_it(package: str) -> None:
     assert [sorted(circle) for circle in nx.strongly_connected_components(_modules(package)) if len(circle) > 1] == []
 

@@ -229,7 +229,7 @@ def test_convolutions_of_unlike_kernels_keep_products_of_their_own() -> None:
 )
 @pytest.mark.parametrize("inside", [True, False])
 def test_what_lies_in_no_tensor_has_no_sum(value: Callable[[fx.Node], Lifted], held: str, inside: bool) -> None:
-    graph = fixed_graph_of(nn.Linear(WIDTH, WIDTH).double(), normal(3, WIDTH))
+    graph = fixed_graph_of(randomised(nn.Linear(WIDTH, WIDTH)), normal(3, WIDTH))
     (linear,) = graph.graph.find_nodes(op="call_function", target=ops.LINEAR)
     source = linear.args[0]
     emitter = Emitter(graph, Branches(((source, linear),) * 2, ((linear,),) * 2, frozenset({linear})), linear, {})

@@ -1,4 +1,4 @@
-"""What is inserted for all branches: once where groups share it, gone where an attempt fails, stored where it is read."""
+"""What is inserted for all branches: once where groups share it, gone where an attempt fails, stored where read."""
 
 from __future__ import annotations
 
@@ -109,5 +109,5 @@ def test_one_tensor_is_the_node_of_its_value() -> None:
 def test_values_in_no_single_tensor_are_refused_with_what_holds_them(make: Any, held: str) -> None:
     emitter, source, end = _emitter()
     value: Lifted = make(source)
-    with pytest.raises(CannotLiftError, match=rf"^sin \(aten.sin.default\) reads {held}$"):
+    with pytest.raises(CannotLiftError, match=rf"^sin_default \(aten.sin.default\) reads {held}$"):
         emitter.node(value, end)
