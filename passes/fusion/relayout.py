@@ -2,7 +2,7 @@
 
     (.., outer * N * inner, ..)  ->  (N, ..)  ->  (.., outer' * N * inner', ..)
 
-A move is exact and costs a transposition, so the emitter counts them and prefers layouts that need none.
+A move is exact and costs a transposition, so the emitter counts them, and the search prefers layouts that need none.
 """
 
 from __future__ import annotations
