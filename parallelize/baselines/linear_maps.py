@@ -25,10 +25,8 @@ from parallelize.baselines.trial import States, Trial, move, states_at
 from parallelize.data import Samples
 from parallelize.machine.device import choose_device
 from parallelize.refitting.ridge import Moments, choose, solve
-from passes.graph import operators as ops
-from passes.graph.editing import clone, finish, restore_order
-from passes.graph.operators import aten
-from passes.graph.parameters import add_parameter
+from passes.runner import run_passes
+from passes.schedule.map_blocks import MapBlocks, MappedRange, range_ends
 from passes.stacks.channels import channel_axis
 from passes.stacks.find import Stack, find_stacks
 
@@ -88,17 +86,14 @@ def best_maps(stacks: Sequence[Stack], depths: Depths, fit: Samples, trial: Tria
 
 def replaced(teacher: fx.GraphModule, ranges: Sequence[Ranges], fit: Samples, held_out: Samples) -> fx.GraphModule:
     """The network with ranges of blocks of each stack replaced by linear maps, each fitted on the teacher's states."""
-    module = clone(teacher)
-    exits: dict[fx.Node, fx.Node] = {}
-    for stack, source, chosen in zip(find_stacks(module).stacks, find_stacks(teacher).stacks, ranges, strict=True):
+    maps = []
+    for number, (stack, chosen) in enumerate(zip(find_stacks(teacher).stacks, ranges, strict=True)):
         for first, last in chosen:
-            before, after = _ends(source, first, last)
+            before, after = range_ends(stack, first, last)
             states = [(states_at(teacher, before, part), states_at(teacher, after, part)) for part in (fit, held_out)]
-            found = fit_map(*states[0], *states[1], channel_axis(source))
-            entry, result = _ends(stack, first, last)
-            exits[result] = _place(module, exits.get(entry, entry), result, found)
-    restore_order(module)
-    return finish(module)
+            found = fit_map(*states[0], *states[1], channel_axis(stack))
+            maps.append(MappedRange(number, first, last, found.weight, found.bias, found.axis))
+    return run_passes(teacher, [MapBlocks(tuple(maps))])[0]
 
 
 def fit_map(fit: States, fit_after: States, held_out: States, held_out_after: States, axis: int) -> LinearMap:
@@ -126,10 +121,10 @@ def _costs(stack: Stack, most: int, fit: Samples, trial: Trial) -> dict[tuple[in
     for first in range(count):
         after = following = start
         for last in range(first, min(first + most, count)):
-            after = [move(trial.teacher, *_ends(stack, last, last), states) for states in after]
+            after = [move(trial.teacher, *range_ends(stack, last, last), states) for states in after]
             following = after if last == first else following
             found = fit_map(start[0], after[0], start[1], after[1], axis)
-            node = _ends(stack, first, last)[1]
+            node = range_ends(stack, first, last)[1]
             costs[first, last] = trial.error_from(trial.teacher, node, start[1].map(found))
         start = following
     return costs
@@ -164,23 +159,3 @@ def _merged(ranges: Ranges) -> Ranges:
         start = merged.pop()[0] if joins else first
         merged.append((start, last))
     return tuple(merged)
-
-
-def _ends(stack: Stack, first: int, last: int) -> tuple[fx.Node, fx.Node]:
-    """The states before block `first` and after block `last`."""
-    return stack.terms[stack.blocks[first][0]].skip, stack.terms[stack.blocks[last][-1]].result
-
-
-def _place(module: fx.GraphModule, entry: fx.Node, result: fx.Node, found: LinearMap) -> fx.Node:
-    """Let everything behind a range read the map of the state before it; returns the new state."""
-    users, after, dtype = list(result.users), result.next, result.meta["val"].dtype
-    weight = add_parameter(module, "map_weight", found.weight.to(dtype), after)
-    bias = add_parameter(module, "map_bias", found.bias.to(dtype), after)
-    call = module.graph.call_function
-    with module.graph.inserting_before(after):
-        rows = entry if found.axis == -1 else call(aten.transpose.int, (entry, found.axis, -1))
-        mapped = call(ops.LINEAR, (rows, weight, bias))
-        state = mapped if found.axis == -1 else call(aten.transpose.int, (mapped, found.axis, -1))
-    for user in users:
-        user.replace_input_with(result, state)
-    return state

@@ -21,7 +21,6 @@ from parallelize.baselines.block_deletion import (
     least_costly,
     most_influential,
 )
-from parallelize.baselines.branch_mean import averaged
 from parallelize.baselines.depths import Depths, wanted_depths
 from parallelize.baselines.linear_maps import Ranges, best_maps, replaced
 from parallelize.baselines.ranges import CQIL, LP, PAINTERS, RangeMethod, best_ranges
@@ -34,6 +33,7 @@ from parallelize.refitting.refit import refit
 from passes.errors import ParallelizeError
 from passes.plan import Plan, Refit
 from passes.schedule.apply_plan import rewrite
+from passes.schedule.average_branches import averaged
 from passes.stacks.find import Stack, find_stacks
 
 Report = Callable[[str], None]

@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from parallelize.baselines.branch_mean import schedule_averaged
 from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import States, Trial, move, states_at
 from passes.graph.editing import clone
 from passes.plan import Form, Plan, grouped
 from passes.schedule.apply_plan import schedule
+from passes.schedule.average_branches import schedule_averaged
 from passes.stacks.find import Stack
 
 Grouping = tuple[tuple[int, ...], ...]  # all blocks of a stack, in groups

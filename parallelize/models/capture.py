@@ -29,7 +29,6 @@ from parallelize.models.flatten import flatten
 from parallelize.models.keywords import written_out
 from parallelize.models.printed_graphs import without_graphs
 from parallelize.models.program import Labels, Program, original_of, plain
-from parallelize.models.state_shapes import keep_state_shape
 from passes.errors import ParallelizeError, PassError
 from passes.graph.editing import eliminate_dead_code
 
@@ -286,7 +285,6 @@ def _program(ep: ExportedProgram, origin: str, dims: Sequence[Mapping[int, str]]
             f"The exported program {origin} cannot be turned into a module: {first_sentence(error)}.",
             "Export it again with the installed version of PyTorch.",
         ) from error
-    keep_state_shape(module)
     eliminate_dead_code(module)  # such as the last text state of two coupled ones, which no output reads
     labels = Labels()
     placeholders = module.graph.find_nodes(op="placeholder")

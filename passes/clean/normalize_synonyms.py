@@ -44,6 +44,7 @@ class NormalizeSynonyms(Pass):
     name: ClassVar[str] = "normalize-synonyms"
     exact: ClassVar[bool] = True
     stage: ClassVar[Stage] = "clean"
+    after: ClassVar[tuple[str, ...]] = ("keep-state-shape",)
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""

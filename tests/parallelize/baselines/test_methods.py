@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from parallelize.baselines import Baseline, baselines
-from parallelize.baselines.branch_mean import averaged
 from parallelize.metrics import predict, score
 from parallelize.refitting.refit import refit
 from passes.errors import ParallelizeError
 from passes.graph.agreement import largest_change
 from passes.plan import Plan
 from passes.schedule.apply_plan import rewrite
+from passes.schedule.average_branches import averaged
 from tests.parallelize.small_models import (
     PostNorm,
     TwoStacks,

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import fx
 
-from parallelize.baselines.branch_mean import averaged
 from parallelize.baselines.depths import wanted_depths
 from parallelize.baselines.ranges import CQIL, LP, PAINTERS, RangeMethod, best_ranges
 from parallelize.baselines.trial import Trial
 from parallelize.data import Samples
 from passes.plan import Plan, grouped
 from passes.schedule.apply_plan import rewrite
+from passes.schedule.average_branches import averaged
 from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import (
     PostNorm,

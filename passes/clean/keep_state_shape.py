@@ -5,17 +5,19 @@
 
 Some models (OPT) flatten batch and tokens before an MLP and undo it after the residual add, so that the state changes
 its shape twice in each block; others add on channels first. A sum is elementwise: both forms have the same bits.
+Refused: a sum that something reads in the other shape too, because both shapes are needed then.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import dataclass
+from typing import ClassVar, cast
 
 from torch import fx
 
 from passes.graph import operators as ops
 from passes.graph.dataflow import positions, region_between, same_shape, tensor_value
-from passes.graph.editing import eliminate_dead_code
+from passes.runner import Pass, PassResult, Skip, Stage
 
 aten = ops.aten
 
@@ -29,24 +31,30 @@ _VIEWS = ops.VIEWS | {
 _REORDERS = frozenset({aten.transpose.int, aten.permute.default})
 
 
-def keep_state_shape(module: fx.GraphModule) -> int:
-    """Rewrite, in place, every sum between a change of a tensor's shape and the one that undoes it.
+@dataclass(frozen=True)
+class KeepStateShape(Pass):
+    """Move sums between a change of a tensor's shape and the one that undoes it to the tensor itself."""
 
-    Returns:
-        How many sums were rewritten.
-    """
-    count = 0
-    place = positions(module.graph)
-    for node in list(module.graph.nodes):
-        found = _sum_on_moved_state(node, place)
-        if found is None:
-            continue
-        _rewrite(module, node, *found)
-        count += 1
-    if count:
-        eliminate_dead_code(module)
-        module.recompile()
-    return count
+    name: ClassVar[str] = "keep-state-shape"
+    exact: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "clean"
+
+    def apply(self, module: fx.GraphModule) -> PassResult:
+        """See the module's docstring."""
+        matches, skipped = [], []
+        place = positions(module.graph)
+        for node in list(module.graph.nodes):
+            found = _sum_on_moved_state(node, place)
+            if found is None:
+                continue
+            state, number = found
+            total = cast("fx.Node", node.args[0])
+            if len(total.users) > 1:
+                skipped.append(Skip(total.name, f"{total.name} is read in the shape of {state.name} and in its own"))
+                continue
+            _rewrite(module, node, state, number)
+            matches.append(total.name)
+        return PassResult(tuple(matches), tuple(skipped))
 
 
 def _sum_on_moved_state(undo: fx.Node, place: dict[fx.Node, int]) -> tuple[fx.Node, int] | None:
@@ -55,7 +63,7 @@ def _sum_on_moved_state(undo: fx.Node, place: dict[fx.Node, int]) -> tuple[fx.No
     What else is added is computed from that tensor: it is the state, and not what a term adds to another one.
     """
     total = undo.args[0] if undo.op == "call_function" and undo.target in _VIEWS | _REORDERS else None
-    if not isinstance(total, fx.Node) or total.target not in _SUMS or len(total.users) != 1:
+    if not isinstance(total, fx.Node) or total.target not in _SUMS:
         return None
     for number, moved in enumerate(total.args[:2]):
         other = total.args[1 - number]

@@ -1,4 +1,4 @@
-"""A state that is reshaped between blocks keeps one shape in the captured graph."""
+"""A state that is reshaped between blocks keeps one shape."""
 
 from __future__ import annotations
 
@@ -6,14 +6,31 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
-from parallelize.models.state_shapes import keep_state_shape
+from passes.clean.keep_state_shape import KeepStateShape
 from passes.graph import operators as ops
+from passes.runner import PassRecord, Skip
 from passes.stacks.find import find_stacks
-from tests.passes.models import HIDDEN, WIDTH, Attention, Function, Mlp, randomised, tokens
+from tests.passes.models import (
+    HIDDEN,
+    WIDTH,
+    Attention,
+    Function,
+    Mlp,
+    graph_of,
+    randomised,
+    run,
+    tokens,
+    wrong_metadata,
+)
+
+
+def _kept(model: nn.Module, *inputs: Tensor) -> tuple[fx.GraphModule, PassRecord]:
+    inputs = inputs or (tokens(),)
+    return run(graph_of(model, *inputs), KeepStateShape(), *inputs)
 
 
 def _flat_mlp(self: Function, x: Tensor, *, left: bool = True) -> Tensor:
@@ -35,36 +52,42 @@ def _model(**options: bool) -> nn.Module:
 def test_a_flattened_state_is_one_stack_with_the_same_bits_on_either_side_of_the_add() -> None:
     for left in (True, False):
         model = _model(left=left)
-        program = capture(model, (tokens(),))
-        (stack,) = find_stacks(program.module).stacks
+        graph, record = _kept(model)
+        assert len(record.matches) == 2
+        assert record.skipped == ()
+        (stack,) = find_stacks(graph).stacks
         assert [term.kind for term in stack.terms] == ["attention", "mlp"] * 2
         for batch in (1, 4):
-            assert torch.equal(program.module(tokens(batch)), model(tokens(batch)))
+            assert torch.equal(graph(tokens(batch)), model(tokens(batch)))
 
 
 def test_the_shape_of_the_moved_reshape_is_known() -> None:
-    program = capture(_model(), (tokens(),))
-    (stack,) = find_stacks(program.module).stacks
+    graph, _ = _kept(_model())
+    (stack,) = find_stacks(graph).stacks
     moved = [term.output for term in stack.terms if term.kind == "mlp"]
     assert all(node.target in ops.VIEWS for node in moved)
     assert [str(node.meta["val"].shape) for node in moved] == [str(stack.entry.meta["val"].shape)] * 2
+    assert wrong_metadata(graph, tokens(3)) == []
 
 
 def test_a_second_run_finds_nothing() -> None:
-    assert keep_state_shape(capture(_model(), (tokens(),)).module) == 0
+    graph, _ = _kept(_model())
+    assert run(graph, KeepStateShape())[1].matches == ()
 
 
-def test_an_add_that_is_read_in_both_shapes_is_left_alone() -> None:
+def test_an_add_that_is_read_in_both_shapes_is_left_with_a_reason() -> None:
     def forward(self: Function, x: Tensor) -> tuple[Tensor, Tensor]:
         flat = x.reshape(-1, WIDTH)
         flat = flat + self.m(flat)
         return flat.view(x.shape), flat.exp()
 
     model = randomised(Function(forward, m=Mlp()))
-    program = capture(model, (tokens(),))
-    (stack,) = find_stacks(program.module).stacks
+    graph, record = _kept(model)
+    assert record.matches == ()
+    assert record.skipped == (Skip("add", "add is read in the shape of inputs_0 and in its own"),)
+    (stack,) = find_stacks(graph).stacks
     assert stack.entry.target in ops.VIEWS
-    for actual, expected in zip(program.module(tokens()), model(tokens()), strict=True):
+    for actual, expected in zip(graph(tokens()), model(tokens()), strict=True):
         assert torch.equal(actual, expected)
 
 
@@ -74,9 +97,10 @@ def test_a_view_to_another_shape_is_left_alone() -> None:
         return (flat + self.m(flat)).view(x.shape[0], -1)
 
     model = randomised(Function(forward, m=Mlp()))
-    program = capture(model, (tokens(),))
-    assert torch.equal(program.module(tokens()), model(tokens()))
-    assert find_stacks(program.module).stacks[0].entry.target in ops.VIEWS
+    graph, record = _kept(model)
+    assert (record.matches, record.skipped) == ((), ())
+    assert torch.equal(graph(tokens()), model(tokens()))
+    assert find_stacks(graph).stacks[0].entry.target in ops.VIEWS
 
 
 @pytest.mark.parametrize(
@@ -113,8 +137,7 @@ def test_another_order_of_the_axes_undoes_nothing() -> None:
     def forward(self: Function, x: Tensor) -> Tensor:
         return (x.permute(2, 0, 1) + self.m(x).permute(2, 0, 1)).permute(2, 0, 1)
 
-    program = capture(randomised(Function(forward, m=Mlp())), (tokens(),))
-    assert keep_state_shape(program.module) == 0
+    assert _kept(randomised(Function(forward, m=Mlp())))[1].matches == ()
 
 
 def test_a_term_that_is_transposed_back_to_the_state_is_not_taken_for_the_state() -> None:
@@ -124,7 +147,7 @@ def test_a_term_that_is_transposed_back_to_the_state_is_not_taken_for_the_state(
         return self.head(x.transpose(1, 2))
 
     parts = {name: nn.Linear(WIDTH, WIDTH) for name in ("a", "b", "head")}
-    program = capture(randomised(Function(forward, **parts)), (tokens().transpose(1, 2),))
-    found = find_stacks(program.module)
+    graph, _ = _kept(randomised(Function(forward, **parts)), tokens().transpose(1, 2))
+    found = find_stacks(graph)
     assert [len(stack.terms) for stack in found.stacks] == [2]
     assert found.refused == ()

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parallelize.baselines.branch_mean import averaged
 from parallelize.data import Samples
 from parallelize.metrics import predict
 from parallelize.models.program import Program
@@ -16,6 +15,7 @@ from passes.graph.measures import operator_counts
 from passes.graph.outputs import flat_outputs
 from passes.plan import Plan
 from passes.runner import run_passes
+from passes.schedule.average_branches import AverageBranches, averaged
 from tests.parallelize.small_models import (
     PostNorm,
     Residual,
@@ -106,6 +106,16 @@ def test_the_serial_schedule_leaves_the_numbers_to_the_bit() -> None:
     probe = next(iter(images(8, 0).batches(8)))
     before, after = (flat_outputs(module, probe) for module in (vision().module, averaged(vision().module, serial)))
     assert torch.equal(before[0], after[0])
+
+
+def test_the_pass_says_on_how_many_levels_of_each_stack_it_took_a_mean() -> None:
+    _, program = _mlps(4)
+    for levels, matches in (([[[0], [1], [2]], [[3]]], 1), ([[[0]], [[1]], [[2]], [[3]]], 0)):
+        plan = stack_plan(4, levels, "none")
+        module, (record,) = run_passes(program.module, [AverageBranches(plan)])
+        assert [match.split(", ")[1] for match in record.matches] == ["levels averaged: 1"] * matches
+        (output,) = predict(module, SAMPLES)
+        assert torch.equal(output, _output(program, plan))
 
 
 def test_averaged_branches_fuse_as_summed_ones_do() -> None:

@@ -8,13 +8,34 @@ other level do; the mean is a step from the state towards it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from torch import fx
 
 from passes.graph.editing import clone, finish, restore_order
 from passes.graph.operators import ADD, aten
 from passes.plan import Plan
+from passes.runner import Pass, PassResult, Stage
 from passes.schedule.apply_plan import schedule
 from passes.schedule.sites import LevelSite, StackSite
+
+
+@dataclass(frozen=True)
+class AverageBranches(Pass):
+    """Rewrite residual stacks as a plan says, with the mean of the chains of each level."""
+
+    plan: Plan
+    name: ClassVar[str] = "average-branches"
+    exact: ClassVar[bool] = False
+    stage: ClassVar[Stage] = "schedule"
+    after: ClassVar[tuple[str, ...]] = ("apply-plan",)
+
+    def apply(self, module: fx.GraphModule) -> PassResult:
+        """See the module's docstring."""
+        sites = schedule_averaged(module, self.plan)
+        levels = [(site.name, sum(len(level.level.chains) > 1 for level in site.levels)) for site in sites]
+        return PassResult(tuple(f"{name}, levels averaged: {count}" for name, count in levels if count))
 
 
 def averaged(teacher: fx.GraphModule, plan: Plan) -> fx.GraphModule:
