@@ -64,15 +64,26 @@ def value_users(node: fx.Node) -> Iterator[fx.Node]:
 
 def is_stored(node: fx.Node) -> bool:
     """Whether a value comes from parameters and constants only."""
-    pending, seen = [node], {node}
+    return all(origin.op != "placeholder" for origin in _origins(node))
+
+
+def is_from_parameters(node: fx.Node) -> bool:
+    """Whether a value comes from parameters and constants only, a parameter or buffer among them."""
+    origins = _origins(node)
+    return any(origin.op == "get_attr" for origin in origins) and all(origin.op != "placeholder" for origin in origins)
+
+
+def _origins(node: fx.Node) -> list[fx.Node]:
+    """Inputs, parameters and constants that a value is computed from."""
+    pending, seen, origins = [node], {node}, []
     while pending:
         current = pending.pop()
-        if current.op == "placeholder":
-            return False
-        fresh = [source for source in tensor_inputs(current) if source not in seen]
+        read = list(tensor_inputs(current))
+        fresh = [source for source in read if source not in seen]
         seen.update(fresh)
         pending.extend(fresh)
-    return True
+        origins.extend([] if read else [current])
+    return origins
 
 
 def positions(graph: fx.Graph) -> dict[fx.Node, int]:

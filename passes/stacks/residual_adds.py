@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from passes.graph import operators as ops
-from passes.graph.dataflow import region_between, same_shape, tensor_value
+from passes.graph.dataflow import is_from_parameters, region_between, same_shape, tensor_value
 from passes.stacks.spelled_adds import SpelledAdd, spelled_add
 
 
@@ -64,7 +64,11 @@ class ResidualAdd:
         """Whether the term reads a parameter; in a product where the state is scaled, unlike a rotated query."""
         if self.spelled is not None and self.spelled.scaled and not any(ops.gemms(node) for node in self.region):
             return False
-        return any(source.op == "get_attr" for node in self.region for source in node.all_input_nodes)
+        read = [source for node in self.region for source in node.all_input_nodes]
+        if any(source.op == "get_attr" for source in read):
+            return True
+        outside = {*read}.difference(self.region, (self.skip,))
+        return any(is_from_parameters(source) for source in outside)  # such as a weight that is transposed first
 
     @property
     def is_activation(self) -> bool:

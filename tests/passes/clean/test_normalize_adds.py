@@ -26,6 +26,7 @@ from tests.passes.models import (
     WIDTH,
     Function,
     Mlp,
+    fixed_graph_of,
     graph_of,
     normal,
     plan_of,
@@ -181,6 +182,29 @@ def test_a_stored_scale_of_the_state_stays_learned() -> None:
     program, _ = clean(capture(model, (tokens(),)), [tokens()])
     constants = [name for name, _ in program.module.named_parameters() if name.startswith("constant")]
     assert constants
+
+
+@pytest.mark.parametrize("name", ["sub", "the state subtracted", "rsub", "add with alpha"])
+def test_a_weight_that_is_transposed_or_multiplied_before_its_use_is_a_parameter_of_the_term(name: str) -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for weight in (self.a.t(), self.b @ self.a, (self.a + torch.eye(WIDTH, dtype=x.dtype)).t()):
+            x = SPELLINGS[name](self, x, torch.relu(x @ weight))
+        return x
+
+    model = randomised(Function(forward, a=normal(WIDTH, WIDTH), b=normal(WIDTH, WIDTH)))
+    written, record = run(fixed_graph_of(model, tokens()), NormalizeAdds(), tokens())
+    assert len(record.matches) == 3
+    assert [len(stack.terms) for stack in find_stacks(written).stacks] == [3]
+
+
+def test_numbers_that_no_parameter_holds_are_no_weights() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = x - x @ torch.ones(WIDTH, WIDTH, dtype=x.dtype)
+        return x
+
+    _, record = run(fixed_graph_of(Function(forward).eval(), tokens()), NormalizeAdds())
+    assert record.matches == ()
 
 
 def test_a_sum_that_is_alone_on_its_state_is_left_as_it_is() -> None:
