@@ -92,9 +92,7 @@ class Benchmark:
         memory = MEMORY / f"{task.name}-{setting.samples}-{setting.metric}.json"
         memory.parent.mkdir(parents=True, exist_ok=True)
         options = PlannerOptions(longest_group=setting.longest_group, memory=memory, refine=setting.refine)
-        self.planner = Planner(
-            self.program.module, self.data.fit, self.data.held_out, setting.metric, options, progress=say
-        )
+        self.planner = Planner(self.program, self.data.fit, self.data.held_out, setting.metric, options, progress=say)
 
     def run(self, depth: int) -> None:
         """Measure every network of one depth that was not measured before."""

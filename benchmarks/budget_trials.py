@@ -48,7 +48,7 @@ class Trials:
             split(self.calibration.take(order[start : start + self.samples]), self.judge.samples, seed)
             for start in (0, self.samples)
         )
-        planner = Planner(self.program.module, here.fit, here.held_out, METRIC, PlannerOptions(seed=seed))
+        planner = Planner(self.program, here.fit, here.held_out, METRIC, PlannerOptions(seed=seed))
         chosen = planner.within(self.budget).chosen
         again = refit(self.program.module, chosen.plan, there.fit, there.held_out)
         return {

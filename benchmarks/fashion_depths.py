@@ -30,7 +30,7 @@ def planner() -> Planner:
     program = load_program(str(MODEL / "vit12.pt"), LoadOptions())
     samples = load_samples(MODEL / "calibration.npz", program.inputs)
     data = split(samples, load_samples(MODEL / "test.npz", program.inputs), 0)
-    return Planner(program.module, data.fit, data.held_out, "kl", progress=say)
+    return Planner(program, data.fit, data.held_out, "kl", progress=say)
 
 
 def say(what: str, done: int, total: int) -> None:

@@ -84,7 +84,7 @@ def _searched(job: Job, goal: AtDepth | Within, report: Report) -> Schedule:
     searching = PlannerOptions(
         refit=options.refit, seed=options.seed, time_limit=options.time_limit, refine=options.refine
     )
-    planner = Planner(job.prepared.program.module, data.fit, data.held_out, job.metric, searching, progress)
+    planner = Planner(job.prepared.program, data.fit, data.held_out, job.metric, searching, progress)
     if isinstance(goal, AtDepth):
         search = planner.at_depth(goal.blocks)
         return Schedule(search.chosen.plan, search)

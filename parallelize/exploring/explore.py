@@ -106,7 +106,7 @@ def _measure(prepared: Prepared, metric: Metric, options: PlanOptions, report: R
 
     best = ""
     data = prepared.data
-    planner = Planner(prepared.program.module, data.fit, data.held_out, metric, options.planner, progress)
+    planner = Planner(prepared.program, data.fit, data.held_out, metric, options.planner, progress)
     found = [_serial_point(prepared, planner)]
     for depth in _depths(planner, options.depths):
         candidate = planner.measure(depth)
@@ -144,8 +144,8 @@ def _serial_point(prepared: Prepared, planner: Planner) -> Point:
 
 
 def _point(kind: str, measured: Candidate, prepared: Prepared, planner: Planner) -> Point:
-    fused, _ = run_passes(measured.refitted.module, FUSION)
-    network = Network.of(kind, replace(prepared.program, module=fused), measured.plan, planner.graph)
+    fused, _ = run_passes(measured.network.module, FUSION)
+    network = replace(measured.network, name=kind, program=replace(prepared.program, module=fused))
     return Point(network, measured.scores.error(planner.metric), measured.scores.interval(planner.metric))
 
 
@@ -153,7 +153,7 @@ def _deletion(plan: Plan, prepared: Prepared, planner: Planner) -> Candidate:
     """The best deletion to the depth of a plan, with the refit that the search allows."""
     data, module = prepared.data, prepared.program.module
     chosen = deletion_plan(module, plan.with_refit(planner.options.refit), data.fit, data.held_out, planner.metric)
-    return planner.candidate(chosen, planner.graph.blocks(chosen))
+    return planner.candidate(chosen)
 
 
 def _timed(points: Sequence[Point], prepared: Prepared, options: PlanOptions, report: Report) -> list[Point]:

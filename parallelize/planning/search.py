@@ -5,26 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parallelize.metrics import Scores
+from parallelize.models.network import Network
 from parallelize.refitting.records import Refitted
 from passes.plan import Plan
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan that was measured as a whole network on held-out samples.
+    """A network of a plan that was measured on held-out samples.
 
     Attributes:
-        depth_blocks: blocks on the critical path.
         predicted: sum of the groups' costs; not a number for a plan from elsewhere.
         scores: measured with the refit of the plan.
-        refitted: the network that was measured.
+        refitted: what the refit did to make the network.
     """
 
-    plan: Plan
-    depth_blocks: int
+    network: Network
     predicted: float
     scores: Scores
     refitted: Refitted
+
+    @property
+    def plan(self) -> Plan:
+        """The schedule of the network."""
+        assert self.network.plan is not None
+        return self.network.plan
+
+    @property
+    def depth_blocks(self) -> int:
+        """Blocks on the longest path through the network's stacks."""
+        return self.network.depth_blocks
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def judge(shipped: tuple[Program, Split]) -> Judge:
 def found(shipped: tuple[Program, Split]) -> Candidate:
     program, data = shipped
     options = PlannerOptions(longest_group=2)
-    return Planner(program.module, data.fit, data.held_out, "kl", options).measure(DEPTH)
+    return Planner(program, data.fit, data.held_out, "kl", options).measure(DEPTH)
 
 
 def _kl(judge: Judge, module: fx.GraphModule) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from parallelize.metrics import Metric
 from parallelize.models.program import Program
@@ -30,18 +30,18 @@ def mlps(blocks: int = 4) -> Program:
 
 def quick(metric: Metric | str = "kl", **options: Any) -> Planner:
     """A planner for four blocks of one term; an affine refit unless said otherwise."""
-    return on_vectors(mlps().module, metric, **options)
+    return on_vectors(mlps(), metric, **options)
 
 
-def on_vectors(teacher: fx.GraphModule, metric: Metric | str = "kl", **options: Any) -> Planner:
+def on_vectors(program: Program, metric: Metric | str = "kl", **options: Any) -> Planner:
     """A planner for a model of (batch, 6)."""
-    return Planner(teacher, *VECTORS, metric, PlannerOptions(**{"refit": "affine", **options}))
+    return Planner(program, *VECTORS, metric, PlannerOptions(**{"refit": "affine", **options}))
 
 
 @functools.cache
 def of_vision() -> Planner:
     """A planner for four blocks of attention and MLP, whose groups are measured once for all tests."""
-    return Planner(vision().module, FIT, HELD_OUT, "kl", PlannerOptions(refit="affine", seed=3))
+    return Planner(vision(), FIT, HELD_OUT, "kl", PlannerOptions(refit="affine", seed=3))
 
 
 def levels(plan: Plan) -> list[tuple[int, ...]]:

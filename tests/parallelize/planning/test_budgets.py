@@ -98,9 +98,9 @@ def test_the_serial_network_is_no_rewrite_even_where_it_was_measured_before() ->
 
 
 def test_outputs_of_nan_are_within_no_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parallelize.planning.planner.other_forms", lambda *group: iter(()))
+    monkeypatch.setattr("parallelize.planning.known_forms.other_forms", lambda *group: iter(()))
     monkeypatch.setattr("parallelize.planning.fusibility.Fusibility.why_not", lambda *group: None)  # no products
-    planner = on_vectors(needs_its_first_block().module, refit="none")
+    planner = on_vectors(needs_its_first_block(), refit="none")
     assert not planner.measure(1).scores.error("kl") <= 1e9
     assert planner.within(1e9).chosen.depth_blocks == 2
 
@@ -148,7 +148,7 @@ def test_what_is_no_budget_is_refused_before_anything_is_measured(budget: float 
 
 
 def test_a_budget_for_a_model_without_two_blocks_alike_is_refused() -> None:
-    planner = Planner(vision(depth=1).module, FIT, HELD_OUT, "kl", PlannerOptions(refit="none"))
+    planner = Planner(vision(depth=1), FIT, HELD_OUT, "kl", PlannerOptions(refit="none"))
     with pytest.raises(ParallelizeError, match="No two neighbouring blocks"):
         planner.within(0.1)
 
@@ -177,9 +177,9 @@ def test_a_depth_that_the_time_was_too_short_for_is_refused_with_what_is_there()
 
 def test_short_groups_of_all_stacks_come_first_where_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
-    monkeypatch.setattr("parallelize.planning.planner.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr("parallelize.planning.known_forms.time", SimpleNamespace(monotonic=lambda: next(ticks)))
     torch.manual_seed(0)
-    planner = on_vectors(capture_vectors(TwoStacks(), 6).module, "relative-l2", time_limit=4)
+    planner = on_vectors(capture_vectors(TwoStacks(), 6), "relative-l2", time_limit=4)
     names = _measured_names(planner)
     assert [name.split()[:2] for name in names] == [
         ["0", "0-1"],
@@ -197,7 +197,7 @@ def test_when_time_ends_among_other_forms_those_that_were_measured_count(monkeyp
 
     def measure(number: int, form: Any) -> float:
         if form.name.startswith("deletion"):
-            planner._end = 0.0
+            planner.deadline.end = 0.0
             return 0.25
         return 1.0
 
@@ -231,7 +231,7 @@ def test_groups_are_no_longer_than_asked_for() -> None:
 @pytest.mark.parametrize(("blocks", "longest"), [(16, 16), (17, 4)])
 def test_groups_of_a_long_stack_are_limited(blocks: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GroupCosts, "_measure", lambda self, number, form: 1.0)
-    planner = on_vectors(mlps(blocks).module)
+    planner = on_vectors(mlps(blocks))
     assert planner.blocks == blocks
     lengths = {last - first + 1 for name in _measured_names(planner) for first, last in [_span(name)]}
     assert max(lengths) == longest
@@ -245,7 +245,7 @@ def _span(name: str) -> tuple[int, int]:
 
 def test_a_longest_group_that_is_asked_for_counts_for_a_long_stack_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GroupCosts, "_measure", lambda self, number, form: 1.0)
-    assert min(on_vectors(mlps(17).module, longest_group=17).partitions()) == 1
+    assert min(on_vectors(mlps(17), longest_group=17).partitions()) == 1
 
 
 def test_groups_of_one_block_leave_only_the_serial_network() -> None:

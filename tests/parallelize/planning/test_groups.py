@@ -58,7 +58,7 @@ def _told(planner: Planner, cost: Callable[[GroupForm], float]) -> dict[GroupFor
 
 def _two_terms() -> Planner:
     """A planner for six blocks of two terms."""
-    return on_vectors(post_norm_blocks(6).module, "relative-l2")
+    return on_vectors(post_norm_blocks(6), "relative-l2")
 
 
 def _by_cut(costs: Mapping[int, float]) -> Callable[[GroupForm], float]:
@@ -86,7 +86,7 @@ def _cut_of_all(planner: Planner) -> int | None:
     return form.cut
 
 
-@pytest.mark.parametrize("planner", [of_vision, quick, lambda: on_vectors(post_norm_blocks(3).module, "relative-l2")])
+@pytest.mark.parametrize("planner", [of_vision, quick, lambda: on_vectors(post_norm_blocks(3), "relative-l2")])
 def test_the_cheapest_measured_form_of_every_group_is_proposed(planner: object) -> None:
     assert callable(planner)
     searching: Planner = planner()
@@ -163,7 +163,7 @@ def test_a_cut_behind_a_dearer_one_is_not_found() -> None:
 
 
 def test_after_the_last_round_the_cheapest_cut_so_far_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parallelize.planning.planner.ROUNDS", 1)
+    monkeypatch.setattr("parallelize.planning.known_forms.ROUNDS", 1)
     planner = _two_terms()
     _told(planner, _by_cut({cut: float(cut) for cut in range(1, 6)}))
     assert _cut_of_all(planner) == 2

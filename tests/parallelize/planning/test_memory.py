@@ -117,7 +117,7 @@ def test_what_was_measured_just_before_the_time_was_over_is_kept(tmp_path: Path)
 
     def measure(number: int, form: GroupForm) -> float:
         if form.name.startswith("deletion"):
-            planner._end = 0.0
+            planner.deadline.end = 0.0
         return 1.0
 
     planner.costs._measure = measure  # type: ignore[method-assign]
@@ -154,8 +154,8 @@ def test_writes_are_some_seconds_apart_but_for_the_last(tmp_path: Path) -> None:
 
 def _other_weights() -> Planner:
     torch.manual_seed(1)
-    teacher = capture_vectors(Residual([mlp(6, 12) for _ in range(4)], nn.Linear(6, 5)), 6).module
-    return Planner(teacher, *VECTORS, "kl", PlannerOptions(refit="affine"))
+    program = capture_vectors(Residual([mlp(6, 12) for _ in range(4)], nn.Linear(6, 5)), 6)
+    return Planner(program, *VECTORS, "kl", PlannerOptions(refit="affine"))
 
 
 def _same_weights_other_graph() -> Planner:
@@ -163,11 +163,11 @@ def _same_weights_other_graph() -> Planner:
     network = Residual([mlp(6, 12) for _ in range(4)], nn.Linear(6, 5))
     for term in network.terms:
         term[2] = nn.Tanh()
-    return Planner(capture_vectors(network, 6).module, *VECTORS, "kl", PlannerOptions(refit="affine"))
+    return Planner(capture_vectors(network, 6), *VECTORS, "kl", PlannerOptions(refit="affine"))
 
 
 def _on(fit: Samples, held_out: Samples) -> Planner:
-    return Planner(mlps().module, fit, held_out, "kl", PlannerOptions(refit="affine"))
+    return Planner(mlps(), fit, held_out, "kl", PlannerOptions(refit="affine"))
 
 
 OTHERS = {

@@ -80,9 +80,9 @@ def _scripted(planner: Planner, errors: dict[tuple[tuple[int, ...], ...], float]
     measured: list[tuple[tuple[int, ...], ...]] = []
     real = planner.candidate
 
-    def candidate(plan: Plan, depth: int, predicted: float = float("nan")) -> Candidate:
+    def candidate(plan: Plan, predicted: float = float("nan")) -> Candidate:
         measured.append(tuple(levels(plan)))
-        return real(plan, depth, predicted)
+        return real(plan, predicted)
 
     planner.candidate = candidate  # type: ignore[method-assign]
     planner._error = lambda found: errors.get(tuple(levels(found.plan)), 1.0)  # type: ignore[method-assign]
@@ -120,7 +120,7 @@ def test_a_refined_search_is_no_worse() -> None:
 def test_no_neighbour_is_measured_when_the_time_is_over() -> None:
     planner = quick(refit="none", refine=5, time_limit=1e9)
     planner.proposal(2)
-    planner._end = 0.0
+    planner.deadline.end = 0.0
     assert len(_run(planner)) == 1
 
 
@@ -147,4 +147,4 @@ def test_less_than_no_neighbours_are_refused() -> None:
 def test_neighbours_of_a_transformer_are_refitted() -> None:
     found = of_vision().measure(1)
     near = next(neighbours(found.plan, of_vision().stacks))
-    assert of_vision().candidate(near, 1).refitted.levels
+    assert of_vision().candidate(near).refitted.levels

@@ -49,9 +49,9 @@ def test_two_stacks_share_a_depth() -> None:
             return y
 
     torch.manual_seed(0)
-    teacher = capture_vectors(Unequal(), 4).module
+    program = capture_vectors(Unequal(), 4)
     options = PlannerOptions(refit="none")
-    planner = Planner(teacher, vectors(80, 4, 0), vectors(40, 4, 1), "relative-l2", options)
+    planner = Planner(program, vectors(80, 4, 0), vectors(40, 4, 1), "relative-l2", options)
     assert planner.blocks == 5
     assert sorted(planner.partitions()) == [2, 3, 4, 5]
     for depth, (_, groups) in planner.partitions().items():
@@ -72,20 +72,20 @@ def test_a_stack_of_one_block_stays_serial_beside_one_of_many() -> None:
             return y
 
     torch.manual_seed(0)
-    planner = on_vectors(capture_vectors(OneAndMany(), 6).module, "relative-l2")
+    planner = on_vectors(capture_vectors(OneAndMany(), 6), "relative-l2")
     assert [len(stack.blocks) for stack in planner.stacks] == [1, 3]
     assert sorted(planner.partitions()) == [2, 3, 4]
     assert planner.at_depth(2).chosen.plan.stacks[0].is_serial
 
 
 def test_a_stack_whose_last_add_has_no_norm_is_planned_as_the_others_are() -> None:
-    planner = on_vectors(post_norm_blocks(3, (5,)).module, "relative-l2")
+    planner = on_vectors(post_norm_blocks(3, (5,)), "relative-l2")
     assert planner.at_depth(1).chosen.depth_blocks == 1
     assert sorted(planner.partitions()) == [1, 2, 3, 4, 5, 6]
 
 
 def test_blocks_of_different_kinds_are_never_side_by_side() -> None:
-    planner = Planner(vision(depth=1).module, FIT, HELD_OUT, "kl", PlannerOptions(refit="none"))
+    planner = Planner(vision(depth=1), FIT, HELD_OUT, "kl", PlannerOptions(refit="none"))
     assert planner.blocks == 1
     assert planner.partitions() == {1: (0.0, (((0, 0),),))}
 
@@ -100,12 +100,12 @@ def test_blocks_that_need_each_other_are_left_apart() -> None:
         for term in terms[2:]:
             term[3].weight.mul_(0.01)
             term[3].bias.mul_(0.01)
-    planner = on_vectors(capture_vectors(Residual(terms), 6).module, "relative-l2", refit="none")
+    planner = on_vectors(capture_vectors(Residual(terms), 6), "relative-l2", refit="none")
     assert levels(planner.at_depth(2).chosen.plan) == [(0,), (1, 2, 3)]
 
 
 def test_a_form_that_makes_the_outputs_nan_is_chosen_only_where_all_do() -> None:
-    planner = on_vectors(needs_its_first_block().module, refit="none")
+    planner = on_vectors(needs_its_first_block(), refit="none")
     for depth in (1, 2, 3):
         assert planner.measure(depth).scores.error("kl") < 1
     assert planner.partitions()[2][1] == (((0, 0), (1, 3)),)
@@ -201,16 +201,16 @@ def test_a_refit_that_helps_the_states_and_hurts_the_outputs_is_not_chosen(monke
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[1.0, 0.0]]))
     network = Residual([HardTanh([1, 0.01], [0.5, 200]), HardTanh([0.01, 0.01], [100, 100])], head)
-    teacher = capture_vectors(network, 2).module
+    program = capture_vectors(network, 2)
     fit, held_out = vectors(100, 2, 0), vectors(50, 2, 1)
     fit.arrays["x"][:, 0] = torch.linspace(1, 2, 100)
     held_out.arrays["x"][:, 0] = torch.linspace(-2, -1, 50)
     monkeypatch.setattr("parallelize.planning.fusibility.Fusibility.why_not", lambda *group: None)  # no products
-    planner = Planner(teacher, fit, held_out, "relative-l2", PlannerOptions(refit="affine"))
+    planner = Planner(program, fit, held_out, "relative-l2", PlannerOptions(refit="affine"))
     (stack,) = planner.stacks
     for form in (main_form(stack, 0, 1), *other_forms(stack, 0, 1, None)):
         planner.costs.known[planner.costs.key(0, form)] = 0.0 if form == main_form(stack, 0, 1) else 1.0
-    (level,) = refit(teacher, planner.proposal(1), fit, held_out).levels
+    (level,) = refit(program.module, planner.proposal(1), fit, held_out).levels
     assert level.strength == "affine"
     assert level.after < 0.5 * level.before
     chosen = planner.measure(1)
@@ -232,7 +232,7 @@ def test_what_was_measured_is_listed_from_deep_to_shallow_and_measured_once() ->
 def test_a_model_without_stacks_is_refused() -> None:
     torch.manual_seed(0)
     with pytest.raises(ParallelizeError, match="no residual stack"):
-        on_vectors(capture_vectors(mlp(6, 12), 6).module)
+        on_vectors(capture_vectors(mlp(6, 12), 6))
 
 
 def test_top1_without_labels_is_refused_before_anything_is_measured() -> None:
@@ -241,7 +241,7 @@ def test_top1_without_labels_is_refused_before_anything_is_measured() -> None:
 
 
 def test_labels_reach_the_metric() -> None:
-    planner = Planner(vision().module, FIT, HELD_OUT, "top1-drop", PlannerOptions(refit="none", longest_group=2))
+    planner = Planner(vision(), FIT, HELD_OUT, "top1-drop", PlannerOptions(refit="none", longest_group=2))
     teacher = predict(vision().module, HELD_OUT)[0].argmax(1)
     assert HELD_OUT.labels is not None
     assert planner.measure(3).scores.top1_teacher == pytest.approx(float((teacher == HELD_OUT.labels).double().mean()))
@@ -255,14 +255,14 @@ def test_groups_and_networks_are_measured_by_a_metric_of_the_users_own() -> None
     metric = own_metric("first-class", first_class)
     planner = quick(metric)
     chosen = planner.at_depth(2).chosen
-    outputs, teacher = (predict(m, planner.held_out)[0] for m in (chosen.refitted.module, planner.teacher))
+    outputs, teacher = (predict(m, planner.held_out)[0] for m in (chosen.refitted.module, planner.program.module))
     error = float((outputs[:, 0] - teacher[:, 0]).square().mean())
     assert chosen.scores.error(metric) == pytest.approx(error)
     assert all(cost > 0 for cost in planner.costs.known.values())
 
 
 def test_a_post_norm_stack_may_share_its_norm() -> None:
-    planner = on_vectors(post_norm(4).module, "relative-l2")
+    planner = on_vectors(post_norm(4), "relative-l2")
     levels_ = [level for depth in (1, 2, 3) for level in planner.proposal(depth).stacks[0].levels]
     assert any(level.shared for level in levels_)
     assert planner.at_depth(1).chosen.scores.error("relative-l2") < 1
