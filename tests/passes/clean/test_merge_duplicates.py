@@ -13,6 +13,8 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 
 from passes.clean.merge_duplicates import MergeDuplicates
 from passes.graph.equal_calls import key_of
+from passes.runner import Skip
+from passes.stacks.find import find_stacks
 from tests.passes.models import WIDTH, Function, graph_of, mlps, normal, randomised, run, text, tokens, wrong_metadata
 
 aten = torch.ops.aten
@@ -56,6 +58,25 @@ def test_what_is_computed_twice_is_computed_once_with_the_same_bits(
     for batch in (1, 3):
         assert torch.equal(merged(tokens(batch)), graph(tokens(batch)))
         assert wrong_metadata(merged, tokens(batch)) == []
+    again, second = run(merged, MergeDuplicates(), tokens())
+    assert second.matches == ()
+    assert text(again) == text(merged)
+
+
+def test_a_value_inside_a_term_is_not_given_to_what_reads_the_state_outside_of_it() -> None:
+    def forward(self: Function, x: Tensor) -> Tensor:
+        states = [x]
+        for name in "abc":
+            states.append(states[-1] + getattr(self, name)(torch.tanh(states[-1])))
+        return states[-1] * torch.tanh(states[1]) * torch.tanh(states[1])
+
+    graph = _graph(forward, **{name: nn.Linear(WIDTH, WIDTH) for name in "abc"})
+    (before,) = find_stacks(graph).stacks
+    merged, record = run(graph, MergeDuplicates(), tokens())
+    assert record.matches == ("tanh_4 is tanh_3",)
+    assert record.skipped == (Skip("tanh_3", "tanh_1 computes the same, but not in the same term"),)
+    (after,) = find_stacks(merged).stacks
+    assert len(after.terms) == len(before.terms) == 3
     again, second = run(merged, MergeDuplicates(), tokens())
     assert second.matches == ()
     assert text(again) == text(merged)
