@@ -20,7 +20,7 @@ def entries() -> Iterator[Entry]:
     """All of them."""
     state = {"x": Feed((3, TOKENS, WIDTH))}
     two = ({"attention": 2, "mlp": 2}, {"attention": 4, "mlp": 2})
-    yield Entry("detr", lambda: Detr(norm_first=False), state, two)
+    yield Entry("detr", lambda: Detr(norm_first=False), state, two, slow=True)
     yield Entry("detr-pre-norm", lambda: Detr(norm_first=True), state, two, slow=True)
     yield Entry("act", Act, {"state": Feed((3, 14)), "images": Feed((3, TOKENS, WIDTH))}, slow=True)
     yield Entry("dpt-taps", lambda: Taps(every=1), state, TERMS, (ALREADY,) * 3, slow=True)

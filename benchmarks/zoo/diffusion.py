@@ -25,7 +25,7 @@ def entries() -> Iterator[Entry]:
     yield Entry("pixart", PixArt, {**TOKENS_AND_CONDITION, "text": Feed((3, WORDS, WIDTH))}, cross, slow=True)
     square = {"x": Feed((3, 16, WIDTH)), "condition": Feed((3, CONDITION))}
     yield Entry("sana", Sana, square, slow=True)
-    yield Entry("flux-single", FluxSingle, TWO_STREAMS)
+    yield Entry("flux-single", FluxSingle, TWO_STREAMS, slow=True)
     yield Entry("flux-single-joined", lambda: FluxSingle(joined=True), TWO_STREAMS, slow=True)
     yield Entry("mm-dit", MmDiT, TWO_STREAMS, slow=True)
     yield Entry("u-vit", UVit, {"x": Feed((3, TOKENS, WIDTH))}, slow=True)

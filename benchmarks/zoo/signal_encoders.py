@@ -26,7 +26,7 @@ def images() -> Iterator[Entry]:
     yield Entry("deit", _deit, pixels(), TERMS, slow=True)
     yield Entry("beit", _beit, pixels(), TERMS, slow=True)
     stage = {"attention": 2, "mlp": 2}
-    yield Entry("swin", _swin, pixels(), (stage, stage))
+    yield Entry("swin", _swin, pixels(), (stage, stage), slow=True)
     yield Entry("clip-vision", _clip, pixels(), TERMS, slow=True)
 
 

@@ -51,6 +51,7 @@ def _kl(judge: Judge, module: fx.GraphModule) -> float:
     return judge.score(module).error("kl")
 
 
+@pytest.mark.slow
 def test_what_the_search_finds_is_as_deep_as_asked_and_nearer_with_its_refit(
     shipped: tuple[Program, Split], judge: Judge, found: Candidate
 ) -> None:

@@ -48,6 +48,7 @@ def test_inputs_of_another_dtype_are_cast() -> None:
     assert torch.equal(expected, actual)
 
 
+@pytest.mark.slow
 def test_what_a_program_was_written_to_is_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with opened(vision(), "onnxruntime"):

@@ -98,6 +98,7 @@ def test_a_refit_brings_every_schedule_nearer_to_the_teacher(beside_a_plan: tupl
         assert errors[name, "affine"] < errors[name, "none"]
 
 
+@pytest.mark.slow
 def test_a_depth_that_pairs_cannot_reach_leaves_them_out() -> None:
     made = baselines(vision(), 1, FIT, HELD_OUT, "kl", "affine")
     assert "LP" not in {each.name for each in made}
@@ -122,6 +123,7 @@ def test_models_of_several_stacks_and_of_post_norm_terms_have_all_baselines(mode
         assert 0 < score(predict(each.module, judge), expected).relative_l2 < 2
 
 
+@pytest.mark.slow
 def test_each_method_is_announced() -> None:
     said: list[str] = []
     baselines(vision(), 3, FIT, HELD_OUT, "kl", "affine", said.append)

@@ -161,6 +161,7 @@ def test_a_healed_rewrite_is_one_more_network_fused_and_as_deep(strength: Refit)
     assert (variants[HEALED].critical_gemms, variants[HEALED].parameters) == (start.critical_gemms, start.parameters)
 
 
+@pytest.mark.slow
 def test_a_healing_that_does_not_help_adds_no_network() -> None:
     variants = _healed("affine", HealOptions(steps=4, batch_size=20, evaluate_every=2, learning_rate=1e3))
     assert HEALED not in _names(variants)
@@ -174,6 +175,7 @@ def _healed(strength: Refit, options: HealOptions) -> Variants:
     return build_variants(vision(), plan, FIT, HELD_OUT, "kl", heal=healer)
 
 
+@pytest.mark.slow
 def test_what_is_being_done_is_told_in_order() -> None:
     said: list[str] = []
     build_variants(vision(), pairs("affine"), FIT, HELD_OUT, "kl", report=said.append)

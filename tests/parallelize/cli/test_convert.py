@@ -89,13 +89,14 @@ def test_a_failed_run_leaves_the_earlier_output_whole(converted: tuple[Path, Res
     assert {path.name: path.read_bytes() for path in (home / "out").iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "end"),
     [
-        pytest.param("capturing the model", signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param("judging", signal.SIGTERM, marks=pytest.mark.slow),
+        ("capturing the model", signal.SIGINT),
+        ("judging", signal.SIGTERM),
         ("writing and checking ONNX", signal.SIGKILL),
-        pytest.param("writing the report", signal.SIGKILL, marks=pytest.mark.slow),
+        ("writing the report", signal.SIGKILL),
     ],
 )
 def test_a_killed_run_leaves_the_earlier_output_whole(home: Path, stage: str, end: signal.Signals) -> None:

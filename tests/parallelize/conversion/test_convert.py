@@ -226,6 +226,7 @@ def healed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
     return convert(network(), tmp_path_factory.mktemp("healed") / "out", inputs=data / "fit.npz", options=options)
 
 
+@pytest.mark.slow
 def test_the_healed_network_is_one_more_row_and_is_what_is_written(healed: Conversion, data: Path) -> None:
     ours, before = healed.report["rewrite, healed"], healed.report["rewrite, refitted"]
     assert healed.report.product == ours
@@ -240,6 +241,7 @@ def test_the_healed_network_is_one_more_row_and_is_what_is_written(healed: Conve
         torch.testing.assert_close(written, network().module(pixels), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_report_says_how_it_was_healed(healed: Conversion) -> None:
     content = healed.report.healing
     assert content is not None
@@ -252,6 +254,7 @@ def test_the_report_says_how_it_was_healed(healed: Conversion) -> None:
     assert notes(healed.report) == [note for note in notes(healed.report) if "Healing" not in note]
 
 
+@pytest.mark.slow
 def test_a_conversion_that_fails_after_the_healing_keeps_its_state(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +276,7 @@ def _printed(result: Result) -> list[str]:
     return stream.getvalue().splitlines()
 
 
+@pytest.mark.slow
 def test_a_language_model_within_a_percentage_of_its_perplexity_padding_left_out(tmp_path: Path) -> None:
     samples = text(60, 0)
     np.savez(tmp_path / "text.npz", **{name: array.numpy() for name, array in samples.arrays.items()})
@@ -326,6 +330,7 @@ class Actor(nn.Module):
         return {"value": self.value(state), "action": self.action(state)}
 
 
+@pytest.mark.slow
 def test_named_outputs_and_branches_that_swap_dimensions(tmp_path: Path) -> None:
     torch.manual_seed(0)
     np.savez(tmp_path / "data.npz", state=torch.randn(60, 5, 8).numpy())

@@ -81,6 +81,7 @@ def test_a_para_former_of_any_size_is_fused_and_reported_as_it_is(
     assert {"model.pt2", "model.onnx", "plan.json", "report.html", "before.svg", "after.svg"} <= written
 
 
+@pytest.mark.slow
 def test_branches_of_two_blocks_are_scheduled_where_a_depth_asks_for_it(tmp_path: Path) -> None:
     program = capture_images(para_former(4, 2))
     made = convert(program, tmp_path / "out", options=replace(QUICK, depth=1))

@@ -43,12 +43,12 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def content(data: Path, output: Path) -> dict[str, Any]:
-    return explore(Source(vision(3), data), output, OPTIONS)
+    return explore(Source(vision(2), data), output, OPTIONS)
 
 
 def test_every_depth_has_a_rewrite_and_a_deletion_beside_the_serial_network(content: dict[str, Any]) -> None:
     kinds = [(point["kind"], point["depth_blocks"]) for point in content["points"]]
-    expected = [("serial", 3), *((kind, depth) for depth in (2, 1) for kind in ("rewrite", "deletion"))]
+    expected = [("serial", 2), ("rewrite", 1), ("deletion", 1)]
     assert kinds == expected
     assert all(point["latency_ms"] > 0 for point in content["points"])
     assert content["points"][0]["error"] == 0.0
@@ -57,12 +57,12 @@ def test_every_depth_has_a_rewrite_and_a_deletion_beside_the_serial_network(cont
 def test_the_error_of_a_point_is_that_of_its_plan_on_held_out_samples(
     content: dict[str, Any], output: Path, data: Path
 ) -> None:
-    parts = split(load_samples(data, vision(3).inputs), None, 0)
-    judge = Judge(vision(3).module, parts.held_out, "kl")
+    parts = split(load_samples(data, vision(2).inputs), None, 0)
+    judge = Judge(vision(2).module, parts.held_out, "kl")
     point = content["points"][1]
     plan = Plan.from_json((output / point["plan_file"]).read_text())
     assert json.loads(plan.to_json()) == point["plan"]
-    scores = judge.score(refit(vision(3).module, plan, parts.fit, parts.held_out).module)
+    scores = judge.score(refit(vision(2).module, plan, parts.fit, parts.held_out).module)
     assert point["error"] == pytest.approx(scores.error("kl"), rel=1e-3)
     assert point["error_interval"][0] <= point["error"] <= point["error_interval"][1]
 
@@ -93,7 +93,7 @@ def test_the_table_has_a_row_for_each_point_and_fits_the_terminal(content: dict[
 
 
 def test_every_plan_of_the_frontier_fits_the_model(output: Path, content: dict[str, Any]) -> None:
-    stacks = find_stacks(vision(3).module).stacks
+    stacks = find_stacks(vision(2).module).stacks
     for point in content["points"]:
         check_fits(stacks, Plan.from_json((output / point["plan_file"]).read_text()))
 
@@ -102,21 +102,21 @@ def test_only_a_directory_of_an_earlier_search_is_replaced(data: Path, tmp_path:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("keep")
     with pytest.raises(ParallelizeError, match=r"was not made by a search for plans: it has no frontier\.json"):
-        explore(Source(vision(3), data), tmp_path / "mine", OPTIONS, force=True)
+        explore(Source(vision(2), data), tmp_path / "mine", OPTIONS, force=True)
     assert (tmp_path / "mine" / "letter.txt").read_text() == "keep"
 
 
 def test_a_search_needs_data_and_depths_that_there_are(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ParallelizeError, match="A plan is chosen on data"):
-        explore(Source(vision(3)), tmp_path / "out", OPTIONS)
+        explore(Source(vision(2)), tmp_path / "out", OPTIONS)
     with pytest.raises(ParallelizeError, match="No rewrite is 7 blocks deep") as caught:
-        explore(Source(vision(3), data), tmp_path / "out", PlanOptions(planner=PLANNER, depths=(2, 7)))
-    assert caught.value.hint == "Depths are 1, 2."
+        explore(Source(vision(2), data), tmp_path / "out", PlanOptions(planner=PLANNER, depths=(1, 7)))
+    assert caught.value.hint == "Depths are 1."
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_latency_nothing_is_timed(data: Path, tmp_path: Path) -> None:
-    found = explore(Source(vision(3), data), tmp_path / "out", PlanOptions(planner=PLANNER, depths=(2,), latency=False))
+    found = explore(Source(vision(2), data), tmp_path / "out", PlanOptions(planner=PLANNER, depths=(1,), latency=False))
     assert [point["latency_ms"] for point in found["points"]] == [None] * 3
     assert not (tmp_path / "out" / "heatmap.svg").exists()
     stream = io.StringIO()

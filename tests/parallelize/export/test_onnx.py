@@ -158,6 +158,7 @@ def test_the_names_are_those_of_the_program_and_not_of_its_nodes(tmp_path: Path)
     assert [spec.name for spec in inputs] == ["my_ids", "my_weights"]
 
 
+@pytest.mark.slow
 def test_a_higher_opset_can_be_asked_for(tmp_path: Path) -> None:
     write_onnx(_program("two inputs"), tmp_path / "two.onnx", opset=20)
     assert onnx.load(tmp_path / "two.onnx").opset_import[0].version == 20
@@ -176,6 +177,7 @@ class Biased(nn.Module):
         return mixed.transpose(1, 2).reshape(x.shape[0], 5, 8)
 
 
+@pytest.mark.slow
 def test_attention_with_a_mask_that_is_a_parameter_is_written_and_the_parameter_still_learns(tmp_path: Path) -> None:
     program = capture(Biased().eval(), (torch.rand(2, 5, 8),), origin="biased")
     write_onnx(program, tmp_path / "biased.onnx")

@@ -31,8 +31,9 @@ from passes.precision.cast_precision import Precision
 from passes.runner import run_passes
 from passes.schedule.apply_plan import ApplyPlan
 from tests.parallelize.small_models import images, pairs, vision
+from tests.sampled import sampled
 
-DTYPES = pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+DTYPES = pytest.mark.parametrize("dtype", sampled(["fp16", "bf16"], 2))
 ERROR = {"fp16": 3e-3, "bf16": 3e-2}
 FP16_REORDERED = 5e-3  # two ways to sum up in fp16, relative to the largest output
 ONNX_TYPE = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}

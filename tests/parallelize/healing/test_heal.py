@@ -60,6 +60,7 @@ def test_without_logits_the_relative_error_falls(refitted: Refitted) -> None:
     assert result.before == pytest.approx(score(predict(refitted.module, HELD_OUT), teacher).relative_l2, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_rewrite_without_a_refit_is_healed_too() -> None:
     plan = pairs("none", 2)
     as_is = refit(vision(2).module, plan, FIT, HELD_OUT)
@@ -101,6 +102,7 @@ def test_where_nothing_beats_the_start_the_start_is_kept(refitted: Refitted) -> 
     assert result.module is refitted.module
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_too_high_is_cut_until_the_healing_helps(refitted: Refitted) -> None:
     result = healing_of(refitted, dataclasses.replace(FAST, learning_rate=1.0, steps=150))
     assert result.learning_rate < 0.1

@@ -20,6 +20,7 @@ from tests.parallelize.healing.cases import FAST, FIT, HELD_OUT, PLAN, equal, he
 from tests.parallelize.small_models import vision
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_others(refitted: Refitted, healed: Healed) -> None:
     assert equal(healing_of(refitted, FAST), healed)
     assert not equal(healing_of(refitted, dataclasses.replace(FAST, seed=1)), healed)

@@ -30,6 +30,7 @@ from passes.runner import run_passes
 from passes.schedule.apply_plan import ApplyPlan
 from tests.parallelize.small_models import SMALL, capture_images, images, pairs, stack_plan, vision
 from tests.parallelize.written import write
+from tests.sampled import sampled
 
 LEVELS = CompareOptions(by_level=True, threshold=1e-3)
 
@@ -69,7 +70,7 @@ def converted(directory: Path, plan: Plan) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("bad", [0, SMALL.depth - 1])
+@pytest.mark.parametrize("bad", sampled([SMALL.depth - 1, 0], 2))
 def test_a_planted_error_is_found_at_its_level(bad: int) -> None:
     found = levels_of(capture_images(model()), capture_images(model(bad)))
     assert found.first is not None
@@ -78,6 +79,7 @@ def test_a_planted_error_is_found_at_its_level(bad: int) -> None:
     assert [level.error for level in found.levels[: 2 * bad + 2]] == [0.0] * (2 * bad + 2)
 
 
+@pytest.mark.slow
 def test_it_is_found_in_an_onnx_file_as_well(tmp_path: Path) -> None:
     write_onnx(capture_images(model(2)), tmp_path / "bad.onnx")
     for reference in (vision(), write(tmp_path / "good.onnx")):

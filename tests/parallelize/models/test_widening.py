@@ -45,13 +45,14 @@ def test_autocasting_in_forward_is_captured_to_the_bit() -> None:
     assert torch.equal(program.module(x), model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [
         ("bf16", None),
-        pytest.param("bf16", "fp32", marks=pytest.mark.slow),
-        pytest.param("autocast", None, marks=pytest.mark.slow),
-        pytest.param("autocast", "fp32", marks=pytest.mark.slow),
+        ("bf16", "fp32"),
+        ("autocast", None),
+        ("autocast", "fp32"),
     ],
 )
 def test_a_half_model_is_converted_in_fp32_and_exported_in_its_own_precision(

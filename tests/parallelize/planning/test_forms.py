@@ -15,6 +15,7 @@ from passes.schedule.apply_plan import rewrite
 from passes.stacks.find import Stack
 from tests.parallelize.planning.cases import VECTORS, mlps, post_norm, post_norm_blocks, stack_of, three_terms
 from tests.parallelize.small_models import PostNorm, capture_vectors, vision
+from tests.sampled import sampled
 
 PROGRAMS = {
     "two terms": vision,
@@ -117,7 +118,7 @@ def test_where_only_the_first_terms_have_norms_only_their_level_shares_one() -> 
     assert "sublayer, each its norm" in _chains(stack, 0, 2)
 
 
-@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+@pytest.mark.parametrize("program", sampled(PROGRAMS, 3))
 def test_every_form_of_every_group_fits_the_model_and_is_as_deep_as_one_block(program: object) -> None:
     assert callable(program)
     captured: Program = program()

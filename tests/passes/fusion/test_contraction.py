@@ -28,6 +28,7 @@ from tests.passes.models import (
     text,
     wrong_metadata,
 )
+from tests.sampled import sampled
 
 aten = torch.ops.aten
 Make = Callable[[], dict[str, nn.Module | Tensor]]
@@ -129,7 +130,7 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize(("function", "make"), INSIDE.values(), ids=INSIDE.keys())
+@pytest.mark.parametrize(("function", "make"), sampled(INSIDE, 2))
 def test_the_sum_is_inside_the_last_linear(function: Callable[..., Tensor], make: Make) -> None:
     graph, fused, record = _fused(function, make, _tokens())
     assert record.skipped == ()
@@ -174,7 +175,7 @@ BEHIND = {
 }
 
 
-@pytest.mark.parametrize(("function", "make", "example"), BEHIND.values(), ids=BEHIND.keys())
+@pytest.mark.parametrize(("function", "make", "example"), sampled(BEHIND, 3))
 def test_what_is_no_scale_of_channels_stays_behind_the_product_and_is_summed(
     function: Callable[..., Tensor], make: Make, example: Callable[..., Tensor]
 ) -> None:

@@ -50,6 +50,7 @@ from tests.passes.models import (
     wrong_metadata,
 )
 from tests.passes.schedules import stack_plans
+from tests.sampled import sampled
 
 EXACT = 1e-10
 
@@ -276,7 +277,7 @@ def _encoder(*, batch_first: bool, norm_first: bool = True) -> fx.GraphModule:
     return run(graph, RemoveIdentities())[0]
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("batch_first", sampled([True, False], 2))
 def test_the_encoder_of_torch_is_fused_with_its_packed_projection_and_either_order_of_dimensions(
     batch_first: bool,
 ) -> None:
@@ -288,7 +289,7 @@ def test_the_encoder_of_torch_is_fused_with_its_packed_projection_and_either_ord
         assert relative_error(fused(tokens(batch)), parallel(tokens(batch))) < EXACT
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("batch_first", sampled([True, False], 2))
 def test_post_norm_branches_share_projections_and_attention_and_are_summed_behind_their_norms(
     batch_first: bool,
 ) -> None:
@@ -307,7 +308,7 @@ def test_post_norm_branches_share_projections_and_attention_and_are_summed_behin
     assert run(fused, FuseWidth())[1].matches == ()
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("batch_first", sampled([True, False], 2))
 def test_pairs_of_layers_of_a_pre_norm_encoder_run_the_operators_of_half_the_depth(batch_first: bool) -> None:
     def encoder(depth: int) -> fx.GraphModule:
         layer = nn.TransformerEncoderLayer(WIDTH, 2, HIDDEN, norm_first=True, batch_first=batch_first)
@@ -334,11 +335,11 @@ BLOCK_LEVELS: dict[str, tuple[int, Levels]] = {
 @pytest.mark.parametrize(
     ("depth", "levels"),
     [
-        pytest.param(*levels, id=name, marks=() if name in ("pairs", "two chains beside a block") else pytest.mark.slow)
+        pytest.param(*levels, id=name, marks=() if name == "two chains beside a block" else pytest.mark.slow)
         for name, levels in BLOCK_LEVELS.items()
     ],
 )
-@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("norm_first", sampled([True, False], 2))
 def test_chains_of_terms_are_batched_where_their_states_are_private(
     depth: int, levels: Levels, norm_first: bool
 ) -> None:

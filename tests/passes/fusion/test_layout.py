@@ -78,7 +78,7 @@ def test_an_outer_size_of_one_is_a_concatenation() -> None:
     assert torch.equal(interleave(branches, 1, 1), torch.cat(branches, 1))
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_view_takes_the_branches_to_where_the_rule_says(data: st.DataObject) -> None:
     before, dim, outer = data.draw(_wide())
@@ -89,7 +89,7 @@ def test_a_view_takes_the_branches_to_where_the_rule_says(data: st.DataObject) -
         assert moved in _right_layouts(branches, interleave(branches, dim, outer), after)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_view_is_refused_only_where_no_dimension_holds_the_branches(data: st.DataObject) -> None:
     before, dim, outer = data.draw(_wide())
@@ -101,7 +101,7 @@ def test_a_view_is_refused_only_where_no_dimension_holds_the_branches(data: st.D
         assert _right_layouts(branches, interleave(branches, dim, outer), after) == set()
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(st.data())
 def test_a_view_with_a_free_batch_is_right_for_every_batch(data: st.DataObject) -> None:
     before, dim, outer = data.draw(_wide())

@@ -26,6 +26,7 @@ from tests.passes.models import (
     wrong_metadata,
 )
 from tests.passes.term_functions import Branch, attention, down, fuse, hidden, out, square, up
+from tests.sampled import sampled
 
 HEAD = WIDTH // HEADS
 SDPA = "scaled_dot_product_attention"
@@ -66,7 +67,7 @@ PASSED = {
 }
 
 
-@pytest.mark.parametrize("branch", PASSED.values(), ids=PASSED.keys())
+@pytest.mark.parametrize("branch", sampled(PASSED, 3))
 def test_branches_pass_through(branch: Branch) -> None:
     graph, fused, record = fuse(branch)
     inputs = (tokens(), *branch.sides)
@@ -172,7 +173,7 @@ def _products(graph: fx.GraphModule) -> int:
     return sum(gemms(node) for node in graph.graph.nodes)
 
 
-@pytest.mark.parametrize("branch", MOVED.values(), ids=MOVED.keys())
+@pytest.mark.parametrize("branch", sampled(MOVED, 3))
 def test_branches_are_moved_where_an_operator_needs_the_dimension_in_which_they_lie(branch: Branch) -> None:
     graph, fused, record = fuse(branch)
     assert record.skipped == ()

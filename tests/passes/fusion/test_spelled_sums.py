@@ -31,6 +31,7 @@ from tests.passes.models import (
     wide_operators,
     wrong_metadata,
 )
+from tests.sampled import sampled
 
 EXACT = 1e-10
 Spelling = Callable[[Tensor, Sequence[Tensor]], Tensor]
@@ -91,7 +92,7 @@ def _spellings(*quick: str) -> list[ParameterSet]:
     return [pytest.param(spelling, id=name, marks=slow[name]) for name, spelling in SPELLINGS.items()]
 
 
-@pytest.mark.parametrize("spelling", _spellings(*SPELLINGS))
+@pytest.mark.parametrize("spelling", sampled(_spellings(*SPELLINGS), 3))
 def test_chains_of_every_spelling_are_one_chain_with_the_same_numbers(spelling: Spelling) -> None:
     graph, fused, record = _fused(spelling, 3, 2)
     assert record.skipped == ()
@@ -131,9 +132,7 @@ def _para_former(branches: int, blocks: int) -> tuple[fx.GraphModule, fx.GraphMo
     return graph, *run(graph, FuseWidth(), images())
 
 
-@pytest.mark.parametrize(
-    ("branches", "blocks"), [(3, 1), (3, 2), *(pytest.param(count, 1, marks=pytest.mark.slow) for count in (8, 16))]
-)
+@pytest.mark.parametrize(("branches", "blocks"), sampled([(3, 2), (3, 1), (8, 1), (16, 1)], 4))
 def test_a_para_former_costs_what_one_of_two_branches_costs(branches: int, blocks: int) -> None:
     graph, fused, record = _para_former(branches, blocks)
     _, two, _ = _para_former(2, blocks)

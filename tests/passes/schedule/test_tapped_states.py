@@ -29,6 +29,7 @@ from tests.passes.models import (
     wide_operators,
     wrong_metadata,
 )
+from tests.sampled import sampled
 
 EXACT = 1e-10
 
@@ -127,7 +128,7 @@ LEVELS: dict[str, tuple[tuple[int, ...], Levels, int]] = {
 }
 
 
-@pytest.mark.parametrize(("taps", "levels", "matches"), LEVELS.values(), ids=LEVELS.keys())
+@pytest.mark.parametrize(("taps", "levels", "matches"), sampled(LEVELS, 2))
 def test_levels_with_tapped_states_are_fused(taps: tuple[int, ...], levels: Levels, matches: int) -> None:
     fused, record = _fused(_rewritten(_model(4, *taps), levels))
     assert len(record.matches) == matches

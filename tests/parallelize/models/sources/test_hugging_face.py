@@ -56,14 +56,8 @@ CASES = {
         [4, 4],
     ),
 }
-# Text, images, sound, and a decoder beside an encoder; the others take seconds each.
-QUICK = {
-    "BertForSequenceClassification",
-    "GPT2LMHeadModel",
-    "ViTForImageClassification",
-    "Wav2Vec2ForCTC",
-    "WhisperForConditionalGeneration",
-}
+# Text and images; the others, sound and decoders beside encoders among them, take seconds each.
+QUICK = {"BertForSequenceClassification", "GPT2LMHeadModel", "ViTForImageClassification"}
 
 
 def _model(name: str, config: Mapping[str, Any]) -> Any:
@@ -134,6 +128,7 @@ def test_nothing_is_fetched_printed_or_warned_of(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_weights_of_half_precision_are_loaded_as_float32(home: Path) -> None:
     _model("BertForSequenceClassification", TEXT).to(torch.bfloat16).save_pretrained("saved")
     assert json.loads(Path("saved/config.json").read_text())["dtype"] == "bfloat16"
@@ -172,6 +167,7 @@ def test_data_chooses_the_inputs_and_leaves_tokens_free(home: Path) -> None:
     assert [spec.name for spec in load("saved", samples={"": ids}).inputs] == ["input_ids"]
 
 
+@pytest.mark.slow
 def test_data_of_another_size_overrides_the_config(home: Path) -> None:
     resnet = {"embedding_size": 8, "hidden_sizes": [8] * 4, "depths": [1] * 4}
     _model("ResNetForImageClassification", resnet).save_pretrained("saved")
@@ -278,6 +274,7 @@ def test_a_hint_has_the_rank_and_dtype_that_the_model_documents(home: Path) -> N
     assert len(load("saved", *given, "timesteps:batchx16@int64").inputs) == 5
 
 
+@pytest.mark.slow
 def test_series_and_videos_have_the_rank_that_the_model_reads(home: Path) -> None:
     sizes = {"num_input_channels": 2, "context_length": 32, "patch_length": 8, "patch_stride": 8, "d_model": 16}
     sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 32, "prediction_length": 8}

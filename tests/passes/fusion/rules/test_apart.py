@@ -20,6 +20,7 @@ from tests.passes.models import (
     wrong_metadata,
 )
 from tests.passes.term_functions import Branch, down, fuse, hidden, out, up
+from tests.sampled import sampled
 
 aten = torch.ops.aten
 
@@ -60,8 +61,8 @@ APART = {
 }
 
 
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("branch", APART.values(), ids=APART.keys())
+@pytest.mark.parametrize("count", sampled([2, 3], 2))
+@pytest.mark.parametrize("branch", sampled(APART, 2))
 def test_operators_without_a_wide_form_run_in_each_branch(branch: Branch, count: int) -> None:
     graph, fused, record = fuse(branch, count=count)
     assert record.skipped == ()
