@@ -106,7 +106,7 @@ def fit_map(fit: States, fit_after: States, held_out: States, held_out_after: St
 
 def _moments(before: States, after: States, axis: int) -> Moments:
     width = before.values[0].shape[axis]
-    moments = Moments(width + 1, width, choose_device(None))
+    moments = Moments.none(width + 1, width, choose_device(None))
     for old, new in zip(before.values, after.values, strict=True):
         rows, aims = (value.double().movedim(axis, -1).flatten(0, -2) for value in (old, new))
         moments.add(torch.cat([rows, rows.new_ones(len(rows), 1)], 1), aims - rows)

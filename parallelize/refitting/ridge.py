@@ -20,18 +20,30 @@ RIDGES = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 _BLOCK = 512
 
 
+@dataclass
 class Moments:
-    """Second moments of features (columns) and targets: F'F, F'R, R'R, float64."""
+    """Second moments of features (columns) and targets.
 
-    def __init__(self, columns: int, targets: int, device: torch.device) -> None:
-        """Start with no rows; `device` computes and keeps the moments."""
-        self.features = torch.zeros(columns, columns, dtype=torch.float64, device=device)
-        self.cross = torch.zeros(columns, targets, dtype=torch.float64, device=device)
-        self.target = 0.0
-        self.rows = 0
+    Attributes:
+        features: F'F (columns, columns), float64; only the upper triangle is kept.
+        cross: F'R (columns, targets), float64.
+        target: the sum of the squares of R.
+        rows: how many rows were taken in.
+    """
+
+    features: Tensor
+    cross: Tensor
+    target: float = 0.0
+    rows: int = 0
+
+    @classmethod
+    def none(cls, columns: int, targets: int, device: torch.device) -> Moments:
+        """Those of no rows; `device` computes and keeps them."""
+        features = torch.zeros(columns, columns, dtype=torch.float64, device=device)
+        return cls(features, torch.zeros(columns, targets, dtype=torch.float64, device=device))
 
     def add(self, features: Tensor, targets: Tensor) -> None:
-        """Take in rows: features (rows, columns), targets (rows, targets). Only the upper triangle of F'F is kept."""
+        """Take in rows: features (rows, columns), targets (rows, targets)."""
         device = self.features.device
         precision = torch.promote_types(features.dtype, torch.float32)
         wide, aim = features.to(device, precision), targets.to(device, precision)
@@ -44,10 +56,7 @@ class Moments:
 
     def columns(self, chosen: slice) -> Moments:
         """The moments of some of the features."""
-        part = Moments(0, self.cross.shape[1], self.cross.device)
-        part.features, part.cross = self.features[chosen, chosen], self.cross[chosen]
-        part.target, part.rows = self.target, self.rows
-        return part
+        return Moments(self.features[chosen, chosen], self.cross[chosen], self.target, self.rows)
 
     def symmetric(self) -> Tensor:
         """F'F with both triangles."""

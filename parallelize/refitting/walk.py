@@ -143,7 +143,7 @@ class StackWalk:
         nodes = () if step is None else step.nodes
         ours = [site.source for site, _ in sites.values()]
         moments = [
-            Moments(width + 1, width, choose_device(None))
+            Moments.none(width + 1, width, choose_device(None))
             for width in (source.meta["val"].shape[-1] for source in ours)
         ]
         reached: list[tuple[Tensor, Tensor]] = []
@@ -251,7 +251,7 @@ def _moments(
     for batch, found, target in zip(batches, values, targets, strict=True):
         *columns, total = (batch.rows(value, axis) for value, axis in zip(found, axes, strict=True))
         rows = _with_constant(columns)
-        moments = moments or Moments(rows.shape[1], total.shape[1], choose_device(None))
+        moments = moments or Moments.none(rows.shape[1], total.shape[1], choose_device(None))
         moments.add(rows, batch.rows(target, axes[-1]) - total)
     assert moments is not None
     return moments

@@ -84,7 +84,7 @@ def _parts(x: Tensor, order: Tensor) -> tuple[Samples, ...]:
     return tuple(Samples({"x": x}).take(part) for part in order.split(10))
 
 
-@pytest.mark.parametrize("name", sampled(CASES, 2))
+@pytest.mark.parametrize("name", sampled([*CASES], 2))
 def test_the_cast_is_right_on_every_sample_and_the_same_in_any_order_of_them(name: str) -> None:
     make, large = CASES[name]
     program, x = _program(make), _with(large)

@@ -141,7 +141,7 @@ def _distance(module: fx.GraphModule, teacher: fx.GraphModule, samples: Samples)
 
 
 @pytest.mark.parametrize("strength", [pytest.param("affine", marks=pytest.mark.slow), "full"])
-@pytest.mark.parametrize("name", sampled(CASES, 3))
+@pytest.mark.parametrize("name", sampled([*CASES], 3))
 def test_a_refit_beats_no_refit_on_samples_it_never_saw(name: str, strength: Refit) -> None:
     case, refitted = _case(name), _refitted(name, strength)
     as_is, _ = rewrite(case.teacher, case.plan(strength))
@@ -150,13 +150,13 @@ def test_a_refit_beats_no_refit_on_samples_it_never_saw(name: str, strength: Ref
     assert all(level.after < level.before for level in refitted.levels)
 
 
-@pytest.mark.parametrize("name", sampled(CASES, 3))
+@pytest.mark.parametrize("name", sampled([*CASES], 3))
 def test_every_term_has_outer_coefficients(name: str) -> None:
     assert [level.skipped for level in _refitted(name, "full").levels] == [()] * len(_case(name).levels)
     assert {level.strength for level in _refitted(name, "full").levels} == {"full"}
 
 
-@pytest.mark.parametrize("name", sampled(CASES, 3))
+@pytest.mark.parametrize("name", sampled([*CASES], 3))
 def test_the_last_record_is_the_error_of_the_last_sum_or_where_a_norm_follows_before_it(name: str) -> None:
     case, refitted = _case(name), _refitted(name, "full")
     measured = _distance(refitted.module, case.teacher, case.samples[1]) ** 2
@@ -167,7 +167,7 @@ def test_the_last_record_is_the_error_of_the_last_sum_or_where_a_norm_follows_be
         assert measured == pytest.approx(after, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", sampled(CASES, 3))
+@pytest.mark.parametrize("name", sampled([*CASES], 3))
 def test_a_refitted_graph_runs_at_every_batch_size(name: str) -> None:
     module, x = _refitted(name, "full").module, _case(name).samples[2].arrays["x"]
     whole = module(x)
@@ -176,7 +176,7 @@ def test_a_refitted_graph_runs_at_every_batch_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("strength", [pytest.param("affine", marks=pytest.mark.slow), "full"])
-@pytest.mark.parametrize("name", sampled(CASES, 3))
+@pytest.mark.parametrize("name", sampled([*CASES], 3))
 def test_a_refitted_graph_is_fused_exactly(name: str, strength: Refit) -> None:
     module, x = _refitted(name, strength).module, _case(name).samples[2].arrays["x"]
     fused, record = run(module, FuseWidth(), x[:3])

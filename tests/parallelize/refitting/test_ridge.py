@@ -26,7 +26,7 @@ def _data(rows: int, columns: int, targets: int, seed: int = 0) -> tuple[Tensor,
 
 
 def _moments(features: Tensor, targets: Tensor) -> Moments:
-    moments = Moments(features.shape[1], targets.shape[1], CPU)
+    moments = Moments.none(features.shape[1], targets.shape[1], CPU)
     moments.add(features, targets)
     return moments
 
@@ -84,7 +84,7 @@ def test_the_number_of_rows_does_not_change_the_meaning_of_a_ridge() -> None:
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6), columns=st.integers(1, 9), targets=st.integers(1, 3))
 def test_rows_in_batches_give_the_moments_of_all_rows_at_once(sizes: list[int], columns: int, targets: int) -> None:
     features, aims = _data(sum(sizes), columns, targets, seed=columns)
-    streamed = Moments(columns, targets, CPU)
+    streamed = Moments.none(columns, targets, CPU)
     for part, aim in zip(features.split(sizes), aims.split(sizes), strict=True):
         streamed.add(part, aim)
     assert streamed.rows == sum(sizes)
@@ -113,7 +113,7 @@ def test_the_size_of_a_block_does_not_matter(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_products_of_a_batch_are_of_the_rows_precision_and_summed_in_float64(dtype: torch.dtype) -> None:
     features, targets = (value.to(dtype) for value in _data(1000, 6, 2))
-    moments = Moments(6, 2, CPU)
+    moments = Moments.none(6, 2, CPU)
     squares, cross = torch.zeros(6, 6, dtype=torch.float64), torch.zeros(6, 2, dtype=torch.float64)
     for rows, aims in zip(features.split(10), targets.split(10), strict=True):
         moments.add(rows, aims)
@@ -127,7 +127,7 @@ def test_products_of_a_batch_are_of_the_rows_precision_and_summed_in_float64(dty
 
 def test_many_batches_of_single_precision_add_up_without_losing_the_small_ones() -> None:
     """A sum in float32 would stop at 2^24: adding 1 to it changes nothing there."""
-    moments = Moments(1, 1, CPU)
+    moments = Moments.none(1, 1, CPU)
     moments.add(torch.full((1, 1), 2.0**12), torch.ones(1, 1))
     for _ in range(100):
         moments.add(torch.ones(1, 1), torch.ones(1, 1))

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from _pytest.mark import ParameterSet
 from torch import Tensor, fx, nn
 
 from paraformer.model import VisionParaFormer
@@ -86,13 +85,7 @@ def _fused(spelling: Spelling, branches: int, terms: int) -> tuple[fx.GraphModul
     return graph, *run(graph, FuseWidth(), tokens())
 
 
-def _spellings(*quick: str) -> list[ParameterSet]:
-    """All spellings, of which the quick suite takes some."""
-    slow = {name: () if name in quick else pytest.mark.slow for name in SPELLINGS}
-    return [pytest.param(spelling, id=name, marks=slow[name]) for name, spelling in SPELLINGS.items()]
-
-
-@pytest.mark.parametrize("spelling", sampled(_spellings(*SPELLINGS), 3))
+@pytest.mark.parametrize("spelling", sampled(SPELLINGS, 3))
 def test_chains_of_every_spelling_are_one_chain_with_the_same_numbers(spelling: Spelling) -> None:
     graph, fused, record = _fused(spelling, 3, 2)
     assert record.skipped == ()
@@ -104,12 +97,12 @@ def test_chains_of_every_spelling_are_one_chain_with_the_same_numbers(spelling: 
     assert text(again) == text(fused)
 
 
-@pytest.mark.parametrize("spelling", _spellings("the last as it is", "the mean of a stack"))
+@pytest.mark.parametrize("spelling", sampled(SPELLINGS, 6))
 def test_three_chains_cost_the_operators_of_two(spelling: Spelling) -> None:
     assert operator_counts(_fused(spelling, 3, 2)[1]) == operator_counts(_fused(spelling, 2, 2)[1])
 
 
-@pytest.mark.parametrize("spelling", _spellings("the first as it is", "alpha", "a weighted mean", "a stack"))
+@pytest.mark.parametrize("spelling", sampled(SPELLINGS, 4))
 def test_one_term_a_branch_becomes_one_wide_term_in_every_spelling(spelling: Spelling) -> None:
     graph, fused, record = _fused(spelling, 4, 1)
     assert record.skipped == ()
