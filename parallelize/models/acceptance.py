@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx
 
 from parallelize.data import Samples, alternatives, random_samples
+from parallelize.data.tensor_spec import TensorSpec
 from parallelize.models.blame import blaming
 from parallelize.models.program import Program
 from parallelize.models.watching import first_apart, first_of_other_rank, may_be_random, random_operators
@@ -72,8 +73,9 @@ def accept(program: Program, samples: Samples, *, what: str = "sample", strict: 
         outputs = flat_outputs(program.module, inputs)
     _refuse_random(program, inputs, outputs)
     _refuse_unlike(program, few, size, outputs)
-    found = _apart(program, few, samples, size, outputs, what)
-    if found is not None and strict and samples.fixed is None:
+    whole = _without_samples(program, samples.fixed, size)
+    found = whole or _apart(program, few, samples, size, outputs, what)
+    if found is not None and strict and (samples.fixed is None or found is whole):
         raise found
     return Acceptance((*_told(samples), *([] if found is None else [f"{found} {found.hint}"])))
 
@@ -186,6 +188,25 @@ def _refuse_unlike(program: Program, few: Samples, size: int, outputs: Sequence[
 # ---------------------------------------------------------------------------------------------------- samples together
 
 
+def _without_samples(program: Program, fixed: int | None, size: int) -> ParallelizeError | None:
+    """What is wrong where an output is the same for every batch, or is none that a fixed batch divides."""
+    whole = next((spec for spec in program.outputs if size > 1 and _is_whole(spec, fixed)), None)
+    if whole is None:
+        return None
+    return ParallelizeError(
+        f"The output {whole.name!r} of {program.origin} has no axis of samples: its shape is"
+        f" {'x'.join(map(str, whole.shape)) or 'that of a single number'} for every batch.",
+        "Leave it out of what the model returns: a constant, or a number over the batch, is no sample's answer.",
+    )
+
+
+def _is_whole(spec: TensorSpec, fixed: int | None) -> bool:
+    if fixed is None:
+        return not any(isinstance(length, str) for length in spec.shape)
+    first = spec.shape[0] if spec.shape else 1
+    return isinstance(first, int) and first % fixed != 0
+
+
 def _apart(
     program: Program, few: Samples, samples: Samples, size: int, outputs: Sequence[Tensor], what: str
 ) -> ParallelizeError | None:
@@ -194,13 +215,6 @@ def _apart(
         return _apart_in_halves(program, few, samples, outputs)
     if size < 2:
         return None
-    whole = next((spec for spec in program.outputs if not any(isinstance(length, str) for length in spec.shape)), None)
-    if whole is not None:
-        return ParallelizeError(
-            f"The output {whole.name!r} of {program.origin} has no axis of samples: its shape is"
-            f" {'x'.join(map(str, whole.shape)) or 'that of a single number'} for every batch.",
-            "Leave it out of what the model returns: a constant, or a number over the batch, is no sample's answer.",
-        )
     for place in (0, size - 1):
         found = _apart_alone(program, few, size, outputs, place, what)
         if found is not None:

@@ -14,7 +14,7 @@ from parallelize.data import Samples
 from parallelize.measuring.compare import compare
 from parallelize.models.acceptance import accept, accepted_at_random, random_data
 from parallelize.models.blame import blaming
-from parallelize.models.capture import capture
+from parallelize.models.capture import Dynamic, capture
 from parallelize.models.finiteness import refuse_not_finite
 from parallelize.models.program import Original, Program
 from passes.errors import ParallelizeError
@@ -145,17 +145,18 @@ def test_an_axis_of_samples_that_is_squeezed_away_is_refused() -> None:
     assert "aten.squeeze." in message
 
 
-@pytest.mark.parametrize("extra", [lambda x: x.mean(), lambda x: torch.ones(5), lambda x: x.mean(0)])
-def test_an_output_without_samples_is_refused_by_its_name(extra: Callable[[Tensor], Tensor]) -> None:
+@pytest.mark.parametrize("dynamic", ["batch", None])
+@pytest.mark.parametrize("extra", [lambda x: x.mean(), lambda x: torch.ones(5), lambda x: x.mean(0)[:1]])
+def test_an_output_without_samples_is_refused_by_its_name(extra: Callable[[Tensor], Tensor], dynamic: Dynamic) -> None:
     class Two(Net):
         def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
             return {"logits": super().forward(x), "scale": extra(x)}
 
-    program = capture(Two(torch.tanh).eval(), (torch.zeros(2, 6, WIDTH),), origin="net")
+    program = capture(Two(torch.tanh).eval(), (torch.zeros(2, 6, WIDTH),), origin="net", dynamic=dynamic)
     with pytest.raises(ParallelizeError, match="The output 'scale' of net has no axis of samples") as caught:
         accept(program, _samples(program))
     assert caught.value.exit_code == 2
-    (note,) = accept(program, _samples(program), strict=False).notes
+    *_, note = accept(program, _samples(program), strict=False).notes
     assert "no axis of samples" in note
 
 
