@@ -228,6 +228,17 @@ def test_a_linear_with_computed_weights_is_skipped() -> None:
     assert reasons_of(site) == [f"the weights of {name} are computed and not stored" for name in ("linear", "linear_1")]
 
 
+def test_attention_without_a_stored_out_projection_is_skipped() -> None:
+    class Bare(Attention):
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            return torch.tanh(super().forward(x, mask))
+
+    graph = graph_of(randomised(Residual([Bare("chunk"), Bare("chunk")])), tokens())
+    _, levels = rewritten_levels(graph, 2, [[[0], [1]]])
+    assert [skip.node for skip in level_features(levels[0]).skipped] == ["tanh", "tanh_1"]
+    assert aten.tanh.default in [node.target for node in levels[0].contributions]
+
+
 # --------------------------------------------------------------------------------------------------- norms after adds
 
 
@@ -255,6 +266,9 @@ def test_terms_under_a_shared_norm_have_out_projections_that_may_change() -> Non
         added = sum(h @ change.T for h, change in zip(hidden, changes, strict=True))
         expected = model.posts[3](x + sum(term(x) for term in model.terms) + added)
     assert relative_error(finish(module)(x), expected) < 1e-12
+
+
+# ---------------------------------------------------------------------------------------------------- changed weights
 
 
 def test_a_change_of_an_out_projection_is_added_to_its_weight() -> None:
@@ -290,14 +304,3 @@ def test_a_change_keeps_the_dtype_of_the_weight() -> None:
     (out, _) = level_features(levels[0]).outs
     change_out_projection(module, out, normal(WIDTH, 12))
     assert read_parameter(module, out.node.args[1]).dtype == torch.float32  # type: ignore[arg-type]
-
-
-def test_attention_without_a_stored_out_projection_is_skipped() -> None:
-    class Bare(Attention):
-        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-            return torch.tanh(super().forward(x, mask))
-
-    graph = graph_of(randomised(Residual([Bare("chunk"), Bare("chunk")])), tokens())
-    _, levels = rewritten_levels(graph, 2, [[[0], [1]]])
-    assert [skip.node for skip in level_features(levels[0]).skipped] == ["tanh", "tanh_1"]
-    assert aten.tanh.default in [node.target for node in levels[0].contributions]
