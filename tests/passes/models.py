@@ -25,6 +25,7 @@ from passes.runner import Pass, PassRecord, run_passes
 from passes.schedule.apply_plan import ApplyPlan
 
 WIDTH, HEADS, HIDDEN, TOKENS = 8, 2, 12, 5
+EXACT = 1e-10  # the relative error of numbers in float64 that are the same but for the order of sums
 SMALL = VisionConfig(depth=4, width=16, heads=2, hidden=32, image_size=8, patch_size=4)
 
 Projection = Literal["unbind", "chunk", "split", "heads outside", "separate"]
