@@ -1,8 +1,7 @@
-"""Capture: every model becomes one flat graph with the model's own numbers, or one sentence says why not."""
+"""Capture: every model becomes one flat graph with the model's own numbers, shapes and names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,27 +9,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from paraformer.model import VisionConfig, VisionParaFormer
+from paraformer.model import VisionParaFormer
 from parallelize.data.tensor_spec import TensorSpec
 from parallelize.models.capture import capture, export, from_exported
 from parallelize.models.program import Program
-from passes.errors import ParallelizeError, PassError
-from passes.graph.operators import writes_in_place
-
-SMALL = VisionConfig(depth=2, width=16, heads=2, hidden=32)
-
-
-class Function(nn.Module):
-    """A module whose forward is a function of one tensor."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
+from passes.errors import PassError
+from tests.parallelize.models.captured import of_function
 
 
 class Nested(nn.Module):
@@ -58,18 +43,8 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def vision() -> VisionParaFormer:
-    torch.manual_seed(0)
-    return VisionParaFormer(SMALL).eval()
-
-
-@pytest.fixture(scope="module")
 def program(vision: VisionParaFormer) -> Program:
     return capture(vision, (torch.zeros(1, 1, 28, 28),), origin="small.pt")
-
-
-def _of(function: Callable[..., Any], *shape: int, **options: Any) -> Program:
-    return capture(Function(function).eval(), (torch.rand(*shape),), origin="it", **options)
 
 
 def test_a_program_computes_what_the_model_computes_at_every_batch_size(
@@ -131,7 +106,7 @@ def test_nested_inputs_become_tensors_in_order_and_constants_vanish() -> None:
 
 
 def test_outputs_are_named_after_dataclass_fields_and_absent_ones_are_skipped() -> None:
-    program = _of(lambda x: Answer(x * 2), 2, 4)
+    program = of_function(lambda x: Answer(x * 2), 2, 4)
     assert [spec.name for spec in program.outputs] == ["logits"]
     x = torch.rand(3, 4)
     assert torch.equal(program.flat_outputs(program.module(x))[0], x * 2)
@@ -139,11 +114,11 @@ def test_outputs_are_named_after_dataclass_fields_and_absent_ones_are_skipped() 
 
 
 def test_outputs_are_named_after_the_fields_of_a_named_tuple() -> None:
-    assert [spec.name for spec in _of(lambda x: Pair(x, x + 1), 2, 4).outputs] == ["left", "right"]
+    assert [spec.name for spec in of_function(lambda x: Pair(x, x + 1), 2, 4).outputs] == ["left", "right"]
 
 
 def test_outputs_of_a_tuple_are_numbered() -> None:
-    assert [spec.name for spec in _of(lambda x: (x + 1, x + 2), 2, 4).outputs] == ["output_0", "output_1"]
+    assert [spec.name for spec in of_function(lambda x: (x + 1, x + 2), 2, 4).outputs] == ["output_0", "output_1"]
 
 
 def test_a_result_with_another_number_of_tensors_is_refused(program: Program) -> None:
@@ -183,26 +158,26 @@ def test_only_first_axes_as_long_as_the_first_tensors_are_batches() -> None:
 
 
 def test_a_size_equal_to_the_example_batch_stays_a_number() -> None:
-    program = _of(lambda x: x.flatten(1) @ torch.ones(15, 2), 3, 3, 5)
+    program = of_function(lambda x: x.flatten(1) @ torch.ones(15, 2), 3, 3, 5)
     assert program.inputs[0].shape == ("batch", 3, 5)
     assert program.outputs[0].shape == ("batch", 2)
 
 
 def test_a_dimension_with_a_largest_size_is_still_free() -> None:
     table = torch.rand(16, 4)
-    program = _of(lambda x: x + table[: x.shape[1]], 2, 7, 4, dynamic=[{0: "batch", 1: "tokens"}])
+    program = of_function(lambda x: x + table[: x.shape[1]], 2, 7, 4, dynamic=[{0: "batch", 1: "tokens"}])
     assert program.inputs[0].shape == ("batch", "tokens", 4)
     assert program.module(torch.zeros(1, 11, 4)).shape == (1, 11, 4)
 
 
 def test_derived_sizes_are_expressions_of_names() -> None:
-    program = _of(lambda x: torch.cat([x, x]), 2, 4)
+    program = of_function(lambda x: torch.cat([x, x]), 2, 4)
     assert program.outputs[0].shape == ("2*batch", 4)
     assert program.outputs[0].sizes({"batch": 5}) == (10, 4)
 
 
 def test_without_free_dimensions_every_size_is_a_number() -> None:
-    program = _of(lambda x: x + 1, 1, 4, dynamic=None)
+    program = of_function(lambda x: x + 1, 1, 4, dynamic=None)
     assert program.inputs[0].shape == (1, 4)
     assert program.inputs[0].dimensions == ()
 
@@ -230,7 +205,7 @@ def test_regions_that_switch_gradients_or_autocasting_off_are_opened() -> None:
         with torch.enable_grad():
             return y + x
 
-    program = _of(forward, 2, 4)
+    program = of_function(forward, 2, 4)
     assert "mul" in {node.name for node in _calls(program)}
     assert not [node for node in _calls(program) if isinstance(node.target, torch._ops.HigherOrderOperator)]
     assert torch.equal(program.module(torch.ones(1, 4)), torch.full((1, 4), 3.0))
@@ -246,7 +221,7 @@ def test_export_keeps_shapes_names_and_numbers_of_a_saved_program(program: Progr
 
 
 def test_export_refuses_a_rewrite_that_fixes_the_batch() -> None:
-    program = _of(lambda x: x * 2, 2, 4)
+    program = of_function(lambda x: x * 2, 2, 4)
     (node,) = _calls(program)
     node.target, node.args = torch.ops.aten.view.default, (node.args[0], [3, 4])
     program.module.recompile()
@@ -256,130 +231,3 @@ def test_export_refuses_a_rewrite_that_fixes_the_batch() -> None:
 
 def test_a_guarded_module_gives_no_guard_nodes(program: Program) -> None:
     assert not [node for node in program.module.graph.nodes if node.op == "call_module"]
-
-
-def _refusal(call: Callable[[], object]) -> tuple[str, str]:
-    with pytest.raises(ParallelizeError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message, caught.value.hint
-
-
-def test_training_mode_is_refused_with_the_first_module_in_it(vision: VisionParaFormer) -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout()).eval()
-    model[1].train()
-    message, hint = _refusal(lambda: capture(model, (torch.zeros(2, 4),), origin="m"))
-    assert message == "m cannot be captured: its module '1' is in training mode."
-    assert ".eval()" in hint
-
-
-def test_a_program_exported_in_training_mode_is_refused() -> None:
-    exported = torch.export.export(nn.Sequential(nn.Dropout()).train(), (torch.zeros(2, 4),))
-    message, _ = _refusal(lambda: from_exported(exported, "m.pt2"))
-    assert message == "m.pt2 was exported in training mode: the operation dropout behaves as in training."
-
-
-def test_a_wrong_input_shape_is_told_as_such(vision: VisionParaFormer) -> None:
-    message, hint = _refusal(lambda: capture(vision, (torch.zeros(1, 3, 28, 28),), origin="small.pt"))
-    assert message.startswith("small.pt does not run on an input of 5x3x28x28@float32: RuntimeError: ")
-    assert "expected input[5, 3, 28, 28] to have 1 channels" in message
-    assert f"({Path(__file__).parents[3] / 'paraformer/model.py'}:" in message
-    assert "--input" in hint
-
-
-def test_control_flow_on_values_is_refused_with_its_line() -> None:
-    def forward(x: Tensor) -> Tensor:
-        if x.sum() > 0:
-            return x
-        return -x
-
-    line = forward.__code__.co_firstlineno + 1
-    message, hint = _refusal(lambda: _of(forward, 2, 4))
-    assert message.startswith("torch.export cannot capture it: Could not guard on data-dependent expression")
-    assert message.endswith(f"({__file__}:{line}).")
-    assert "torch.cond" in hint
-
-
-def test_a_fixed_batch_is_refused_with_its_size() -> None:
-    message, hint = _refusal(lambda: _of(lambda x: x.reshape(-1, 4)[: x.shape[0]] + x.expand(3, 4), 2, 4))
-    assert message == "it fixes dimension 0 ('batch') of its input 'x' to 3."
-    assert "fixed size" in hint
-
-
-def test_a_model_that_treats_small_batches_otherwise_is_refused() -> None:
-    message, _ = _refusal(lambda: _of(lambda x: x * 2 if x.shape[0] > 2 else x, 2, 4))
-    assert message == "it takes another path when dimension 0 ('batch') of its input 'x' is below 3."
-
-
-def test_no_tensor_and_the_wrong_number_of_dimensions_are_refused() -> None:
-    model = Function(F.relu).eval()
-    assert _refusal(lambda: capture(model, (), origin="it"))[0] == "it got no tensor to read."
-    message, _ = _refusal(lambda: capture(model, (torch.zeros(2, 2),), dynamic=[{}, {}], origin="it"))
-    assert message == "it reads 1 tensors, but free dimensions are given for 2."
-
-
-def test_a_failed_capture_writes_nothing_to_the_log_and_leaves_the_model_alone(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    model = Function(lambda x: F.linear(x, torch.ones(3, 5))).eval()
-    _refusal(lambda: capture(model, (torch.zeros(2, 4),)))
-    assert capfd.readouterr() == ("", "")
-    assert not model._forward_hooks
-
-
-# ------------------------------------------------------------------------------------------------- writes in place
-
-
-class Writes(nn.Module):
-    """In-place activation, sum, slice and dropout, a batch norm, and a region without gradients around a write."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.norm, self.relu = nn.Linear(8, 8), nn.BatchNorm1d(4), nn.ReLU(inplace=True)
-        self.dropout = nn.Dropout(0.5, inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        state = self.relu(self.norm(self.linear(x)))
-        state += x
-        with torch.no_grad():
-            state.mul_(2.0)
-        hidden = self.dropout(F.gelu(state))
-        hidden[:, 0] = 0
-        return state + hidden
-
-
-def test_a_model_that_writes_in_place_becomes_a_functional_graph_with_its_numbers() -> None:
-    torch.manual_seed(0)
-    model = Writes().eval()
-    program = capture(model, (torch.randn(2, 4, 8),))
-    assert not any(writes_in_place(node) for node in program.module.graph.nodes)
-    targets = [str(node.target) for node in program.module.graph.nodes]
-    assert "aten.batch_norm.default" in targets
-    assert "aten.linear.default" in targets
-    for batch in (1, 5):
-        x = torch.randn(batch, 4, 8)
-        torch.testing.assert_close(program.module(x), model(x.clone()))
-
-
-def test_an_input_that_the_model_overwrites_is_left_as_it_was() -> None:
-    program = capture(Function(lambda x: x.mul_(2) + 1).eval(), (torch.ones(2, 3),))
-    x = torch.ones(4, 3)
-    assert torch.equal(program.module(x), torch.full((4, 3), 3.0))
-    assert torch.equal(x, torch.ones(4, 3))
-
-
-class Counts(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return x * self.calls
-
-
-def test_a_model_that_changes_a_buffer_is_refused_by_the_name_of_the_buffer() -> None:
-    with pytest.raises(ParallelizeError, match=r"changes its buffer 'calls' when it runs\.$") as caught:
-        capture(Counts().eval(), (torch.ones(2, 3),))
-    assert "Leave counters and caches out of forward" in caught.value.hint
