@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 import parallelize
 import parallelize.conversion.convert
@@ -21,30 +19,19 @@ from parallelize.conversion.convert import Conversion, convert
 from parallelize.conversion.notes import notes
 from parallelize.conversion.options import ConvertOptions
 from parallelize.conversion.result import Result
-from parallelize.conversion.table import table
 from parallelize.data import load_samples
-from parallelize.data.split import split
 from parallelize.healing.options import HealOptions
 from parallelize.measuring.written import TOLERANCE
-from parallelize.metrics import Judge, predict, score
-from parallelize.models.program import Program
+from parallelize.metrics import predict, score
 from parallelize.models.source import Data
 from parallelize.planning.options import PlannerOptions
 from passes.errors import CheckError, ParallelizeError
 from passes.plan import Plan
-from tests.parallelize.small_models import images, language, pairs, text, vision
+from tests.parallelize.conversion.conversions import SeenError, two_blocks
+from tests.parallelize.small_models import images, pairs
 
 OPTIONS = ConvertOptions(depth=1, rounds=1, refit="affine")
 HEALING = HealOptions(steps=40, batch_size=16, evaluate_every=10, learning_rate=3e-3)
-
-
-def network() -> Program:
-    """Two blocks, to be one block deep."""
-    return vision(depth=2)
-
-
-class SeenError(Exception):
-    """Ends a conversion."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def conversion(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
     return convert(
-        network(),
+        two_blocks(),
         tmp_path_factory.mktemp("out") / "first",
         inputs=data / "fit.npz",
         test_inputs=data / "test.npz",
@@ -76,10 +63,10 @@ def outputs(path: Path, inputs: Tensor) -> Tensor:
 
 
 def test_the_written_model_has_the_scores_of_the_report(conversion: Conversion, data: Path) -> None:
-    judge = load_samples(data / "test.npz", network().inputs, "labels")
+    judge = load_samples(data / "test.npz", two_blocks().inputs, "labels")
     pixels = judge.arrays["images"]
     ours = [outputs(conversion.output / "model.pt2", pixels)]
-    scores = score(ours, predict(network().module, judge), judge.labels)
+    scores = score(ours, predict(two_blocks().module, judge), judge.labels)
     reported = conversion.report["rewrite, refitted"].scores
     assert reported.kl == pytest.approx(scores.kl, rel=1e-3)
     assert reported.top1 == pytest.approx(scores.top1)
@@ -96,7 +83,7 @@ def test_the_search_is_as_it_was_asked_for(data: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(parallelize.conversion.scheduling, "Planner", search)
     options = replace(OPTIONS, seed=7, time_limit=5.0, refine=3)
     with pytest.raises(SeenError):
-        convert(network(), tmp_path / "out", inputs=data / "fit.npz", options=options)
+        convert(two_blocks(), tmp_path / "out", inputs=data / "fit.npz", options=options)
     assert seen == [PlannerOptions(refit="affine", seed=7, time_limit=5.0, refine=3)]
 
 
@@ -118,7 +105,7 @@ def test_outputs_are_healed_by_kl_where_the_metric_reads_logits(
     monkeypatch.setattr(parallelize.conversion.convert, "build_variants", build)
     options = replace(OPTIONS, plan=pairs("none", 2), depth=None, heal=HEALING, metric=metric)
     with pytest.raises(SeenError, match=str(logits)):
-        convert(network(), tmp_path / "out", inputs=data / "fit.npz", options=options)
+        convert(two_blocks(), tmp_path / "out", inputs=data / "fit.npz", options=options)
 
 
 def test_the_onnx_is_the_written_model_at_any_batch(conversion: Conversion) -> None:
@@ -133,7 +120,7 @@ def test_the_onnx_is_the_written_model_at_any_batch(conversion: Conversion) -> N
 def test_a_replayed_plan_gives_the_same_tensors(conversion: Conversion, data: Path, tmp_path: Path) -> None:
     plan = Plan.from_json((conversion.output / "plan.json").read_text())
     again = convert(
-        network(),
+        two_blocks(),
         tmp_path / "out",
         inputs=data / "fit.npz",
         test_inputs=data / "test.npz",
@@ -148,7 +135,7 @@ def test_a_replayed_plan_gives_the_same_tensors(conversion: Conversion, data: Pa
 @pytest.mark.slow
 def test_two_runs_with_one_seed_agree_to_the_bit(conversion: Conversion, data: Path, tmp_path: Path) -> None:
     again = convert(
-        network(),
+        two_blocks(),
         tmp_path / "out",
         inputs=data / "fit.npz",
         test_inputs=data / "test.npz",
@@ -202,28 +189,19 @@ def test_diagrams_and_page_are_drawn(conversion: Conversion) -> None:
 @pytest.mark.slow
 def test_a_budget_is_kept_on_held_out_samples(data: Path, tmp_path: Path) -> None:
     generous = convert(
-        network(), tmp_path / "a", inputs=data / "fit.npz", options=ConvertOptions(max_error=10.0, rounds=1)
+        two_blocks(), tmp_path / "a", inputs=data / "fit.npz", options=ConvertOptions(max_error=10.0, rounds=1)
     )
     assert generous.plan.stacks[0].depth == 2  # terms: one block
     assert all(step.held_out.kl is not None and step.held_out.kl <= 10.0 for step in generous.report.search[-1:])
     with pytest.raises(CheckError, match="budget"):
-        convert(network(), tmp_path / "b", inputs=data / "fit.npz", options=ConvertOptions(max_error=0.0, rounds=1))
+        convert(two_blocks(), tmp_path / "b", inputs=data / "fit.npz", options=ConvertOptions(max_error=0.0, rounds=1))
     assert not (tmp_path / "b").exists()
-
-
-def test_without_data_nothing_is_refitted_and_the_report_warns(tmp_path: Path) -> None:
-    result = convert(network(), tmp_path / "out", options=ConvertOptions(rounds=1))
-    assert "random" in result.report.warnings[0]
-    assert result.report.names == ("serial", "rewrite, as is", "deletion, as is")
-    plan = Plan(tuple(result.plan.with_refit("full").stacks))
-    with pytest.raises(ParallelizeError, match="needs data"):
-        convert(network(), tmp_path / "again", options=ConvertOptions(plan=plan, rounds=1))
 
 
 @pytest.fixture(scope="module")
 def healed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
     options = ConvertOptions(plan=pairs("affine", 2), rounds=1, heal=HEALING)
-    return convert(network(), tmp_path_factory.mktemp("healed") / "out", inputs=data / "fit.npz", options=options)
+    return convert(two_blocks(), tmp_path_factory.mktemp("healed") / "out", inputs=data / "fit.npz", options=options)
 
 
 @pytest.mark.slow
@@ -234,11 +212,11 @@ def test_the_healed_network_is_one_more_row_and_is_what_is_written(healed: Conve
     assert names.index("rewrite, healed") == names.index("rewrite, refitted") + 1
     assert ours.errors["kl"] < before.errors["kl"]
     assert (ours.critical_gemms, ours.parameters) == (before.critical_gemms, before.parameters)
-    pixels = load_samples(data / "fit.npz", network().inputs).arrays["images"]
+    pixels = load_samples(data / "fit.npz", two_blocks().inputs).arrays["images"]
     written = outputs(healed.output / "model.pt2", pixels)
     torch.testing.assert_close(written, healed.program.module(pixels), rtol=1e-5, atol=1e-5)
     with pytest.raises(AssertionError):
-        torch.testing.assert_close(written, network().module(pixels), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(written, two_blocks().module(pixels), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -261,39 +239,8 @@ def test_a_conversion_that_fails_after_the_healing_keeps_its_state(
     options = ConvertOptions(plan=pairs("affine", 2), rounds=1, heal=replace(HEALING, steps=2))
     monkeypatch.setitem(TOLERANCE, "fp32", -1.0)
     with pytest.raises(CheckError):
-        convert(network(), tmp_path / "out", inputs=data / "fit.npz", options=options)
+        convert(two_blocks(), tmp_path / "out", inputs=data / "fit.npz", options=options)
     assert [path.name for path in tmp_path.iterdir()] == ["out.resume"]
-
-
-def test_healing_needs_data(tmp_path: Path) -> None:
-    with pytest.raises(ParallelizeError, match="Healing needs data"):
-        convert(network(), tmp_path / "out", options=ConvertOptions(rounds=1, heal=HealOptions()))
-
-
-def _printed(result: Result) -> list[str]:
-    stream = io.StringIO()
-    Console(width=100, file=stream).print(table(result))
-    return stream.getvalue().splitlines()
-
-
-@pytest.mark.slow
-def test_a_language_model_within_a_percentage_of_its_perplexity_padding_left_out(tmp_path: Path) -> None:
-    samples = text(60, 0)
-    np.savez(tmp_path / "text.npz", **{name: array.numpy() for name, array in samples.arrays.items()})
-    options = ConvertOptions(max_error="30%", metric="perplexity", refit="none", rounds=1)
-    report = convert(language(), tmp_path / "out", inputs=tmp_path / "text.npz", options=options).report
-    assert report.metric.max_error == "30%"
-    chosen = report.search[-1].held_out
-    assert chosen.perplexity is not None
-    assert chosen.perplexity_teacher is not None
-    assert chosen.perplexity <= 1.3 * chosen.perplexity_teacher
-    serial = report.serial
-    judged = Judge(language().module, split(samples, None, 0).judge, "perplexity").serial
-    assert serial.errors["perplexity"] == 0
-    assert serial.values["perplexity"] == pytest.approx(judged.value("perplexity"))
-    low, high = serial.value_intervals["perplexity"]
-    row = next(line for line in _printed(report) if line.startswith(" serial "))
-    assert f" {serial.values['perplexity']:.2f} {low:.1f}..{high:.1f} " in row
 
 
 @pytest.mark.parametrize(
@@ -310,94 +257,10 @@ def test_budgets_and_metrics_without_a_meaning_are_refused(
     data: Path, tmp_path: Path, options: ConvertOptions, sentence: str
 ) -> None:
     with pytest.raises(ParallelizeError, match=sentence):
-        convert(network(), tmp_path / "out", inputs=data / "fit.npz", options=options)
+        convert(two_blocks(), tmp_path / "out", inputs=data / "fit.npz", options=options)
     assert not (tmp_path / "out").exists()
-
-
-class Actor(nn.Module):
-    """Two outputs by name, post-activation blocks, a block whose branch ends in a change of shape."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.terms = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(2)
-        )
-        self.value, self.action = nn.Linear(8, 1), nn.Linear(8, 3)
-
-    def forward(self, state: Tensor) -> dict[str, Tensor]:
-        for term in self.terms:
-            state = state + term(state.transpose(0, 1)).transpose(0, 1)
-        return {"value": self.value(state), "action": self.action(state)}
-
-
-@pytest.mark.slow
-def test_named_outputs_and_branches_that_swap_dimensions(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    np.savez(tmp_path / "data.npz", state=torch.randn(60, 5, 8).numpy())
-    result = parallelize.convert(
-        Actor().eval(),
-        tmp_path / "out",
-        inputs=tmp_path / "data.npz",
-        example=(torch.zeros(2, 5, 8),),
-        options=parallelize.ConvertOptions(depth=1, rounds=1, refit="none"),
-    )
-    names = [spec.name for spec in OnnxRuntime(tmp_path / "out" / "model.onnx", 1).outputs]
-    assert names == ["value", "action"]
-    fusion = next(record for record in result.report.passes if record.name == "fuse-width")
-    assert not fusion.skipped
-    assert result.report.product.critical_gemms == result.report.serial.critical_gemms - 2
-    assert result.report.product.scores.kl is None
-
-
-def test_a_source_and_data_beside_it_are_refused(tmp_path: Path) -> None:
-    source = parallelize.Source(nn.Linear(2, 2).eval(), example=(torch.zeros(2, 2),))
-    with pytest.raises(ParallelizeError, match="names its data itself, but inputs, mask was given"):
-        convert(source, tmp_path / "out", inputs="x.npz", mask="m")
 
 
 def test_what_a_source_holds_beside_the_model_are_the_keywords_of_a_conversion() -> None:
     names = {part.name for part in fields(parallelize.Source)}
     assert {"model", *Data.__annotations__} == names
-
-
-def test_only_one_goal_can_be_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(ParallelizeError, match="Only one of a plan, a depth and a maximal error"):
-        convert("gone.pt", tmp_path / "out", options=ConvertOptions(depth=1, max_error=0.1))
-
-
-def test_a_module_needs_an_example(tmp_path: Path) -> None:
-    with pytest.raises(ParallelizeError, match="example"):
-        convert(nn.Linear(2, 2).eval(), tmp_path / "out")
-
-
-class Bessel(nn.Module):
-    """Residual terms with an operator that has no ONNX form."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = x + torch.special.bessel_j0(layer(x))
-        return x
-
-
-@pytest.mark.parametrize("job", ["convert", "explore"])
-def test_what_has_no_onnx_form_is_told_before_the_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
-) -> None:
-    def search(*_: Any, **__: Any) -> None:
-        raise SeenError
-
-    monkeypatch.setattr("parallelize.conversion.convert.chosen_schedule", search)
-    monkeypatch.setattr("parallelize.exploring.explore._measure", search)
-    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((20, 4)).astype("f4"))
-    model, example = Bessel().eval(), (torch.zeros(2, 4),)
-    source = parallelize.Source(model, tmp_path / "x.npz", example=example)
-    jobs = {
-        "convert": lambda: convert(source, tmp_path / "out"),
-        "explore": lambda: parallelize.explore(source, tmp_path / "out"),
-    }
-    with pytest.raises(ParallelizeError, match=r"The operator aten\.special_bessel_j0 .*has no ONNX form"):
-        jobs[job]()
