@@ -1,7 +1,6 @@
 """Small float64 networks and what the tests of several passes ask about their graphs.
 
-A term is a module f; `Residual` adds terms to one state, x = x + f(x). `after_levels` is the independent reference of
-a schedule: it calls the terms themselves and knows nothing of graphs.
+A term is a module f; `Residual` adds terms to one state, x = x + f(x).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 from torch.utils import _pytree as pytree
 
-from paraformer.model import Block, VisionConfig, VisionParaFormer
+from paraformer.model import VisionConfig, VisionParaFormer
 from parallelize.models.capture import capture
 from passes.graph.operators import ATTENTION, LAYER_NORM, LINEAR
 from passes.plan import Level, Plan, StackPlan
@@ -242,40 +241,6 @@ def _mlps(count: int) -> tuple[Residual, fx.GraphModule]:
     model = Residual([Mlp() for _ in range(count)])
     randomised(model)
     return model, graph_of(model, tokens())
-
-
-def vision_steps(model: VisionParaFormer) -> list[Step]:
-    """The map of the state that each attention and each MLP of the vision transformer is."""
-
-    def attention(block: Block, x: Tensor) -> Tensor:
-        y: Tensor = x + block.attention(block.norm1(x))
-        return y
-
-    def mlp(block: Block, x: Tensor) -> Tensor:
-        y: Tensor = x + block.down(F.gelu(block.up(block.norm2(x))))
-        return y
-
-    return [functools.partial(step, block) for block in model.blocks for step in (attention, mlp)]  # type: ignore[list-item]
-
-
-def vision_output(model: VisionParaFormer, levels: Levels, pixels: Tensor) -> Tensor:
-    """The logits of the vision transformer with its blocks scheduled."""
-    state = after_levels(vision_steps(model), levels, model.embed(pixels))
-    logits: Tensor = model.head(model.norm(state).mean(1))
-    return logits
-
-
-def after_levels(steps: Sequence[Step], levels: Levels, x: Tensor) -> Tensor:
-    """y = x + sum_chains (chain(x) - x) on each level, eagerly."""
-    for level in levels:
-        y = x
-        for chain in level:
-            state = x
-            for number in chain:
-                state = steps[number](state)
-            y = y + (state - x)
-        x = y
-    return x
 
 
 def stack_plan(terms: int, levels: Levels) -> StackPlan:

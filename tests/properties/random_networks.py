@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from passes.plan import StackPlan
-from tests.passes.models import Levels, Step, after_levels, normal, randomised
+from tests.passes.eager import after_levels
+from tests.passes.models import Levels, Step, normal, randomised
 from tests.properties.random_convolutions import PIXELS, Activation, ConvNextSpec, ConvolutionSpec
 from tests.properties.random_layers import NormSpec
 from tests.properties.random_mixing import MixSpec

@@ -28,7 +28,7 @@ from tests.parallelize.small_models import (
     mlp,
     vectors,
 )
-from tests.passes.models import vision_steps
+from tests.passes.eager import vision_steps
 
 SAMPLES = vectors(40, 4, 0)
 

@@ -12,19 +12,8 @@ from passes.fusion.move_views import MoveViews
 from passes.runner import run_passes
 from passes.schedule.apply_plan import ApplyPlan
 from passes.stacks.find import find_stacks
-from tests.passes.models import (
-    Levels,
-    images,
-    normal,
-    plan_of,
-    relative_error,
-    run,
-    text,
-    vision,
-    vision_output,
-    vision_steps,
-    wrong_metadata,
-)
+from tests.passes.eager import vision_output, vision_steps
+from tests.passes.models import Levels, images, normal, plan_of, relative_error, run, text, vision, wrong_metadata
 from tests.passes.views import Forward, captured, operators, rewritten
 
 GAIN = normal(6)

@@ -10,13 +10,13 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 from passes.graph.editing import finish
 from passes.graph.operators import LAYER_NORM
 from passes.schedule.out_projection import add_branch, level_features, plain_norm
+from tests.passes.eager import after_levels
 from tests.passes.models import (
     WIDTH,
     GatedMlp,
     Levels,
     Mlp,
     Residual,
-    after_levels,
     graph_of,
     mlps,
     normal,

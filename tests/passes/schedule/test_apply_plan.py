@@ -11,9 +11,9 @@ from passes.graph.editing import clone
 from passes.graph.operators import ADD
 from passes.plan import Plan, StackPlan, serial
 from passes.schedule.apply_plan import ApplyPlan, rewrite, schedule
+from tests.passes.eager import after_levels, vision_output
 from tests.passes.models import (
     Levels,
-    after_levels,
     images,
     mlps,
     plan_of,
@@ -23,7 +23,6 @@ from tests.passes.models import (
     text,
     tokens,
     vision,
-    vision_output,
     wrong_metadata,
 )
 from tests.passes.schedule.forms import BLOCK, DELETED, FORMS, SERIAL, SUBLAYER

@@ -13,12 +13,12 @@ from passes.errors import ParallelizeError
 from passes.fusion.fuse_width import FuseWidth
 from passes.plan import Level, Plan, StackPlan
 from passes.schedule.apply_plan import ApplyPlan
+from tests.passes.eager import after_levels
 from tests.passes.models import (
     HIDDEN,
     WIDTH,
     Levels,
     Step,
-    after_levels,
     graph_of,
     randomised,
     relative_error,

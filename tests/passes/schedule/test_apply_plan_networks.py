@@ -15,6 +15,7 @@ from passes.graph.measures import critical_gemms
 from passes.plan import Level, Plan, StackPlan
 from passes.schedule.apply_plan import ApplyPlan, rewrite
 from passes.stacks.find import find_stacks
+from tests.passes.eager import after_levels
 from tests.passes.models import (
     WIDTH,
     Attention,
@@ -24,7 +25,6 @@ from tests.passes.models import (
     Mlp,
     Residual,
     Step,
-    after_levels,
     graph_of,
     normal,
     plan_of,

@@ -16,11 +16,11 @@ from passes.runner import run_passes
 from passes.schedule.apply_plan import ApplyPlan
 from passes.stacks.accounting import unaccounted
 from passes.stacks.find import Refusal, Stack, Stacks, find_stacks
+from tests.passes.eager import after_levels
 from tests.passes.models import (
     WIDTH,
     Function,
     Residual,
-    after_levels,
     fixed_graph_of,
     normal,
     randomised,
