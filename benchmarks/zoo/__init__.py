@@ -15,11 +15,13 @@ from benchmarks.zoo import (
     encoder_decoders,
     graphs_and_sets,
     more_convolutions,
+    other_adds,
     para_formers,
     sequences,
     signal_encoders,
     sound,
     text_encoders,
+    token_mixers,
     vision_transformers,
 )
 from benchmarks.zoo.entry import Entry
@@ -34,7 +36,11 @@ FAMILIES: dict[str, tuple[Entry, ...]] = {
     "Diffusion and flow": (*diffusion.entries(),),
     "Sound": (*signal_encoders.sounds(), *sound.entries()),
     "Sequences, series and tables": (*sequences.entries(),),
-    "Graphs, points, sets, and blocks of other forms": (*graphs_and_sets.entries(),),
+    "Graphs, points, sets, and blocks of other forms": (
+        *graphs_and_sets.entries(),
+        *token_mixers.entries(),
+        *other_adds.entries(),
+    ),
     "Parallel already": (*branched.entries(),),
     "Para-Formers": (*para_formers.entries(),),
 }

@@ -50,6 +50,9 @@ class Feed:
         return torch.randn(self.shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
+STATE = {"x": Feed((3, TOKENS, WIDTH))}
+
+
 @dataclass(frozen=True)
 class Entry:
     """One architecture.

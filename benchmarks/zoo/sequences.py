@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
-from benchmarks.zoo.entry import BLOCKS, HEADS, HIDDEN, TOKENS, VOCABULARY, WIDTH, Entry, Feed, pretrained
+from benchmarks.zoo.entry import BLOCKS, HEADS, HIDDEN, STATE, TOKENS, VOCABULARY, WIDTH, Entry, Feed, pretrained
 from benchmarks.zoo.layers import Attention, Chain, mlp
 
-STATE = {"x": Feed((3, TOKENS, WIDTH))}
 FEW_WORDS = {"input_ids": Feed((3, 4), tokens=VOCABULARY)}  # the graph of a recurrence grows with the tokens
 SPACES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
