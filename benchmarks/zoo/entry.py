@@ -21,6 +21,7 @@ Build = Callable[[], nn.Module]
 Kinds = Mapping[str, int]
 
 VOCABULARY, WIDTH, HIDDEN, HEADS, BLOCKS, TOKENS, PIXELS = 64, 32, 64, 4, 4, 9, 32
+CONDITION = 16  # numbers that say what a diffusion or flow model is to draw, and when
 
 
 @dataclass(frozen=True)
