@@ -1,4 +1,4 @@
-"""The refit of whole networks: convolutions, post-norm encoders under one norm, padded samples, several read-ins."""
+"""The refit of whole networks: convolutions, transformers, post-norm encoders under one norm."""
 
 from __future__ import annotations
 
@@ -16,20 +16,14 @@ from parallelize.metrics import predict, score
 from parallelize.models.capture import capture
 from parallelize.refitting.refit import Refitted, refit
 from passes.fusion.fuse_width import FuseWidth
-from passes.graph.operators import LINEAR
 from passes.plan import Level, Plan, Refit, StackPlan
 from passes.schedule.apply_plan import rewrite
-from tests.parallelize.small_models import Residual, capture_vectors, mlp, stack_plan, vectors
-from tests.passes.models import Attention, Mlp, graph_of, randomised, relative_error, run, wide_operators
+from tests.passes.models import Attention, Mlp, graph_of, normal, randomised, relative_error, run, wide_operators
 from tests.passes.models import Residual as Terms
 from tests.sampled import sampled
 
 WIDTH, HIDDEN, TOKENS, PIXELS = 8, 16, 6, 6
 PAIRS = (Level(((0,), (1,))), Level(((2,), (3,))))
-
-
-def _normal(count: int, seed: int, *shape: int) -> Tensor:
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class ResidualBlock(nn.Module):
@@ -92,7 +86,7 @@ def _images(block: Callable[[], nn.Module], post: Callable[[], nn.Module] = nn.I
     torch.manual_seed(0)
     network = Network(block, post, nn.Conv2d(3, WIDTH, 3, padding=1)).double().eval()
     fit, held_out, judge = (
-        Samples({"x": _normal(count, s, 3, PIXELS, PIXELS)}) for s, count in enumerate((60, 20, 20))
+        Samples({"x": normal(count, 3, PIXELS, PIXELS, seed=s)}) for s, count in enumerate((60, 20, 20))
     )
     teacher = capture(network, (fit.arrays["x"][:1],), origin="images").module
     return Case(teacher, PAIRS, (fit, held_out, judge))
@@ -107,7 +101,7 @@ def _encoder(levels: tuple[Level, ...], *, norm_first: bool) -> Case:
     posts = [nn.LayerNorm(WIDTH) for _ in terms] if not norm_first else []
     network = Terms(terms, posts, stem=nn.Linear(WIDTH, WIDTH))
     randomised(network)
-    fit, held_out, judge = (Samples({"x": _normal(n, seed, TOKENS, WIDTH)}) for seed, n in enumerate((200, 60, 60)))
+    fit, held_out, judge = (Samples({"x": normal(n, TOKENS, WIDTH, seed=seed)}) for seed, n in enumerate((200, 60, 60)))
     return Case(graph_of(network, fit.arrays["x"][:2]), levels, (fit, held_out, judge))
 
 
@@ -221,161 +215,5 @@ def _before_last_norm(module: fx.GraphModule, samples: Samples) -> Tensor:
     return seen[0]
 
 
-# ----------------------------------------------------------------------------------------------------------- padding
-
-
-class Padded(nn.Module):
-    """Two attentions and two MLPs behind norms; attention leaves padding out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(4))
-        self.qkv = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(2))
-        self.out = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
-        self.mlps = nn.ModuleList(mlp(WIDTH, HIDDEN)[1:] for _ in range(2))
-
-    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
-        x = 2.0 * x
-        keep = attention_mask.bool()[:, None, None, :]
-        for block in range(2):
-            qkv = self.qkv[block](self.norms[2 * block](x)).reshape(x.shape[0], x.shape[1], 3, 2, WIDTH // 2)
-            mixed = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4).unbind(0), attn_mask=keep)
-            x = x + self.out[block](mixed.transpose(1, 2).reshape(x.shape))
-            x = x + self.mlps[block](self.norms[2 * block + 1](x))
-        return x
-
-
-def _padded(count: int, seed: int, filling: float) -> Samples:
-    lengths = torch.randint(2, TOKENS + 1, (count,), generator=torch.Generator().manual_seed(seed))
-    mask = (torch.arange(TOKENS) < lengths[:, None]).long()
-    x = _normal(count, seed, TOKENS, WIDTH)
-    noise = filling * _normal(count, seed + 100, TOKENS, WIDTH)
-    return Samples({"x": torch.where(mask[..., None].bool(), x, noise), "attention_mask": mask}, mask="attention_mask")
-
-
-@pytest.mark.parametrize("strength", ["affine", "full"])
-def test_what_stands_at_padding_changes_neither_the_solution_nor_its_record(strength: Refit) -> None:
-    torch.manual_seed(0)
-    network = Padded().double().eval()
-    teacher = capture(network, tuple(_padded(2, 0, 1.0).arrays.values()), origin="padded").module
-    plan = stack_plan(4, [[[0], [2]], [[1], [3]]], strength)
-    clean, dirty = (refit(teacher, plan, _padded(80, 1, filling), _padded(40, 2, filling)) for filling in (0.0, 50.0))
-    assert any(level.read_ins for level in clean.levels)
-    assert [level.strength for level in clean.levels] == [strength] * 2
-    for ours, theirs in zip(clean.levels, dirty.levels, strict=True):
-        assert (ours.ridge, ours.strength, len(ours.read_ins)) == (theirs.ridge, theirs.strength, len(theirs.read_ins))
-        assert (ours.before, ours.after) == pytest.approx((theirs.before, theirs.after), rel=1e-9)
-    weights = clean.module.state_dict(), dirty.module.state_dict()
-    assert list(weights[0]) == list(weights[1])
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-12, msg=name)
-
-
-def test_padding_counts_where_no_mask_says_so() -> None:
-    """The same samples under another name of the mask: what stands at padding matters then."""
-    torch.manual_seed(0)
-    teacher = capture(Padded().double().eval(), tuple(_padded(2, 0, 1.0).arrays.values()), origin="padded").module
-    plan = stack_plan(4, [[[0], [2]], [[1], [3]]], "affine")
-
-    def renamed(samples: Samples) -> Samples:
-        return Samples(dict(zip(("x", "keep"), samples.arrays.values(), strict=True)))
-
-    clean, dirty = (
-        refit(teacher, plan, renamed(_padded(80, 1, filling)), renamed(_padded(40, 2, filling)))
-        for filling in (0.0, 50.0)
-    )
-    assert clean.levels[0].after != pytest.approx(dirty.levels[0].after, rel=1e-3)
-
-
-# ---------------------------------------------------------------------------------------------------------- read-ins
-
-
-def _coordinates(up: list[float], down: list[float]) -> nn.Sequential:
-    """Each of two coordinates alone: down * hardtanh(up * x)."""
-    term = nn.Sequential(nn.Linear(2, 2), nn.Hardtanh(), nn.Linear(2, 2, bias=False))
-    with torch.no_grad():
-        term[0].weight.copy_(torch.diag(torch.tensor(up)))  # type: ignore[operator]
-        term[0].bias.zero_()  # type: ignore[operator]
-        term[2].weight.copy_(torch.diag(torch.tensor(down)))  # type: ignore[operator]
-    return term
-
-
-@pytest.mark.parametrize("strength", ["affine", "full"])
-def test_a_read_in_that_foretells_better_and_leaves_the_level_worse_is_undone(strength: Refit) -> None:
-    """The second term reads coordinate 1, which is foretold well and which it hardly passes on, and coordinate 0.
-
-    Coordinate 0 lacks 0.5 where it is fitted and -0.5 where it is judged, so the guess doubles the error there.
-    """
-    identity = nn.Linear(2, 2)
-    with torch.no_grad():
-        identity.weight.copy_(torch.diag(torch.tensor([1.0, 0.0])))
-        identity.bias.zero_()
-    teacher = capture_vectors(Residual([_coordinates([1, 0.01], [0.5, 200]), identity]), 2).module
-    fit, held_out = vectors(100, 2, 0), vectors(50, 2, 1)
-    fit.arrays["x"][:, 0] = torch.linspace(1, 2, 100)
-    held_out.arrays["x"][:, 0] = torch.linspace(-2, -1, 50)
-    plan = stack_plan(2, [[[0], [1]]], strength)
-    as_is, _ = rewrite(teacher, plan)
-    undone, kept = refit(teacher, plan, fit, held_out), refit(teacher, plan, fit, fit)
-    assert [number for number, _ in kept.levels[0].read_ins] == [1]
-    (level,) = undone.levels
-    assert (level.strength, level.read_ins) == ("none", ())
-    assert level.after == level.before
-    assert set(undone.module.state_dict()) == set(as_is.state_dict())
-    assert torch.equal(predict(undone.module, held_out)[0], predict(as_is, held_out)[0])
-
-
-def test_a_level_that_is_exact_whatever_its_terms_read_keeps_its_weights() -> None:
-    """The second term adds nothing, so a better guess of its input is no reason to change its weights."""
-    torch.manual_seed(0)
-    terms = [mlp(WIDTH, HIDDEN) for _ in range(2)]
-    nn.init.zeros_(terms[1][3].weight)  # type: ignore[arg-type]
-    nn.init.zeros_(terms[1][3].bias)  # type: ignore[arg-type]
-    teacher = capture_vectors(Residual(terms), WIDTH).module
-    plan = stack_plan(2, [[[0], [1]]], "full")
-    refitted = refit(teacher, plan, vectors(100, WIDTH, 0), vectors(50, WIDTH, 1))
-    assert (refitted.levels[0].strength, refitted.levels[0].read_ins) == ("none", ())
-    assert set(refitted.module.state_dict()) == set(rewrite(teacher, plan)[0].state_dict())
-
-
-def test_of_terms_with_the_same_weights_each_reads_its_own_guess() -> None:
-    torch.manual_seed(0)
-    term = mlp(WIDTH, HIDDEN)
-    network = Residual([term, term, term])
-    teacher = capture_vectors(network, WIDTH).module
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    plan = stack_plan(3, [[[0], [1], [2]]], "affine")
-    refitted = refit(teacher, plan, vectors(300, WIDTH, 0), vectors(100, WIDTH, 1))
-    assert [number for number, _ in refitted.levels[0].read_ins] == [1, 2]
-    linears = refitted.module.graph.find_nodes(op="call_function", target=LINEAR)
-    inner = {str(node.args[1].target) for node in linears if node.meta["val"].shape[-1] == HIDDEN}
-    assert len(inner) == 3
-    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-
-
-def test_the_later_terms_of_a_chain_are_foretold_after_the_earlier_ones() -> None:
-    torch.manual_seed(0)
-    teacher = capture_vectors(Residual([mlp(WIDTH, HIDDEN) for _ in range(4)]), WIDTH).module
-    plan = stack_plan(4, [[[0, 1], [2, 3]]], "affine")
-    refitted = refit(teacher, plan, vectors(300, WIDTH, 0), vectors(100, WIDTH, 1))
-    assert [number for number, _ in refitted.levels[0].read_ins] == [2, 3]
-    assert all(0 <= left <= 0.98 for _, left in refitted.levels[0].read_ins)
-
-
 def test_terms_that_convolve_are_not_foretold() -> None:
     assert all(level.read_ins == () for level in _refitted("convnext", "full").levels)
-
-
-def test_a_term_without_biases_is_foretold_without_a_shift() -> None:
-    torch.manual_seed(0)
-
-    def term() -> nn.Module:
-        up, down = nn.Linear(WIDTH, HIDDEN, bias=False), nn.Linear(HIDDEN, WIDTH, bias=False)
-        return nn.Sequential(nn.RMSNorm(WIDTH), up, nn.SiLU(), down)
-
-    teacher = capture_vectors(Residual([term() for _ in range(2)]), WIDTH).module
-    refitted = refit(teacher, stack_plan(2, [[[0], [1]]], "affine"), vectors(300, WIDTH, 0), vectors(100, WIDTH, 1))
-    assert [number for number, _ in refitted.levels[0].read_ins] == [1]
-    linears = refitted.module.graph.find_nodes(op="call_function", target=LINEAR)
-    with_bias = [node for node in linears if len(node.args) > 2 and node.args[2] is not None]
-    assert [str(node.args[2].target) for node in with_bias] == ["affine_bias_0"]
