@@ -144,7 +144,7 @@ def test_every_residual_sum_is_a_term_or_inside_one_or_refused(name: str) -> Non
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in ("ctrl", "encodec") else pytest.param(name, marks=pytest.mark.slow)
+        name if name == "encodec" else pytest.param(name, marks=pytest.mark.slow)
         for name, entry in ZOO.items()
         if entry.uncaptured
     ],

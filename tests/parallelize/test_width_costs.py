@@ -14,6 +14,7 @@ from parallelize.models.clean import clean
 from passes.registry import FUSION
 from passes.runner import run_passes
 from tests.passes.models import SMALL
+from tests.sampled import sampled
 
 MOVING = ("reshape", "flatten", "unflatten", "permute", "transpose", "unbind", "getitem", "sym_size")
 
@@ -35,7 +36,7 @@ def computing(counts: Counter[str]) -> Counter[str]:
     return Counter({name: count for name, count in counts.items() if name not in MOVING})
 
 
-@pytest.mark.parametrize(("blocks", "most"), [(1, 5), (2, 3), pytest.param(2, 5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("blocks", "most"), sampled([(2, 3), (1, 5), (2, 5)], 3))
 def test_any_number_of_branches_runs_the_same_operators(blocks: int, most: int) -> None:
     counts = [operators(branches, blocks) for branches in range(2, most + 1)]
     assert counts == counts[:1] * len(counts)

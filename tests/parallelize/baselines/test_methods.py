@@ -66,6 +66,7 @@ def test_every_network_is_as_deep_as_asked_for(
             assert made.replaced == ()
 
 
+@pytest.mark.slow
 def test_every_schedule_makes_the_network_that_stands_beside_it(beside_a_plan: tuple[Baseline, ...]) -> None:
     teacher = vision().module
     for made in (made for made in beside_a_plan if made.plan is not None):

@@ -27,6 +27,7 @@ from passes.graph.measures import operator_counts
 from passes.plan import Refit
 from passes.schedule.apply_plan import rewrite
 from tests.parallelize.small_models import images, pairs, vision
+from tests.sampled import sampled
 
 FIT, HELD_OUT, JUDGE = (images(count, seed) for seed, count in enumerate((120, 60, 60)))
 LINEAR, ATTENTION, NORM = "aten.linear.default", "aten.scaled_dot_product_attention.default", "aten.layer_norm.default"
@@ -148,7 +149,7 @@ def test_a_network_that_a_search_has_refitted_already_is_taken_as_it_is() -> Non
     assert variants.levels == affine.levels
 
 
-@pytest.mark.parametrize("strength", ["none", "affine"])
+@pytest.mark.parametrize("strength", sampled(["affine", "none"], 2))
 def test_a_healed_rewrite_is_one_more_network_fused_and_as_deep(strength: Refit) -> None:
     variants = _healed(strength, HealOptions(steps=20, batch_size=20, evaluate_every=5))
     refits = [] if strength == "none" else [UNFUSED, REWRITE]

@@ -92,6 +92,7 @@ def test_a_range_goes_where_blocks_do_not_read_each_other() -> None:
         assert Trial(teacher, vectors(30, 4, 1), "relative-l2").error(rewrite(teacher, plan)[0]) < 1e-12
 
 
+@pytest.mark.slow
 def test_the_least_size_powers_of_two_and_the_whole_range_are_tried_and_the_last_group_takes_the_rest() -> None:
     """To save 5 of 8 blocks takes groups of 3 at least; 4 is a power of two, 6 the whole range."""
     teacher = vision(8).module

@@ -63,6 +63,7 @@ def test_json_is_pure_whatever_a_model_prints(tmp_path: Path, command: list[str]
     assert "noise at exit" in run.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
     shell = f"set -o pipefail; {sys.executable} -m parallelize passes | head -1"
     run = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)

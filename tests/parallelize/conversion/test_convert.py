@@ -73,6 +73,7 @@ def test_the_written_model_has_the_scores_of_the_report(conversion: Conversion, 
     assert reported.samples == len(judge)
 
 
+@pytest.mark.slow
 def test_the_search_is_as_it_was_asked_for(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
@@ -92,7 +93,7 @@ def test_the_search_is_as_it_was_asked_for(data: Path, tmp_path: Path, monkeypat
     [
         (None, True),
         pytest.param("disagreement", True, marks=pytest.mark.slow),
-        ("cosine", False),
+        pytest.param("cosine", False, marks=pytest.mark.slow),
         pytest.param("relative-l2", False, marks=pytest.mark.slow),
     ],
 )

@@ -18,8 +18,8 @@ from tests.parallelize.small_models import PostNorm, capture_vectors, vision
 from tests.sampled import sampled
 
 PROGRAMS = {
-    "two terms": vision,
     "one term": mlps,
+    "two terms": vision,
     "three terms": three_terms,
     "post-norm, one term": lambda: post_norm(4),
     "post-norm, two terms": lambda: post_norm_blocks(3),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from parallelize.models.program import Program
 from parallelize.planning.forms import deletion, forms, gptj, main_form, sublayer
 from parallelize.planning.fusibility import Fusibility
 from parallelize.planning.structure import structural_plan
@@ -35,11 +36,11 @@ class Lone(nn.Module):
 
 
 @functools.cache
-def unlike() -> torch.fx.GraphModule:
+def unlike() -> Program:
     """Four blocks: the first two of one structure, the last two of others."""
     torch.manual_seed(0)
     terms = [mlp(6, 12), mlp(6, 12), mlp(6, 10), Lone(12)]
-    return capture_vectors(Residual(terms, nn.Linear(6, 5)), 6).module
+    return capture_vectors(Residual(terms, nn.Linear(6, 5)), 6)
 
 
 def graph_of(module: torch.fx.GraphModule) -> StackGraph:
@@ -61,8 +62,8 @@ def test_blocks_of_equal_structure_fuse_in_every_form() -> None:
 
 
 def test_a_group_of_unlike_blocks_does_not_fuse_and_the_reason_is_kept() -> None:
-    (stack,) = find_stacks(unlike()).stacks
-    fusibility = Fusibility(unlike(), (stack,))
+    (stack,) = find_stacks(unlike().module).stacks
+    fusibility = Fusibility(unlike().module, (stack,))
     assert fusibility.why_not(0, sublayer(stack, 0, 1)) is None
     reason = fusibility.why_not(0, sublayer(stack, 1, 2))
     assert reason is not None
@@ -71,8 +72,8 @@ def test_a_group_of_unlike_blocks_does_not_fuse_and_the_reason_is_kept() -> None
 
 
 def test_one_block_and_deletion_need_no_fusion() -> None:
-    (stack,) = find_stacks(unlike()).stacks
-    fusibility = Fusibility(unlike(), (stack,))
+    (stack,) = find_stacks(unlike().module).stacks
+    fusibility = Fusibility(unlike().module, (stack,))
     assert fusibility.why_not(0, main_form(stack, 2, 2)) is None
     assert fusibility.why_not(0, deletion(stack, 1, 3, 1)) is None
 
@@ -105,16 +106,16 @@ def test_groups_are_as_equal_as_can_be_the_larger_ones_last(depth: int | None, s
 
 
 def test_only_what_fuses_is_put_side_by_side() -> None:
-    plan = structural_plan(unlike(), graph_of(unlike()), None)
+    plan = structural_plan(unlike().module, graph_of(unlike().module), None)
     assert groups(plan) == [[2, 1, 1]]
-    _, (_, record) = run_passes(unlike(), [ApplyPlan(plan), FuseWidth()])
+    _, (_, record) = run_passes(unlike().module, [ApplyPlan(plan), FuseWidth()])
     assert len(record.matches) == 1
     assert record.skipped == ()
 
 
 def test_a_depth_that_needs_groups_that_do_not_fuse_is_refused_with_the_reason() -> None:
     with pytest.raises(ParallelizeError, match=r"that fuse is 2 blocks deep, the shallowest has 3 \("):
-        structural_plan(unlike(), graph_of(unlike()), 2)
+        structural_plan(unlike().module, graph_of(unlike().module), 2)
 
 
 def test_towers_are_each_as_deep_as_the_whole_may_be() -> None:
@@ -129,5 +130,5 @@ def test_a_search_leaves_groups_that_do_not_fuse_as_deep_as_serial_and_says_so()
     found = planner.at_depth(3)
     assert [name for name, _ in found.unfused] == [planner.stacks[0].name]
     for first, last in ((1, 2), (2, 3), (0, 3)):
-        assert "deletion" in planner._main(0, first, last).name
-    assert planner._main(0, 0, 1).name == "sublayer"
+        assert "deletion" in planner.groups._main(0, first, last).name
+    assert planner.groups._main(0, 0, 1).name == "sublayer"

@@ -125,7 +125,8 @@ def _para_former(branches: int, blocks: int) -> tuple[fx.GraphModule, fx.GraphMo
     return graph, *run(graph, FuseWidth(), images())
 
 
-@pytest.mark.parametrize(("branches", "blocks"), sampled([(3, 2), (3, 1), (8, 1), (16, 1)], 4))
+@pytest.mark.slow
+@pytest.mark.parametrize(("branches", "blocks"), [(3, 2), (3, 1), (8, 1), (16, 1)])
 def test_a_para_former_costs_what_one_of_two_branches_costs(branches: int, blocks: int) -> None:
     graph, fused, record = _para_former(branches, blocks)
     _, two, _ = _para_former(2, blocks)
