@@ -27,7 +27,6 @@ from tests.passes.models import (
     Function,
     Mlp,
     fixed_graph_of,
-    graph_of,
     normal,
     plan_of,
     randomised,
@@ -154,7 +153,7 @@ def test_the_terms_run_side_by_side_and_the_serial_schedule_is_the_cleaned_graph
 
 
 def test_a_subtracted_term_keeps_the_bits() -> None:
-    graph = graph_of(_model(SPELLINGS["sub"]), tokens())
+    graph = fixed_graph_of(_model(SPELLINGS["sub"]), tokens())
     written, _ = run(graph, NormalizeAdds())
     assert torch.equal(written(tokens()), graph(tokens()))
 
@@ -169,7 +168,7 @@ def test_an_add_in_a_wider_type_is_an_add_to_the_bit(narrow: torch.dtype) -> Non
         return x
 
     model = randomised(Function(forward, a=Mlp(), b=Mlp())).to(narrow)
-    graph = graph_of(model, tokens().to(narrow))
+    graph = fixed_graph_of(model, tokens().to(narrow))
     written, record = run(graph, NormalizeAdds())
     assert len(record.matches) == 2
     assert [len(stack.terms) for stack in find_stacks(written).stacks] == [2]
@@ -208,7 +207,7 @@ def test_numbers_that_no_parameter_holds_are_no_weights() -> None:
 
 
 def test_a_sum_that_is_alone_on_its_state_is_left_as_it_is() -> None:
-    graph = graph_of(_model(SPELLINGS["sub"], blocks=1), tokens())
+    graph = fixed_graph_of(_model(SPELLINGS["sub"], blocks=1), tokens())
     written, record = run(graph, NormalizeAdds())
     assert record.matches == ()
     assert [skip.reason for skip in record.skipped] == ["no other term is next to sub"]
@@ -222,7 +221,7 @@ def test_operators_in_their_elements_are_no_residual_sums() -> None:
         return _norm(x)
 
     model = Function(forward, a=nn.Linear(WIDTH, WIDTH), b=nn.Linear(WIDTH, WIDTH), gain=normal(WIDTH))
-    graph = graph_of(randomised(model), tokens())
+    graph = fixed_graph_of(randomised(model), tokens())
     written, record = run(graph, NormalizeAdds())
     assert record.matches == record.skipped == ()
     assert find_stacks(written).refused == ()
@@ -245,13 +244,13 @@ def test_a_copy_that_lies_otherwise_in_memory_stays() -> None:
             x = x.contiguous() + getattr(self, name)(x.transpose(1, 2)).transpose(1, 2)
         return x
 
-    graph = graph_of(randomised(Function(forward, a=Mlp(), b=Mlp())), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, a=Mlp(), b=Mlp())), tokens())
     written, _ = run(graph, NormalizeAdds())
     assert text(written) == text(graph)
 
 
 def test_steps_of_a_chain_are_linked_through_what_was_written_before() -> None:
-    written, _ = run(graph_of(_model(SPELLINGS["sums in sums"], blocks=4), tokens()), NormalizeAdds())
+    written, _ = run(fixed_graph_of(_model(SPELLINGS["sums in sums"], blocks=4), tokens()), NormalizeAdds())
     (stack,) = find_stacks(written).stacks
     assert all(left.result is right.skip for left, right in pairwise(stack.terms))
     assert all(_is_add(term.add) for term in stack.terms)

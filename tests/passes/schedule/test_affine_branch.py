@@ -17,7 +17,7 @@ from tests.passes.models import (
     Levels,
     Mlp,
     Residual,
-    graph_of,
+    fixed_graph_of,
     mlps,
     normal,
     randomised,
@@ -38,7 +38,7 @@ def test_the_norm_of_a_level_is_one_of_its_state() -> None:
 
 
 def test_a_level_whose_terms_have_no_norm_reads_the_state() -> None:
-    graph = graph_of(randomised(Residual([nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)])), tokens())
+    graph = fixed_graph_of(randomised(Residual([nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)])), tokens())
     _, levels = rewritten_levels(graph, 2, [[[0], [1]]])
     assert level_features(levels[0]).source is levels[0].entry
 
@@ -54,7 +54,7 @@ def test_a_level_whose_terms_have_no_norm_reads_the_state() -> None:
     ],
 )
 def test_a_plain_norm_is_the_norm_without_gain_and_shift(term: type[nn.Module], expected: type[Tensor]) -> None:
-    graph = graph_of(randomised(Residual([term(), term()])), tokens())
+    graph = fixed_graph_of(randomised(Residual([term(), term()])), tokens())
     module, levels = rewritten_levels(graph, 2, [[[0], [1]]])
     norm = level_features(levels[0]).source
     node = plain_norm(module, norm)

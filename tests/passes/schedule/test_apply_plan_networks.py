@@ -25,7 +25,7 @@ from tests.passes.models import (
     Mlp,
     Residual,
     Step,
-    graph_of,
+    fixed_graph_of,
     normal,
     plan_of,
     randomised,
@@ -40,7 +40,7 @@ from tests.passes.models import (
 def test_a_convolutional_network_counts_the_activation_after_the_add_as_part_of_the_term() -> None:
     model = Residual([Convolution() for _ in range(3)], [nn.ReLU() for _ in range(3)])
     pixels = normal(2, WIDTH, 6, 6)
-    graph = graph_of(randomised(model), pixels)
+    graph = fixed_graph_of(randomised(model), pixels)
     schedules: list[Levels] = [[[[0], [1], [2]]], [[[0, 1], [2]]], [[[0]], [[1], [2]]], [[[0], [2]]]]
     for levels in schedules:
         expected = after_levels(model.steps(), levels, pixels)
@@ -50,7 +50,7 @@ def test_a_convolutional_network_counts_the_activation_after_the_add_as_part_of_
 def test_terms_keep_their_side_inputs() -> None:
     model = Residual([Attention("chunk") for _ in range(4)])
     mask = torch.ones(5, 5, dtype=torch.bool).tril()
-    graph = graph_of(randomised(model), tokens(), mask)
+    graph = fixed_graph_of(randomised(model), tokens(), mask)
     levels = [[[0], [1]], [[2, 3]]]
     with torch.no_grad():
         expected = after_levels(model.steps(mask), levels, tokens())
@@ -67,7 +67,7 @@ def test_terms_that_read_the_shape_of_a_state_alone_run_side_by_side_and_fuse() 
         return x
 
     model = Function(forward, a=nn.Linear(WIDTH, WIDTH), b=nn.Linear(WIDTH, WIDTH))
-    module = graph_of(randomised(model), tokens())
+    module = fixed_graph_of(randomised(model), tokens())
     (stack,) = find_stacks(module).stacks
     assert len(stack.terms) == 2
     paired, _ = rewrite(module, Plan((StackPlan(2, (Level(((0,), (1,))),)),)))
@@ -78,7 +78,7 @@ def test_terms_that_read_the_shape_of_a_state_alone_run_side_by_side_and_fuse() 
 
 def test_each_stack_of_a_model_gets_its_own_schedule() -> None:
     first, between, second = Residual([Mlp(), Mlp()]), nn.Linear(WIDTH, WIDTH), Residual([Mlp(), Mlp(), Mlp()])
-    graph = graph_of(randomised(nn.Sequential(first, between, second)), tokens())
+    graph = fixed_graph_of(randomised(nn.Sequential(first, between, second)), tokens())
     schedules: list[Levels] = [[[[0], [1]]], [[[0], [1]], [[2]]]]
     plan = Plan(tuple(plan_of(terms, levels).stacks[0] for terms, levels in zip((2, 3), schedules, strict=True)))
     rewritten, record = run(graph, ApplyPlan(plan))
@@ -107,7 +107,7 @@ def test_two_adds_to_one_state_are_scheduled_as_one_term(levels: Levels, post: t
         return x
 
     parts = {f"{name}{number}": pair[i] for number, pair in enumerate(linears) for i, name in enumerate("ab")}
-    graph = graph_of(randomised(Function(forward, **parts)), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, **parts)), tokens())
     with torch.no_grad():
         expected = after_levels(steps(), levels, tokens())
     assert relative_error(scheduled(graph, 3, levels)(tokens()), expected) < 1e-12
@@ -117,7 +117,7 @@ def test_two_adds_to_one_state_are_scheduled_as_one_term(levels: Levels, post: t
 def test_a_stack_that_begins_where_another_ends_is_scheduled_on_its_new_state(first: Levels) -> None:
     blocks = [term for _ in range(2) for term in (Attention("chunk"), Mlp())]
     model = Residual([nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), *blocks])
-    graph = graph_of(randomised(model), tokens())
+    graph = fixed_graph_of(randomised(model), tokens())
     assert [len(stack.terms) for stack in find_stacks(graph).stacks] == [2, 4]
     second: Levels = [[[0], [2]], [[1], [3]]]
     rewritten, _ = run(graph, ApplyPlan(Plan((stack_plan(2, first), stack_plan(4, second)))))
@@ -135,7 +135,7 @@ def test_all_outputs_of_a_model_read_the_rewritten_state() -> None:
         return self.head(state), torch.tanh(state)
 
     model = Function(forward, stack=stack, head=nn.Linear(WIDTH, 3))
-    graph = graph_of(randomised(model), tokens())
+    graph = fixed_graph_of(randomised(model), tokens())
     rewritten = scheduled(graph, 2, [[[0], [1]]])
     with torch.no_grad():
         state = after_levels(stack.steps(), [[[0], [1]]], tokens())
@@ -166,10 +166,10 @@ def _adds_in_place() -> tuple[Function, Callable[[Levels], Tensor]]:
 def test_a_state_that_is_added_to_in_place_can_be_scheduled_in_sublayer_form() -> None:
     model, expected = _adds_in_place()
     levels = [[[0], [1]], [[2], [3]]]
-    assert relative_error(scheduled(graph_of(model, tokens()), 4, levels)(tokens()), expected(levels)) < 1e-12
+    assert relative_error(scheduled(fixed_graph_of(model, tokens()), 4, levels)(tokens()), expected(levels)) < 1e-12
 
 
 def test_a_state_that_is_added_to_in_place_can_be_scheduled_in_block_form() -> None:
     model, expected = _adds_in_place()
     levels = [[[0, 1], [2, 3]]]
-    assert relative_error(scheduled(graph_of(model, tokens()), 4, levels)(tokens()), expected(levels)) < 1e-12
+    assert relative_error(scheduled(fixed_graph_of(model, tokens()), 4, levels)(tokens()), expected(levels)) < 1e-12

@@ -26,7 +26,7 @@ from tests.passes.models import (
     GatedMlp,
     Mlp,
     Residual,
-    graph_of,
+    fixed_graph_of,
     mlps,
     normal,
     randomised,
@@ -233,7 +233,7 @@ def test_attention_without_a_stored_out_projection_is_skipped() -> None:
         def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
             return torch.tanh(super().forward(x, mask))
 
-    graph = graph_of(randomised(Residual([Bare("chunk"), Bare("chunk")])), tokens())
+    graph = fixed_graph_of(randomised(Residual([Bare("chunk"), Bare("chunk")])), tokens())
     _, levels = rewritten_levels(graph, 2, [[[0], [1]]])
     assert [skip.node for skip in level_features(levels[0]).skipped] == ["tanh", "tanh_1"]
     assert aten.tanh.default in [node.target for node in levels[0].contributions]
@@ -245,7 +245,7 @@ def test_attention_without_a_stored_out_projection_is_skipped() -> None:
 def _post_norm() -> tuple[Residual, fx.GraphModule]:
     model = Residual([Mlp(nn.Identity()) for _ in range(4)], [nn.LayerNorm(WIDTH) for _ in range(4)])
     randomised(model)
-    return model, graph_of(model, tokens())
+    return model, fixed_graph_of(model, tokens())
 
 
 def test_terms_with_norms_of_their_own_get_branches_apart() -> None:
@@ -288,7 +288,7 @@ def test_a_change_of_an_out_projection_is_added_to_its_weight() -> None:
 
 def test_whoever_shares_a_changed_weight_keeps_the_old_one() -> None:
     term = Mlp()
-    graph = graph_of(randomised(Residual([term, term])), tokens())
+    graph = fixed_graph_of(randomised(Residual([term, term])), tokens())
     module, levels = rewritten_levels(graph, 2, [[[0], [1]]])
     first, second = level_features(levels[0]).outs
     before = read_parameter(module, second.node.args[1]).clone()  # type: ignore[arg-type]
@@ -299,7 +299,7 @@ def test_whoever_shares_a_changed_weight_keeps_the_old_one() -> None:
 
 
 def test_a_change_keeps_the_dtype_of_the_weight() -> None:
-    graph = graph_of(randomised(Residual([Mlp(), Mlp()])).float(), tokens().float())
+    graph = fixed_graph_of(randomised(Residual([Mlp(), Mlp()])).float(), tokens().float())
     module, levels = rewritten_levels(graph, 2, [[[0], [1]]])
     (out, _) = level_features(levels[0]).outs
     change_out_projection(module, out, normal(WIDTH, 12))

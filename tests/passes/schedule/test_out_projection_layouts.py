@@ -20,7 +20,7 @@ from tests.passes.models import (
     Function,
     Mlp,
     Residual,
-    graph_of,
+    fixed_graph_of,
     normal,
     randomised,
     relative_error,
@@ -63,7 +63,7 @@ def test_the_weights_of_a_convolution_may_lie_channels_last() -> None:
     model = Residual([OneConvolution(kernel_size=3, padding=1) for _ in range(2)])
     randomised(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = normal(3, WIDTH, 6, 5)
-    module, levels = rewritten_levels(graph_of(model, x), 2, [[[0], [1]]])
+    module, levels = rewritten_levels(fixed_graph_of(model, x), 2, [[[0], [1]]])
     changes = change_all(module, levels[0])
     with torch.no_grad():
         added = torch.einsum("oc,nc...->no...", sum(changes), F.relu(x))
@@ -137,7 +137,7 @@ def test_a_linear_behind_a_permutation_to_a_channels_first_state_changes_with_it
 
 
 def test_features_that_lie_otherwise_than_the_state_get_no_branch_apart() -> None:
-    graph = graph_of(randomised(Residual([NextBlock() for _ in range(4)])), normal(3, WIDTH, 6, 5))
+    graph = fixed_graph_of(randomised(Residual([NextBlock() for _ in range(4)])), normal(3, WIDTH, 6, 5))
     _, levels = rewritten_levels(graph, 4, [[[0, 1], [2, 3]]])
     assert reasons_of(levels[0]) == [
         f"the features of {name} do not lie as the state does" for name in _down(levels[0])
@@ -164,7 +164,7 @@ class Rows(nn.Module):
 
 
 def test_a_linear_behind_a_view_of_rows_changes_and_gets_no_branch_apart() -> None:
-    graph = graph_of(randomised(Residual([Rows() for _ in range(4)])), tokens())
+    graph = fixed_graph_of(randomised(Residual([Rows() for _ in range(4)])), tokens())
     _, levels = rewritten_levels(graph, 4, [[[0, 1], [2, 3]]])
     assert [out.apart for out in level_features(levels[0]).outs] == [False, False]
     assert reasons_of(levels[0]) == [

@@ -16,7 +16,7 @@ from tests.passes.models import (
     Levels,
     Mlp,
     Residual,
-    graph_of,
+    fixed_graph_of,
     images,
     plan_of,
     randomised,
@@ -54,7 +54,7 @@ def test_each_site_of_a_level_names_the_state_before_it_what_its_terms_add_and_t
 
 def test_the_sites_of_a_post_norm_model_count_the_norm_in_what_a_term_adds() -> None:
     model = Residual([Mlp() for _ in range(3)], [nn.LayerNorm(WIDTH) for _ in range(3)])
-    rewritten, (site,) = rewrite(graph_of(randomised(model), tokens()), plan_of(3, [[[0], [1], [2]]]))
+    rewritten, (site,) = rewrite(fixed_graph_of(randomised(model), tokens()), plan_of(3, [[[0], [1], [2]]]))
     (level,) = site.levels
     expected = [step(tokens()) - tokens() for step in model.steps()]
     for actual, wanted in zip(_values(rewritten, list(level.contributions), tokens()), expected, strict=True):
@@ -75,7 +75,7 @@ def test_what_reads_the_shape_of_a_later_state_reads_the_entry_s() -> None:
             x = x + getattr(self, name)(x * (1 + torch.ones_like(x)))
         return x
 
-    graph = graph_of(randomised(Function(forward, a=Mlp(), b=Mlp())), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, a=Mlp(), b=Mlp())), tokens())
     wide, (site,) = rewrite(graph, plan_of(2, [[[0], [1]]]))
     assert [len(term.output.users) for term in site.levels[0].terms] == [1, 1]
     readers = wide.graph.find_nodes(op="call_function", target=torch.ops.aten.ones_like.default)
