@@ -92,15 +92,8 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "resnet": functools.partial(_of_the_zoo, "resnet-basic"),
     "resnet-bottleneck": functools.partial(_of_the_zoo, "resnet-bottleneck"),
 }
-QUICK = {("resnet", "bf16", False)}  # the rest takes minutes
 CASES = [
-    pytest.param(
-        name,
-        precision,
-        free,
-        id=f"{name}-{precision}-{'free' if free else 'fixed'}",
-        marks=() if (name, precision, free) in QUICK else pytest.mark.slow,
-    )
+    pytest.param(name, precision, free, id=f"{name}-{precision}-{'free' if free else 'fixed'}")
     for name in NETWORKS
     for free in (True, False)
     for precision in PRECISIONS
@@ -124,6 +117,7 @@ def _engine(program: Program, precision: Precision, folder: Path) -> Sidecar:
     return build(folder / "model.onnx", folder / "model.engine", RTX, BuildOptions(precision=precision))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision", "free"), CASES)
 def test_fewer_kernels_wait_in_the_engine_of_fused_pairs_and_all_products_are_in_the_precision(
     name: str, precision: Precision, free: bool, tmp_path: Path

@@ -85,6 +85,7 @@ def _greedy(teacher: fx.GraphModule, depth: int, trial: Trial) -> list[list[int]
     return kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (2, 3))])
 def test_greedy_deletion_is_that_of_whole_networks_measured_one_by_one(depth: int) -> None:
     teacher = vision().module

@@ -103,6 +103,7 @@ def test_of_all_ways_the_one_that_measures_better_wins_even_against_influence(qu
     assert chosen < 0.9 * min(others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", ["affine", "full"])
 def test_the_ways_are_compared_after_an_affine_refit(strength: Refit) -> None:
     teacher = vision().module

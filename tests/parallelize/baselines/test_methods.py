@@ -112,6 +112,7 @@ def test_every_method_but_our_own_is_cited(beside_a_plan: tuple[Baseline, ...]) 
         assert made.citation is None or "arXiv" in made.citation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [TwoStacks, pytest.param(lambda: PostNorm(5), marks=pytest.mark.slow)])
 def test_models_of_several_stacks_and_of_post_norm_terms_have_all_baselines(model: type[nn.Module]) -> None:
     torch.manual_seed(0)

@@ -142,6 +142,7 @@ def test_the_record_says_what_was_applied_fused_and_refitted(full: Variants, pla
     assert [level.strength for level in full.levels] == ["full"] * 4
 
 
+@pytest.mark.slow
 def test_a_network_that_a_search_has_refitted_already_is_taken_as_it_is() -> None:
     affine = refit(vision().module, pairs("affine"), FIT, HELD_OUT)
     variants = build_variants(vision(), pairs("full"), FIT, HELD_OUT, "kl", affine)
@@ -149,6 +150,7 @@ def test_a_network_that_a_search_has_refitted_already_is_taken_as_it_is() -> Non
     assert variants.levels == affine.levels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", sampled(["affine", "none"], 2))
 def test_a_healed_rewrite_is_one_more_network_fused_and_as_deep(strength: Refit) -> None:
     variants = _healed(strength, HealOptions(steps=20, batch_size=20, evaluate_every=5))

@@ -63,6 +63,7 @@ def test_compare_fails_outside_of_the_tolerance_and_passes_with_the_one_it_propo
     assert run("compare", "a.pt2", "b.pt2", "--atol", needed).exit_code == 0
 
 
+@pytest.mark.slow
 def test_compare_by_level_names_the_first(home: Path) -> None:
     told = run("compare", "a.pt2", "b.pt2", "--by-level")
     assert told.exit_code == 0, told.output

@@ -25,6 +25,7 @@ from tests.parallelize.conversion.conversions import two_blocks
 from tests.parallelize.small_models import language, text
 
 
+@pytest.mark.slow
 def test_without_data_nothing_is_refitted_and_the_report_warns(tmp_path: Path) -> None:
     result = convert(two_blocks(), tmp_path / "out", options=ConvertOptions(rounds=1))
     assert "random" in result.report.warnings[0]

@@ -91,6 +91,7 @@ def test_branches_of_two_blocks_are_scheduled_where_a_depth_asks_for_it(tmp_path
     assert [part.depth for part in made.plan.stacks] == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_depth_that_the_network_has_already_rewrites_nothing_and_builds_no_rivals(tmp_path: Path) -> None:
     made = convert(vision(2), tmp_path / "out", options=replace(QUICK, depth=2))
     assert made.report.names == ("serial", "fused")
@@ -98,6 +99,7 @@ def test_a_depth_that_the_network_has_already_rewrites_nothing_and_builds_no_riv
     assert made.report.search == ()
 
 
+@pytest.mark.slow
 def test_parallel_branches_without_any_stack_are_fused(tmp_path: Path) -> None:
     class Sum(nn.Module):
         def __init__(self) -> None:

@@ -254,6 +254,7 @@ def test_operators_are_counted_the_most_frequent_first(tmp_path: Path) -> None:
     assert list(counts.items()) == [("Neg", 3), ("Exp", 1)]
 
 
+@pytest.mark.slow
 def test_attention_with_a_learned_bias_is_written(tmp_path: Path) -> None:
     program = capture(BiasedAttention().eval(), (torch.zeros(2, 5, 8),))
     write_onnx(program, tmp_path / "model.onnx")

@@ -49,6 +49,7 @@ def _token_samples(count: int, seed: int, padding: float) -> Samples:
     )
 
 
+@pytest.mark.slow
 def test_padding_takes_no_part_in_healing(tokens: Program) -> None:
     plan = stack_plan(4, [[[0], [1], [2], [3]]], "none")
     rewritten = refit(tokens.module, plan, _token_samples(60, 0, 0.0), _token_samples(20, 1, 0.0))

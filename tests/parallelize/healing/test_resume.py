@@ -63,6 +63,7 @@ def test_a_run_that_was_killed_ends_in_the_weights_of_one_that_was_not(
     assert resumed.history == whole.history
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_is_not_run_again(refitted: Refitted, healed: Healed, tmp_path: Path) -> None:
     file = tmp_path / "out.resume"
     healing_of(refitted, FAST, state_file=file)

@@ -105,6 +105,7 @@ def test_outputs_of_nan_are_within_no_budget(monkeypatch: pytest.MonkeyPatch) ->
     assert planner.within(1e9).chosen.depth_blocks == 2
 
 
+@pytest.mark.slow
 def test_a_budget_is_measured_with_the_metric_that_was_asked_for() -> None:
     found = quick("disagreement").within(0.5).chosen
     assert found.scores.interval("disagreement")[1] <= 0.5
@@ -175,6 +176,7 @@ def test_a_depth_that_the_time_was_too_short_for_is_refused_with_what_is_there()
     assert caught.value.hint == "Ask for --depth 3 or more, or give more time."
 
 
+@pytest.mark.slow
 def test_short_groups_of_all_stacks_come_first_where_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
     monkeypatch.setattr("parallelize.planning.known_forms.time", SimpleNamespace(monotonic=lambda: next(ticks)))
@@ -208,6 +210,7 @@ def test_when_time_ends_among_other_forms_those_that_were_measured_count(monkeyp
     assert planner.partitions()[1][0] == 0.25
 
 
+@pytest.mark.slow
 def test_with_enough_time_the_search_is_the_one_without_a_limit() -> None:
     limited, free = quick(time_limit=1e9), quick()
     for depth in (1, 2, 3, 4):

@@ -66,6 +66,7 @@ def test_a_group_costs_the_error_of_the_network_with_that_group_alone_in_its_for
         assert planner.costs.cost(0, form) == pytest.approx(error, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_without_a_refit_a_group_costs_the_error_of_the_plain_rewrite() -> None:
     teacher = post_norm_blocks(3).module
     stacks = find_stacks(teacher).stacks

@@ -268,6 +268,7 @@ def test_a_post_norm_stack_may_share_its_norm() -> None:
     assert planner.at_depth(1).chosen.scores.error("relative-l2") < 1
 
 
+@pytest.mark.slow
 def test_a_search_repeats_to_the_bit_whatever_the_random_state() -> None:
     first = quick(seed=3)
     first.at_depth(2)

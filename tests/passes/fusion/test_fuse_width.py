@@ -45,6 +45,7 @@ from tests.passes.models import (
     wrong_metadata,
 )
 from tests.passes.schedules import stack_plans
+from tests.sampled import sampled
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _fused(name: str) -> tuple[fx.GraphModule, fx.GraphModule, PassRecord]:
     return parallel, *run(parallel, FuseWidth(), tokens(), *CASES[name].sides)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sampled([*CASES], 2))
 def test_fused_levels_have_the_numbers_of_the_levels_at_every_batch(name: str) -> None:
     parallel, fused, record = _fused(name)
     assert record.skipped == ()
@@ -107,7 +108,7 @@ def test_fused_levels_have_the_numbers_of_the_levels_at_every_batch(name: str) -
         assert wrong_metadata(fused, *inputs) == []
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sampled([*CASES], 2))
 def test_fused_levels_run_the_operators_of_a_serial_model_with_one_term_for_each_level(name: str) -> None:
     _, fused, _ = _fused(name)
     shallow = _captured(name, len(GROUPS))
@@ -115,7 +116,7 @@ def test_fused_levels_run_the_operators_of_a_serial_model_with_one_term_for_each
     assert critical_gemms(fused) == critical_gemms(shallow)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sampled([*CASES], 2))
 def test_a_second_run_matches_nothing_and_leaves_the_graph_as_it_is(name: str) -> None:
     _, fused, _ = _fused(name)
     again, record = run(fused, FuseWidth())

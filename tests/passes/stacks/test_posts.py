@@ -112,7 +112,7 @@ def _only(found: Stacks) -> Stack:
     return stack
 
 
-@pytest.mark.parametrize("norm", sampled(WRITTEN_OUT, 3))
+@pytest.mark.parametrize("norm", sampled(WRITTEN_OUT, 5))
 def test_a_norm_written_out_after_each_term_is_scheduled_and_fused_as_a_whole_one_is(norm: Norm) -> None:
     model, x = _network(norm, every=1), tokens()
     graph = _cleaned(model)

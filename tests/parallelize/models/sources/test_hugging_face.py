@@ -114,6 +114,7 @@ def test_a_saved_model_is_captured_without_telling_its_inputs_and_gives_its_own_
             assert torch.allclose(left, right, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_printed_or_warned_of(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

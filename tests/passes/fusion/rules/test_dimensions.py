@@ -135,7 +135,7 @@ WIDE = {
 }
 
 
-@pytest.mark.parametrize("branch", sampled(WIDE, 3))
+@pytest.mark.parametrize("branch", sampled(WIDE, 6))
 def test_the_operator_runs_once_for_all_branches(branch: Branch) -> None:
     graph, fused, record = fuse(branch, cleaning=(NormalizeSynonyms(), RemoveIdentities()))
     assert record.skipped == ()
