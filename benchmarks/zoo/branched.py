@@ -21,8 +21,8 @@ def entries() -> Iterator[Entry]:
     yield Entry("para-former", lambda: _para_former(branches=BLOCKS), IMAGES, (one,) * BLOCKS, (side_by_side,))
     yield Entry("para-former-deep", lambda: _para_former(branches=2), IMAGES, (two, two), (side_by_side,), slow=True)
     yield Entry("resnext-branches", ResNext, pixels(16), ({"convolution": BLOCKS},), slow=True)
-    yield Entry("inception", Inception, pixels(16), ({"convolution": BLOCKS},))
-    yield Entry("ensemble-mean", lambda: Ensemble("mean"), states("x"), ())
+    yield Entry("inception", Inception, pixels(16), ({"convolution": BLOCKS},), slow=True)
+    yield Entry("ensemble-mean", lambda: Ensemble("mean"), states("x"), (), slow=True)
     yield Entry("ensemble-sum", lambda: Ensemble("sum"), states("x"), (), (side_by_side,))
 
 

@@ -16,12 +16,12 @@ def entries() -> Iterator[Entry]:
     two, three = {"convolution": 2}, {"convolution": 3}
     yield Entry("resnet-basic", lambda: _resnet("basic"), pixels(), (three, two), (projected,))
     yield Entry("resnet-bottleneck", lambda: _resnet("bottleneck"), pixels(), (three, two), (projected,), slow=True)
-    yield Entry("convnext", _convnext, pixels(), (three, three))
+    yield Entry("convnext", _convnext, pixels(), (three, three), slow=True)
     yield Entry("mobilenet-v2", _mobilenet, pixels(), ({"convolution": 1}, two, three, two, two), slow=True)
     yield Entry("efficientnet", _efficientnet, pixels(), (two, two), slow=True)
     yield Entry("regnet-x", lambda: _regnet("x"), pixels(), (two, two), (projected, projected), slow=True)
     yield Entry("regnet-y", lambda: _regnet("y"), pixels(), (two, two), (projected, projected), slow=True)
-    yield Entry("mlp-mixer", MlpMixer, pixels(), ({"mlp": 2 * BLOCKS},))
+    yield Entry("mlp-mixer", MlpMixer, pixels(), ({"mlp": 2 * BLOCKS},), slow=True)
 
 
 def _resnet(layer: str) -> nn.Module:

@@ -43,7 +43,7 @@ def entries() -> Iterator[Entry]:
     yield Entry("mobilenet-v1", mobile, pixels(), slow=True)
     text_net: dict[str, Any] = {"stem_out_channels": 16, "hidden_sizes": [16, 16, 16, 16, 16]}
     yield Entry("textnet", pretrained("TextNetModel", **text_net), pixels(), slow=True)
-    yield Entry("nf-net", lambda: _body(NormFree), small, TERMS)
+    yield Entry("nf-net", lambda: _body(NormFree), small, TERMS, slow=True)
     yield Entry("res-net-v2", lambda: _body(PreActivation), small, TERMS, slow=True)
     yield Entry("res-2-net", lambda: _body(Res2Net), small, TERMS, slow=True)
     yield Entry("rep-vgg", lambda: _body(RepVgg), small, TERMS, slow=True)

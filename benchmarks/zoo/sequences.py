@@ -70,7 +70,7 @@ def entries() -> Iterator[Entry]:
     yield Entry("retention", lambda: _chain(Retention), STATE, slow=True)
     yield Entry("fourier-operator", lambda: _chain(Spectral), STATE, slow=True)
     yield Entry("tcn", Tcn, {"x": Feed((3, 4, 24))}, ({"convolution": BLOCKS},), slow=True)
-    yield Entry("wavenet", WaveNet, {"x": Feed((3, 1, 24))})
+    yield Entry("wavenet", WaveNet, {"x": Feed((3, 1, 24))}, slow=True)
     channels = {"past_values": Feed((3, 32, 3))}
     yield Entry("patchtst", pretrained("PatchTSTModel", **SERIES), channels, slow=True)
     yield Entry("patchtsmixer", pretrained("PatchTSMixerModel", **MIXER), channels, slow=True)

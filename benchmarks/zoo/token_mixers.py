@@ -18,7 +18,7 @@ def entries() -> Iterator[Entry]:
     """All of them."""
     yield Entry("conformer", Conformer, STATE, slow=True)
     yield Entry("macaron-post-norm", lambda: Conformer(convolution=False), STATE, slow=True)
-    yield Entry("fourier-mixing", FourierMixing, STATE)
+    yield Entry("fourier-mixing", FourierMixing, STATE, slow=True)
     yield Entry("pooling-mixing", PoolingMixing, STATE, slow=True)
     yield Entry("einsum-attention", lambda: _chain(EinsumAttention), STATE, TERMS, slow=True)
     yield Entry("talking-heads", lambda: _chain(TalkingHeads), STATE, TERMS, slow=True)

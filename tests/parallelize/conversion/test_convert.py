@@ -88,6 +88,7 @@ def test_the_search_is_as_it_was_asked_for(data: Path, tmp_path: Path, monkeypat
     assert seen == [PlannerOptions(refit="affine", seed=7, time_limit=5.0, refine=3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "logits"),
     [

@@ -106,6 +106,7 @@ def test_only_a_directory_of_an_earlier_search_is_replaced(data: Path, tmp_path:
     assert (tmp_path / "mine" / "letter.txt").read_text() == "keep"
 
 
+@pytest.mark.slow
 def test_a_search_needs_data_and_depths_that_there_are(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ParallelizeError, match="A plan is chosen on data"):
         explore(Source(vision(2)), tmp_path / "out", OPTIONS)

@@ -25,6 +25,7 @@ from passes.graph import measures
 from passes.graph.outputs import flat_outputs
 from passes.runner import run_passes
 from tests.parallelize.small_models import images, pairs, vision
+from tests.sampled import sampled
 
 
 class TwoInputs(nn.Module):
@@ -69,7 +70,7 @@ def _program(kind: str) -> Program:
     return Program(module, vision().inputs, vision().outputs, "rewritten")
 
 
-@pytest.fixture(scope="module", params=["serial", "rewritten and fused"])
+@pytest.fixture(scope="module", params=sampled(["rewritten and fused", "serial"], 2))
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Path]:
     program = _program(request.param)
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"

@@ -104,6 +104,7 @@ def test_equal_networks_part_nowhere() -> None:
     assert (found.first, found.note, len(found.levels)) == (None, "", 9)
 
 
+@pytest.mark.slow
 def test_a_rewrite_has_the_states_after_whole_groups(tmp_path: Path) -> None:
     groups = stack_plan(8, [[[0]], [[1]], [[2], [4]], [[3], [5]], [[6]], [[7]]], "none")
     out = converted(tmp_path / "out", groups)

@@ -86,7 +86,10 @@ def _cut_of_all(planner: Planner) -> int | None:
     return form.cut
 
 
-@pytest.mark.parametrize("planner", [of_vision, quick, lambda: on_vectors(post_norm_blocks(3), "relative-l2")])
+@pytest.mark.parametrize(
+    "planner",
+    [pytest.param(of_vision, marks=pytest.mark.slow), quick, lambda: on_vectors(post_norm_blocks(3), "relative-l2")],
+)
 def test_the_cheapest_measured_form_of_every_group_is_proposed(planner: object) -> None:
     assert callable(planner)
     searching: Planner = planner()

@@ -36,6 +36,7 @@ from tests.passes.models import (
     tokens,
     wrong_metadata,
 )
+from tests.sampled import sampled
 
 Combine = Callable[[Function, Tensor, Tensor], Tensor]
 
@@ -114,7 +115,7 @@ def _captured(name: str) -> tuple[nn.Module, Program]:
     return model, capture(model, (tokens(),), dynamic=None)
 
 
-@pytest.mark.parametrize("name", SPELLINGS)
+@pytest.mark.parametrize("name", sampled([*SPELLINGS], 3))
 def test_a_sum_in_another_spelling_becomes_a_term(name: str) -> None:
     model, program = _captured(name)
     written, record = run(program.module, NormalizeAdds(), tokens())
@@ -128,7 +129,7 @@ def test_a_sum_in_another_spelling_becomes_a_term(name: str) -> None:
     assert relative_error(written(tokens()), model(tokens())) < 1e-12
 
 
-@pytest.mark.parametrize("name", SPELLINGS)
+@pytest.mark.parametrize("name", sampled([*SPELLINGS], 4))
 def test_writing_the_sums_twice_is_writing_them_once(name: str) -> None:
     written, _ = run(_captured(name)[1].module, NormalizeAdds())
     again, record = run(written, NormalizeAdds())
@@ -137,12 +138,7 @@ def test_writing_the_sums_twice_is_writing_them_once(name: str) -> None:
 
 
 # A sum of each kind: once written as an add, all are alike to what follows.
-QUICK = {"sub", "lerp with a gate", "stack and mean", "scaled by a stored number", "cat and sum", "a sum negated"}
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SPELLINGS]
-)
+@pytest.mark.parametrize("name", sampled([*SPELLINGS], 8))
 def test_the_terms_run_side_by_side_and_the_serial_schedule_is_the_cleaned_graph(name: str) -> None:
     graph = clean(_captured(name)[1], [tokens()])[0].module
     serial, _ = rewrite(graph, plan_of(3, [[[0]], [[1]], [[2]]]))

@@ -36,6 +36,7 @@ def _encoder(*, batch_first: bool, norm_first: bool = True) -> fx.GraphModule:
     return run(graph, RemoveIdentities())[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_first", sampled([True, False], 2))
 def test_the_encoder_of_torch_is_fused_with_its_packed_projection_and_either_order_of_dimensions(
     batch_first: bool,
@@ -67,6 +68,7 @@ def test_post_norm_branches_share_projections_and_attention_and_are_summed_behin
     assert run(fused, FuseWidth())[1].matches == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_first", sampled([True, False], 2))
 def test_pairs_of_layers_of_a_pre_norm_encoder_run_the_operators_of_half_the_depth(batch_first: bool) -> None:
     def encoder(depth: int) -> fx.GraphModule:
