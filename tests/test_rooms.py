@@ -73,7 +73,7 @@ def test_no_room_imports_one_that_imports_it() -> None:
     assert examples == []
 
 
-@pytest.mark.parametrize("package", ["passes", "paraformer"])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_module_imports_one_that_imports_it(package: str) -> None:
     assert [sorted(circle) for circle in nx.strongly_connected_components(_modules(package)) if len(circle) > 1] == []
 

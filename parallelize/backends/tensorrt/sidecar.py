@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from parallelize.backends.choice import builders
 from parallelize.backends.tensorrt.choices import Precision
 from parallelize.backends.tensorrt.layers import Layer, as_plain, from_plain
+from parallelize.backends.tensorrt.library import INSTALL
 from parallelize.backends.tensorrt.options import PRECISIONS
 from parallelize.backends.tensorrt.profiles import Profile
 from parallelize.data import readable
@@ -201,7 +201,7 @@ def _check_kinds(value: Mapping[str, Any]) -> None:
     for name, kind in _KINDS.items():
         if name in value and not isinstance(value[name], kind):
             raise ValueError(f"{name} is {value[name]}")
-    spelled: dict[str, Sequence[object]] = {"backend": [b.name for b in builders()], "precision": (None, *PRECISIONS)}
+    spelled: dict[str, Sequence[object]] = {"backend": [*INSTALL], "precision": (None, *PRECISIONS)}
     for name, known in spelled.items():
         if value[name] not in known:
             raise ValueError(f"{name} is {value[name]!r}")
