@@ -3,6 +3,7 @@
     addcmul(x, a, b, value=v) = x + v a b       addcdiv(x, a, b, value=v) = x + v a / b
     std = sqrt(var)                             max(x, dim) = amax(x), argmax(x)
     |x|_p = (sum |x|^p)^(1/p)                   |x|_inf = max |x|           cosine(x, y) = x y / (|x| |y|)
+    1.0 - mask of integers = 1.0 - float(mask)
 
 Left as they are: norms of matrices and of complex numbers, statistics whose correction is no whole number.
 """
@@ -38,6 +39,15 @@ def _plus(place: Replacing, node: fx.Node, times: Any) -> fx.Node:
     if value != 1:
         term = place.emit(aten.mul.Tensor, term, value)
     return place.emit(aten.add.Tensor, node.args[0], term)
+
+
+def _difference(place: Replacing, node: fx.Node) -> fx.Node | None:
+    """A number less integers, which the ONNX exporter takes of floating-point values only."""
+    value, total = tensor_value(cast("fx.Node", node.args[0])), tensor_value(node)
+    if value is None or total is None or value.dtype == total.dtype or not total.is_floating_point():
+        return None
+    wide = place.emit(aten.to.dtype, node.args[0], total.dtype)
+    return place.emit(aten.rsub.Scalar, wide, *node.args[1:], **node.kwargs)
 
 
 # statistics ---------------------------------------------------------------------------------------------------------
@@ -162,6 +172,7 @@ def _cosine(place: Replacing, node: fx.Node) -> fx.Node | None:
 SPELLINGS: dict[object, Spelling] = {
     aten.addcmul.default: _addcmul,
     aten.addcdiv.default: _addcdiv,
+    aten.rsub.Scalar: _difference,
     aten.var.default: _variance,
     aten.var.dim: _variance,
     aten.std.default: _deviation,

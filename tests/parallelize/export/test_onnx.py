@@ -17,6 +17,7 @@ from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.export.onnx import OPSET, write_onnx
 from parallelize.export.onnx_file import read_onnx
 from parallelize.models.capture import capture
+from parallelize.models.clean import clean
 from parallelize.models.program import Program
 from parallelize.refitting.refit import refit
 from passes.errors import ParallelizeError
@@ -149,6 +150,18 @@ def test_several_inputs_and_outputs_and_all_their_free_dimensions_are_kept(tmp_p
     for shape in ((1, 1), (3, 4), (2, 9)):
         inputs = torch.randint(0, 11, shape), torch.rand(shape)
         torch.testing.assert_close(session(inputs), flat_outputs(program.module, inputs), rtol=0, atol=1e-5)
+
+
+def test_a_number_less_a_mask_of_integers_is_written_once_it_is_cleaned(tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return x * (1.0 - mask[..., None])
+
+    x, mask = torch.randn(3, 4, 2), torch.tensor([[0, 1, 1, 0]] * 3)
+    program, _ = clean(capture(Masked().eval(), (x, mask)))
+    write_onnx(program, tmp_path / "masked.onnx")
+    (found,) = OnnxRuntime(tmp_path / "masked.onnx", threads=1)((x, mask))
+    torch.testing.assert_close(found, Masked()(x, mask))
 
 
 def test_the_names_are_those_of_the_program_and_not_of_its_nodes(tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ SPELLINGS = {
         [aten.mul.Tensor, aten.sub.Tensor, aten.div.Tensor],
     ),
     "clip and absolute": (lambda x: x.absolute().clip(0.1, 1.0), [aten.abs.default, aten.clamp.default]),
+    "a number less integers": (
+        lambda x: x * (1.0 - (x > 0).long()),
+        [aten.gt.Scalar, aten.to.dtype, aten.to.dtype, aten.rsub.Scalar, aten.mul.Tensor],
+    ),
     "addcmul": (lambda x: torch.addcmul(x, x, x.cos()), [aten.cos.default, aten.mul.Tensor, aten.add.Tensor]),
     "addcmul with a factor": (lambda x: torch.addcmul(x, x, x, value=0.5), None),
     "addcdiv": (lambda x: torch.addcdiv(x, x, x.exp(), value=2.0), None),
