@@ -14,11 +14,9 @@ and against the best single range.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
-from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
+from torch import fx
 
 from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import States, Trial, move, states_at
@@ -26,32 +24,12 @@ from parallelize.data import Samples
 from parallelize.machine.device import choose_device
 from parallelize.refitting.ridge import Moments, choose, solve
 from passes.runner import run_passes
-from passes.schedule.map_blocks import MapBlocks, MappedRange, range_ends
+from passes.schedule.map_blocks import LinearMap, MapBlocks, MappedRange, range_ends
 from passes.stacks.channels import channel_axis
 from passes.stacks.find import Stack, find_stacks
 
 Ranges = tuple[tuple[int, int], ...]  # first and last block of each
 Costs = Mapping[tuple[int, int], float]
-
-
-@dataclass(frozen=True, eq=False)
-class LinearMap:
-    """y = A x + b along one axis.
-
-    Attributes:
-        weight: A (d, d), float64.
-        bias: b (d,), float64.
-        axis: the axis of the state that holds the d channels, 1 or -1.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    axis: int
-
-    def __call__(self, state: Tensor) -> Tensor:
-        """The map of a state, in the state's dtype."""
-        weight, bias = self.weight.to(state.dtype), self.bias.to(state.dtype)
-        return F.linear(state.movedim(self.axis, -1), weight, bias).movedim(-1, self.axis)
 
 
 def best_maps(stacks: Sequence[Stack], depths: Depths, fit: Samples, trial: Trial) -> tuple[Ranges, ...] | None:
@@ -92,7 +70,7 @@ def replaced(teacher: fx.GraphModule, ranges: Sequence[Ranges], fit: Samples, he
             before, after = range_ends(stack, first, last)
             states = [(states_at(teacher, before, part), states_at(teacher, after, part)) for part in (fit, held_out)]
             found = fit_map(*states[0], *states[1], channel_axis(stack))
-            maps.append(MappedRange(number, first, last, found.weight, found.bias, found.axis))
+            maps.append(MappedRange(number, first, last, found))
     return run_passes(teacher, [MapBlocks(tuple(maps))])[0]
 
 

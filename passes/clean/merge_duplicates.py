@@ -31,26 +31,22 @@ class MergeDuplicates(Pass):
 
     def apply(self, module: fx.GraphModule) -> PassResult:
         """See the module's docstring."""
-        first: dict[Any, list[fx.Node]] = {}
-        owners: dict[fx.Node, tuple[int, int]] | None = None
+        owners = _owners(module)
+        anywhere: dict[Any, fx.Node] = {}
+        first: dict[Any, fx.Node] = {}
         matches, skipped = [], []
         for node in list(module.graph.nodes):
             if node.op != "call_function" or is_random(node):
                 continue
-            alike = first.setdefault(key_of(node.target, node.args, node.kwargs), [])
-            if alike and owners is None:
-                owners = _owners(module)
-            original = next(
-                (other for other in alike if owners is not None and owners.get(other) == owners.get(node)), None
-            )
-            if original is not None:
+            key = key_of(node.target, node.args, node.kwargs)
+            other = anywhere.setdefault(key, node)
+            original = first.setdefault((owners.get(node), key), node)
+            if original is not node:
                 node.replace_all_uses_with(original)
                 module.graph.erase_node(node)
                 matches.append(f"{node.name} is {original.name}")
-                continue
-            if alike:
-                skipped.append(Skip(node.name, f"{alike[0].name} computes the same, but not in the same term"))
-            alike.append(node)
+            elif other is not node:
+                skipped.append(Skip(node.name, f"{other.name} computes the same, but not in the same term"))
         return PassResult(tuple(matches), tuple(skipped))
 
 

@@ -69,21 +69,25 @@ def is_stored(node: fx.Node) -> bool:
 
 def is_from_parameters(node: fx.Node) -> bool:
     """Whether a value comes from parameters and constants only, a parameter or buffer among them."""
-    origins = _origins(node)
-    return any(origin.op == "get_attr" for origin in origins) and all(origin.op != "placeholder" for origin in origins)
+    found = False
+    for origin in _origins(node):
+        if origin.op == "placeholder":
+            return False
+        found = found or origin.op == "get_attr"
+    return found
 
 
-def _origins(node: fx.Node) -> list[fx.Node]:
+def _origins(node: fx.Node) -> Iterator[fx.Node]:
     """Inputs, parameters and constants that a value is computed from."""
-    pending, seen, origins = [node], {node}, []
+    pending, seen = [node], {node}
     while pending:
         current = pending.pop()
         read = list(tensor_inputs(current))
         fresh = [source for source in read if source not in seen]
         seen.update(fresh)
         pending.extend(fresh)
-        origins.extend([] if read else [current])
-    return origins
+        if not read:
+            yield current
 
 
 def positions(graph: fx.Graph) -> dict[fx.Node, int]:

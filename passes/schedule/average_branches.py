@@ -13,10 +13,10 @@ from typing import ClassVar
 
 from torch import fx
 
-from passes.graph.editing import clone, finish, restore_order
+from passes.graph.editing import restore_order
 from passes.graph.operators import ADD, aten
 from passes.plan import Plan
-from passes.runner import Pass, PassResult, Stage
+from passes.runner import Pass, PassResult, Stage, run_passes
 from passes.schedule.apply_plan import schedule
 from passes.schedule.sites import LevelSite, StackSite
 
@@ -44,9 +44,7 @@ def averaged(teacher: fx.GraphModule, plan: Plan) -> fx.GraphModule:
     Raises:
         ParallelizeError: the plan does not fit the model's stacks.
     """
-    module = clone(teacher)
-    schedule_averaged(module, plan)
-    return finish(module)
+    return run_passes(teacher, [AverageBranches(plan)])[0]
 
 
 def schedule_averaged(module: fx.GraphModule, plan: Plan) -> tuple[StackSite, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, fx
+from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from passes.errors import ParallelizeError
 from passes.graph import operators as ops
@@ -26,24 +27,40 @@ from passes.stacks.find import Stack, find_stacks
 
 
 @dataclass(frozen=True, eq=False)
+class LinearMap:
+    """y = A x + b along one axis.
+
+    Attributes:
+        weight: A (d, d), float64.
+        bias: b (d,), float64.
+        axis: the axis of the state that holds the d channels, 1 or -1.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    axis: int
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """The map of a state, in the state's dtype."""
+        weight, bias = self.weight.to(state.dtype), self.bias.to(state.dtype)
+        return F.linear(state.movedim(self.axis, -1), weight, bias).movedim(-1, self.axis)
+
+
+@dataclass(frozen=True, eq=False)
 class MappedRange:
-    """A range of blocks and the map y = A x + b that stands for it.
+    """A range of blocks, the first and the last one, and what stands for it.
 
     Attributes:
         stack: number of the stack in the model.
         first: first block of the range.
         last: last block of the range.
-        weight: A (d, d).
-        bias: b (d,).
-        axis: the axis of the state that holds the d channels, 1 or -1.
+        map: the new state of the one before the range.
     """
 
     stack: int
     first: int
     last: int
-    weight: Tensor
-    bias: Tensor
-    axis: int
+    map: LinearMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +80,7 @@ class MapBlocks(Pass):
         exits: dict[fx.Node, fx.Node] = {}  # the state behind a range -> its map
         for found in sorted(self.maps, key=lambda found: (found.stack, found.first)):
             entry, result = range_ends(stacks[found.stack], found.first, found.last)
-            exits[result] = _place(module, exits.get(entry, entry), result, found)
+            exits[result] = _place(module, exits.get(entry, entry), result, found.map)
         restore_order(module)
         return PassResult(tuple(f"{stacks[m.stack].name}: blocks {m.first} to {m.last}" for m in self.maps))
 
@@ -90,7 +107,7 @@ def _check(maps: Sequence[MappedRange], stacks: Sequence[Stack]) -> None:
         taken |= blocks
 
 
-def _place(module: fx.GraphModule, entry: fx.Node, result: fx.Node, found: MappedRange) -> fx.Node:
+def _place(module: fx.GraphModule, entry: fx.Node, result: fx.Node, found: LinearMap) -> fx.Node:
     """Let everything behind a range read the map of the state before it; returns the new state."""
     users, after, dtype = list(result.users), result.next, result.meta["val"].dtype
     weight = add_parameter(module, "map_weight", found.weight.to(dtype), after)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from parallelize.baselines.depths import wanted_depths
-from parallelize.baselines.linear_maps import LinearMap, best_maps, cheapest, fit_map, replaced
+from parallelize.baselines.linear_maps import best_maps, cheapest, fit_map, replaced
 from parallelize.baselines.trial import States, Trial
 from parallelize.data import Samples
 from parallelize.metrics import predict
@@ -16,6 +16,7 @@ from passes.graph.agreement import largest_change
 from passes.graph.measures import operator_counts
 from passes.plan import Plan, grouped
 from passes.schedule.apply_plan import rewrite
+from passes.schedule.map_blocks import LinearMap
 from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import (
     PostNorm,

@@ -42,6 +42,7 @@ from tests.passes.models import (
     tokens,
     vision,
     wide_operators,
+    written_out_gelu,
     wrong_metadata,
 )
 from tests.passes.schedules import stack_plans
@@ -64,7 +65,7 @@ CASES = {
     "mlp behind a norm without gain": Case(lambda: Mlp(nn.LayerNorm(WIDTH, elementwise_affine=False))),
     "mlp behind a norm without shift": Case(lambda: Mlp(nn.LayerNorm(WIDTH, bias=False))),
     "mlp behind an rms norm": Case(lambda: Mlp(nn.RMSNorm(WIDTH))),
-    "mlp with a gelu written out": Case(lambda: Mlp(activation=written_out)),
+    "mlp with a gelu written out": Case(lambda: Mlp(activation=written_out_gelu)),
     "gated mlp": Case(GatedMlp),
     "mlp with layer scale": Case(lambda: LayerScale(Mlp())),
     "linear": Case(lambda: nn.Linear(WIDTH, WIDTH)),
@@ -78,10 +79,6 @@ CASES = {
     "grouped-query attention": Case(lambda: Attention("separate", kv_heads=2, heads=4)),
 }
 GROUPS = ((0,), (1, 2))
-
-
-def written_out(x: Tensor) -> Tensor:
-    return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
 @functools.cache

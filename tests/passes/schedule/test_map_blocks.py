@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, fx
-from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
+from torch import fx
 
 from passes.errors import ParallelizeError
 from passes.graph.operators import aten
 from passes.runner import PassRecord
-from passes.schedule.map_blocks import MapBlocks, MappedRange
+from passes.schedule.map_blocks import LinearMap, MapBlocks, MappedRange
 from tests.passes.models import WIDTH, Mlp, Residual, graph_of, randomised, run, targets, tokens, wrong_metadata
 
 SAMPLES = tokens()
@@ -24,15 +23,11 @@ def _map(first: int, last: int, stack: int = 0, axis: int = -1) -> MappedRange:
     torch.manual_seed(first)
     width = SAMPLES.shape[axis]
     weight, bias = torch.randn(width, width, dtype=torch.float64), torch.randn(width, dtype=torch.float64)
-    return MappedRange(stack, first, last, weight, bias, axis)
+    return MappedRange(stack, first, last, LinearMap(weight, bias, axis))
 
 
 def _mapped(model: Residual, *maps: MappedRange) -> tuple[fx.GraphModule, PassRecord]:
     return run(graph_of(model, SAMPLES), MapBlocks(maps))
-
-
-def _apply(found: MappedRange, x: Tensor) -> Tensor:
-    return F.linear(x.movedim(found.axis, -1), found.weight, found.bias).movedim(-1, found.axis)
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
@@ -41,7 +36,7 @@ def test_a_range_of_blocks_is_the_map_of_the_state_before_it(axis: int) -> None:
     graph, record = _mapped(model, found)
     with torch.no_grad():
         x = SAMPLES + model.terms[0](SAMPLES)
-        x = _apply(found, x)
+        x = found.map(x)
         x = x + model.terms[3](x)
     torch.testing.assert_close(graph(SAMPLES), x, rtol=1e-12, atol=1e-12)
     assert [match.split(": ")[1] for match in record.matches] == ["blocks 1 to 2"]
@@ -53,7 +48,7 @@ def test_a_range_that_begins_where_another_ends_maps_what_that_one_returns() -> 
     model, first, second = _model(), _map(0, 1), _map(2, 3)
     for maps in ((first, second), (second, first)):
         graph, _ = _mapped(model, *maps)
-        torch.testing.assert_close(graph(SAMPLES), _apply(second, _apply(first, SAMPLES)), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(graph(SAMPLES), second.map(first.map(SAMPLES)), rtol=1e-12, atol=1e-12)
 
 
 def test_without_a_range_nothing_changes() -> None:
