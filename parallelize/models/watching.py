@@ -30,7 +30,7 @@ def may_be_random(node: fx.Node) -> bool:
         return True
     argument = target._schema.arguments[off]
     value = node.args[off] if len(node.args) > off else node.kwargs.get(argument.name, argument.default_value)
-    return bool(value)
+    return value is None or bool(value)  # native_dropout trains where it is not told
 
 
 def random_operators(module: fx.GraphModule, inputs: Inputs) -> tuple[fx.Node, ...]:

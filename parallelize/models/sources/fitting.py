@@ -73,12 +73,10 @@ class Candidate:
 
     def equals(self, other: Candidate) -> bool:
         """Whether it holds the very same tensors, or the same values under the same names."""
-        if {*map(id, self.state.values())} == {*map(id, other.state.values())}:
-            return True
-        if self.state.keys() != other.state.keys():
-            return False
+        if self.state.keys() != other.state.keys():  # such as the older names that a hook changes
+            return {*map(id, self.state.values())} == {*map(id, other.state.values())}
         pairs = ((value, other.state[name]) for name, value in self.state.items())
-        return all(torch.equal(a, b) if isinstance(a, Tensor) else True for a, b in pairs)
+        return all(a is b or torch.equal(a, b) if isinstance(a, Tensor) else True for a, b in pairs)
 
 
 def candidates(module: nn.Module, checkpoint: Any) -> list[Candidate]:
@@ -126,7 +124,9 @@ def _identity(value: Any) -> object:
 def _is_no_more(name: str, value: Any, buffer: Tensor | None) -> bool:
     if not isinstance(value, Tensor) or name.endswith(_COUNTER):
         return True
-    return buffer is not None and buffer.shape == value.shape and torch.equal(buffer.to(value), value)
+    if buffer is None or buffer.is_meta:
+        return False
+    return buffer.shape == value.shape and torch.equal(buffer.to(value), value)
 
 
 def _by_names(own: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[str, ...]:

@@ -153,11 +153,14 @@ def _read_shards(index: Path, *, allow_pickle: bool) -> dict[str, Any]:
         raise ParallelizeError(f"{index} is damaged or no index of weights.", _COPY_HINT) from error
     held: dict[str, Any] = {}
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ParallelizeError(f"{index} names {name!r}, which is no file beside it.", _COPY_HINT)
+        if not isinstance(name, str) or Path(name).name != name or name.endswith(_INDEX):
+            raise ParallelizeError(f"{index} names {name!r}, which is no file of weights beside it.", _COPY_HINT)
         if not index.with_name(name).is_file():
             raise ParallelizeError(f"{index} names {name}, which is missing.", f"Put {name} beside it.")
-        held |= read_weights(index.with_name(name), allow_pickle=allow_pickle)
+        shard = read_weights(index.with_name(name), allow_pickle=allow_pickle)
+        if not isinstance(shard, dict):
+            raise ParallelizeError(f"{index.with_name(name)} holds no tensors by name.", _COPY_HINT)
+        held |= shard
     return held
 
 

@@ -182,34 +182,6 @@ def test_a_parser_that_needs_an_argument_is_told_by_its_exit(home: Path, capfd: 
     assert "data" in capfd.readouterr().err
 
 
-def test_relative_imports_of_a_file_work_with_and_without_init_files(home: Path) -> None:
-    net = "from .sizes import SCALE\nfrom ..top import FACTOR\nfrom plain import Model\n"
-    net += "def make(): return Model(SCALE * FACTOR)\n"
-    for top, files in {"whole": ["whole/__init__.py", "whole/models/__init__.py"], "bare-1.2": []}.items():
-        write({f"{top}/models/net.py": net, f"{top}/models/sizes.py": "SCALE = 2.0", f"{top}/top.py": "FACTOR = 3.0"})
-        write(dict.fromkeys(files, ""))
-        assert scale(f"{top}/models/net.py:make") == 6
-
-
-def test_a_relative_import_of_another_file_may_go_higher(home: Path) -> None:
-    write({"top/models/net.py": "from .blocks import Model\n", "top/models/blocks.py": "from ..base import Model\n"})
-    write({"top/base.py": MODEL})
-    assert scale("top/models/net.py:Model") == 1
-
-
-def test_a_file_of_a_package_without_relative_imports_is_run_as_a_script_is(home: Path) -> None:
-    write({"package/__init__.py": "raise OSError", "package/sizes.py": "SCALE = 2.0"})
-    write({"package/net.py": "from sizes import SCALE\nfrom plain import Model\ndef make(): return Model(SCALE)"})
-    assert scale("package/net.py:make") == 2
-
-
-def test_a_file_may_have_the_name_of_an_installed_module(home: Path) -> None:
-    write({"typer.py": MODEL})
-    typer = sys.modules.get("typer")
-    assert scale("typer.py:Model") == 1
-    assert sys.modules.get("typer") is typer
-
-
 def test_a_pickled_module_finds_its_class_in_the_current_directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write({"passes.py": MODEL})
     save = "import torch, passes, plain\nm = passes.Model(3.0)\ntorch.save(m, 'm.pt')\ndef make(): return m\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parallelize.models.sources.cases import load, refusal
+from tests.parallelize.models.sources.cases import layers, load, refusal
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,12 @@ def test_factories_classes_and_modules_are_found_in_modules_and_files(home: Path
     assert program.inputs[0].shape == ("batch", 4)
     assert not [node for node in program.module.graph.nodes if "dropout" in node.name and node.args[2]]
     assert sys.path == path
+
+
+def test_weights_are_loaded_into_what_a_factory_gives(home: Path) -> None:
+    torch.save({name: torch.full_like(value, 0.5) for name, value in layers().state_dict().items()}, "w.pt")
+    program = load("shop:small", "2x4", weights=Path("w.pt"))
+    assert program.module(torch.ones(2, 4)).tolist() == [[10.5, 10.5]] * 2
 
 
 def test_a_file_elsewhere_finds_the_files_beside_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
