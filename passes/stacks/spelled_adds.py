@@ -68,7 +68,7 @@ class SpelledAdd:
 
 
 def spelled_add(root: fx.Node, place: Mapping[fx.Node, int]) -> SpelledAdd | None:
-    """The sum that `root` writes as x + something, or None where it is no such sum, or a plain add(x, f)."""
+    """The sum that `root` writes as x + something, or None where it is no such sum."""
     total = tensor_value(root)
     if root.op != "call_function" or total is None or not total.is_floating_point():
         return None

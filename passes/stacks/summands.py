@@ -203,7 +203,10 @@ def _times_column(product: fx.Node) -> list[Summand]:
     members, matrix, whole = _members(stack), tensor_value(weights), tensor_value(stack)
     if members is None or matrix is None or whole is None or matrix.ndim != 2 or members[1] != whole.ndim - 1:
         return []
-    column = Call(aten.select.int, (weights, 0 if is_linear else 1, 0))
+    axis = 0 if is_linear else 1
+    if str(matrix.shape[axis]) != "1":
+        return []
+    column = Call(aten.select.int, (weights, axis, 0))
     return [
         Summand(member).times(Factor(Call(aten.select.int, (column, 0, place))))
         for place, member in enumerate(members[0])
