@@ -68,7 +68,8 @@ def find_chains(module: fx.GraphModule) -> Chains:
     refused.extend(joined_paths(module.graph, [pair for pair in others if pair[0] not in known]))
     order = {node.name: number for node, number in place.items()}
     by_place = sorted(refused, key=lambda refusal: order[refusal.node])
-    return Chains(tuple(tuple(part) for part in parts), tuple(by_place))
+    in_order = sorted(parts, key=lambda part: place[part[0].node])  # parts of one chain may lie around another
+    return Chains(tuple(tuple(part) for part in in_order), tuple(by_place))
 
 
 def _linked(adds: Sequence[ResidualAdd]) -> list[ResidualAdd]:
