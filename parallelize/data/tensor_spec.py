@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import sympy
 import torch
+from torch.utils._sympy import functions
 
 OTHER_SIZE = 16  # of a free dimension that is no batch, where nothing else is known
 
@@ -40,5 +42,12 @@ def _evaluate(expression: str, known: Mapping[str, int], other: int) -> int:
     """The size that an expression of dimension names stands for."""
     if expression.isidentifier():
         return known.get(expression, other)
-    words = re.findall(r"[A-Za-z_]\w*", expression)
-    return int(sympy.sympify(expression, locals={word: sympy.Integer(known.get(word, other)) for word in words}))
+    words = re.findall(r"[A-Za-z_]\w*\b(?!\()", expression)
+    sizes = {word: sympy.Integer(known.get(word, other)) for word in words}
+    return int(sympy.sympify(expression, locals={**_functions(expression), **sizes}))
+
+
+def _functions(expression: str) -> dict[str, Any]:
+    """The functions that an expression calls, such as TruncToInt: the exporter's own, where SymPy may have none."""
+    called = re.findall(r"([A-Za-z_]\w*)\(", expression)
+    return {name: getattr(functions, name) for name in called if hasattr(functions, name)}

@@ -49,13 +49,13 @@ def resize(examples: Sequence[Tensor], dims: Sequence[Mapping[int, str]]) -> lis
     """
     taken = {size for tensor, names in zip(examples, dims, strict=True) for size in _without(tensor.shape, names)}
     sizes: dict[str, int] = {}
-    for names in dims:
-        factor, word = multiple(names.get(0, ""))
-        if word and word not in sizes:
-            sizes[word] = next(size for size in free_sizes() if size not in taken)
-            taken.add(sizes[word])
-        if word:
-            sizes[names[0]] = factor * sizes[word]
+    firsts = {names[0]: multiple(names[0]) for names in dims if 0 in names}
+    for name, (factor, word) in firsts.items():
+        if word not in sizes:
+            factors = [1, *(rows for rows, same in firsts.values() if same == word)]
+            sizes[word] = next(size for size in free_sizes() if taken.isdisjoint(rows * size for rows in factors))
+            taken |= {rows * sizes[word] for rows in factors}
+        sizes[name] = factor * sizes[word]
     for tensor, names in zip(examples, dims, strict=True):
         for axis, name in names.items():
             sizes.setdefault(name, tensor.shape[axis] if tensor.shape[axis] > 1 else OTHER_SIZE)

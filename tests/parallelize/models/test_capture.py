@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -35,11 +35,6 @@ class Nested(nn.Module):
 class Answer:
     logits: Tensor
     loss: Tensor | None = None
-
-
-class Pair(NamedTuple):
-    left: Tensor
-    right: Tensor
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +106,6 @@ def test_outputs_are_named_after_dataclass_fields_and_absent_ones_are_skipped() 
     x = torch.rand(3, 4)
     assert torch.equal(program.flat_outputs(program.module(x))[0], x * 2)
     assert torch.equal(program.flat_outputs(Answer(x * 2))[0], x * 2)
-
-
-def test_outputs_are_named_after_the_fields_of_a_named_tuple() -> None:
-    assert [spec.name for spec in of_function(lambda x: Pair(x, x + 1), 2, 4).outputs] == ["left", "right"]
-
-
-def test_outputs_of_a_tuple_are_numbered() -> None:
-    assert [spec.name for spec in of_function(lambda x: (x + 1, x + 2), 2, 4).outputs] == ["output_0", "output_1"]
 
 
 def test_a_result_with_another_number_of_tensors_is_refused(program: Program) -> None:
@@ -196,19 +183,6 @@ def test_what_no_output_needs_is_not_in_the_program_and_its_inputs_stay() -> Non
     read = [node.target for node in module.graph.find_nodes(op="get_attr")]
     assert read == ["used.weight", "used.bias"]
     assert [node.target for node in module.graph.find_nodes(op="placeholder")] == ["x", "y"]
-
-
-def test_regions_that_switch_gradients_or_autocasting_off_are_opened() -> None:
-    def forward(x: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            y = x.float() * 2
-        with torch.enable_grad():
-            return y + x
-
-    program = of_function(forward, 2, 4)
-    assert "mul" in {node.name for node in _calls(program)}
-    assert not [node for node in _calls(program) if isinstance(node.target, torch._ops.HigherOrderOperator)]
-    assert torch.equal(program.module(torch.ones(1, 4)), torch.full((1, 4), 3.0))
 
 
 def test_export_keeps_shapes_names_and_numbers_of_a_saved_program(program: Program, tmp_path: Path) -> None:
