@@ -50,12 +50,13 @@ def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, Arr
     Raises:
         ParallelizeError: the file is absent, damaged, of another kind, or holds Python objects.
     """
+    wanted = None if names is None else set(names)
     with _refusing(path):
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {UNNAMED: loaded}
         with loaded:
-            return {name: loaded[name] for name in loaded.files if names is None or name in set(names)}
+            return {name: loaded[name] for name in loaded.files if wanted is None or name in wanted}
 
 
 def read_headers(path: Path) -> dict[str, Array]:
@@ -84,6 +85,8 @@ def _refusing(path: Path) -> Iterator[None]:
     readable(path)
     try:
         yield
+    except RuntimeError as error:  # in the words of zipfile: encrypted, or compressed in a way that it does not know
+        raise ParallelizeError(f"{path} cannot be read: {error}.", SAVE_HINT) from error
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         what = "holds Python objects, which are not read" if "allow_pickle" in str(error) else "is damaged"
         raise ParallelizeError(f"{path} {what}.", SAVE_HINT) from error

@@ -8,17 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from parallelize.data import (
-    DTYPES,
-    InputSpec,
-    Samples,
     load_samples,
-    parse_input,
-    random_samples,
-    read_arrays,
 )
 from parallelize.data.tensor_spec import TensorSpec
 from passes.errors import ParallelizeError
@@ -31,48 +23,6 @@ MASK = TensorSpec("mask", ("batch", "tokens"), torch.bool)
 def _saved(path: Path, **arrays: Any) -> Path:
     np.savez(path / "data.npz", **arrays)
     return path / "data.npz"
-
-
-@pytest.mark.parametrize(
-    ("text", "spec"),
-    [
-        ("1x3x224x224", InputSpec(None, (1, 3, 224, 224), torch.float32)),
-        ("name:batchx128@int64", InputSpec("name", ("batch", 128), torch.int64)),
-        ("batchxtokens", InputSpec(None, ("batch", "tokens"), torch.float32)),
-        ("pixel_values:1x3@bfloat16", InputSpec("pixel_values", (1, 3), torch.bfloat16)),
-        ("7@bool", InputSpec(None, (7,), torch.bool)),
-    ],
-)
-def test_shapes_are_read_as_they_are_spelled(text: str, spec: InputSpec) -> None:
-    assert parse_input(text) == spec
-
-
-_WORDS = st.from_regex(r"[a-wyz_][a-wyz0-9_]{0,5}", fullmatch=True)
-
-
-@given(
-    st.none() | _WORDS,
-    st.lists(st.integers(1, 999) | _WORDS, min_size=1, max_size=5),
-    st.sampled_from(sorted(DTYPES)),
-)
-def test_every_spelled_spec_is_read_back(name: str | None, shape: list[int | str], dtype: str) -> None:
-    text = (f"{name}:" if name else "") + "x".join(map(str, shape)) + f"@{dtype}"
-    assert parse_input(text) == InputSpec(name, tuple(shape), DTYPES[dtype])
-
-
-@pytest.mark.parametrize("text", ["", "1x", "x", "1,3", "1x-3", "a:", ":1x2", "a b:1", "3dx4", "1x3@", "a:b:1", "1*3"])
-def test_another_spelling_is_refused_with_the_pattern(text: str) -> None:
-    with pytest.raises(ParallelizeError) as caught:
-        parse_input(text)
-    assert str(caught.value) == f"The input {text!r} is not a shape."
-    assert caught.value.hint.startswith("Spell it as [name:]SIZExSIZE...[@dtype]")
-
-
-def test_unknown_dtypes_and_sizes_of_zero_are_refused() -> None:
-    with pytest.raises(ParallelizeError, match=r"The input '1x2@float8' has the unknown dtype 'float8'\."):
-        parse_input("1x2@float8")
-    with pytest.raises(ParallelizeError, match=r"The input '0x2' has a size of zero\."):
-        parse_input("0x2")
 
 
 def test_bytes_for_a_float_input_are_cast_and_not_scaled(tmp_path: Path) -> None:
@@ -203,75 +153,6 @@ def test_absent_labels_are_refused_with_the_names_there_are(tmp_path: Path) -> N
     message, hint = _refusal(_saved(tmp_path, images=GOOD, y=[0, 1, 2]), IMAGES, labels="labels")
     assert message == "FILE has no array of labels 'labels': it holds 'images', 'y'."
     assert "--labels" in hint
-
-
-def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
-    path = _saved(tmp_path, images=GOOD)
-    path.write_bytes(path.read_bytes()[:100])
-    objects = tmp_path / "objects.npz"
-    np.savez(objects, images=np.array([{}], object))
-    (tmp_path / "folder.npz").mkdir()
-    for file, sentence in {
-        path: "is damaged.",
-        objects: "holds Python objects, which are not read.",
-        tmp_path / "absent.npz": "does not exist.",
-        tmp_path / "folder.npz": "is a directory.",
-        tmp_path / "data.csv": "is neither .npz nor .npy.",
-    }.items():
-        with pytest.raises(ParallelizeError) as caught:
-            read_arrays(file)
-        assert str(caught.value) == f"{file} {sentence}"
-        assert caught.value.hint
-
-
-def test_a_damaged_array_inside_a_whole_archive_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "data.npz"
-    np.savez_compressed(path, images=np.random.default_rng(0).normal(size=(9, 1, 2, 2)))
-    content = bytearray(path.read_bytes())
-    content[150:170] = bytes(20)
-    path.write_bytes(content)
-    with pytest.raises(ParallelizeError, match=r"data\.npz is damaged\."):
-        read_arrays(path)
-
-
-def test_random_samples_repeat_with_their_seed_and_fit_the_specs() -> None:
-    specs = [IMAGES, IDS, MASK, TensorSpec("pairs", ("batch", "2*tokens"), torch.float16)]
-    first, again, other = (random_samples(specs, 5, seed) for seed in (0, 0, 1))
-    assert [tuple(array.shape) for array in first.arrays.values()] == [(5, 1, 2, 2), (5, 16), (5, 16), (5, 32)]
-    assert [array.dtype for array in first.arrays.values()] == [spec.dtype for spec in specs]
-    assert set(first.arrays["ids"].unique().tolist()) == {0, 1}
-    for name, array in first.arrays.items():
-        assert torch.equal(array, again.arrays[name])
-    assert not torch.equal(first.arrays["images"], other.arrays["images"])
-
-
-def test_a_random_mask_masks_nothing() -> None:
-    specs = [TensorSpec("attention_mask", ("batch", "tokens"), torch.int64), MASK]
-    arrays = random_samples(specs, 5, 0).arrays
-    assert [(int(array.sum()), array.dtype) for array in arrays.values()] == [(80, torch.int64), (80, torch.bool)]
-
-
-def test_an_input_without_an_axis_of_samples_is_refused() -> None:
-    with pytest.raises(ParallelizeError, match=r"The input 't' is a single number: it has no axis of samples\."):
-        random_samples([TensorSpec("t", (), torch.float32)], 2, 0)
-
-
-def test_batches_cover_every_sample_once() -> None:
-    samples = Samples({"x": torch.arange(7)})
-    assert torch.cat([x for (x,) in samples.batches(3)]).tolist() == list(range(7))
-
-
-def test_the_mask_follows_the_samples_and_tells_where_tokens_are_real() -> None:
-    mask = torch.tensor([[1, 0], [1, 1], [0, 1]])
-    samples = Samples({"x": torch.zeros(3, 2), "mask": mask}, mask="mask")
-    assert [real.tolist() for real in samples.real(2) if real is not None] == [
-        [[True, False], [True, True]],
-        [[False, True]],
-    ]
-    taken, first = samples.take([2, 0]), samples.head(1)
-    assert (taken.mask, first.mask) == ("mask", "mask")
-    assert [real.tolist() for real in taken.real(5) if real is not None] == [[[False, True], [True, False]]]
-    assert list(Samples({"x": torch.zeros(3, 2)}).real(2)) == [None, None]
 
 
 PADDED = (TensorSpec("ids", ("batch", 3), torch.int64), TensorSpec("attention_mask", ("batch", 3), torch.int64))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from parallelize.data import Samples, alternatives, load_samples, random_samples, read_headers
+from parallelize.data import Samples, load_samples
 from parallelize.data.tensor_spec import TensorSpec
 from passes.errors import ParallelizeError
 
@@ -41,17 +41,6 @@ def test_values_of_several_rows_for_each_sample_are_cut_in_whole_samples(tmp_pat
     samples = _load(tmp_path, FIXED, x=np.zeros((7, 2)))
     assert samples.cut(torch.arange(6), 1).tolist() == [0, 1]
     assert samples.cut(torch.arange(5), 1).tolist() == [0, 1, 2, 3, 4]  # has no axis of samples
-
-
-def test_a_part_of_the_samples_keeps_the_fixed_batch_and_the_mask_is_filled_up_too() -> None:
-    mask = torch.tensor([[1, 0], [1, 1], [0, 1], [0, 0]])
-    samples = Samples({"mask": mask}, mask="mask", fixed=3).take([3, 1, 2, 0])
-    assert [real.int().tolist() for real in samples.real(9) if real is not None] == [
-        [[0, 0], [1, 1], [0, 1]],
-        [[1, 0], [1, 0], [1, 0]],
-    ]
-    assert samples.every_real() is not None
-    assert len(samples.head(2)) == 2
 
 
 @pytest.mark.parametrize(
@@ -112,49 +101,3 @@ def test_data_stays_as_it_is_stored_and_batches_are_cast(tmp_path: Path, dtype: 
 def test_floats_that_are_whole_are_numbers_of_tokens(tmp_path: Path) -> None:
     ids = TensorSpec("ids", ("batch", 2), INT)
     assert _load(tmp_path, ids, ids=np.full((3, 2), 7.0)).batch(1)[0].tolist() == [[7, 7]]
-
-
-def test_a_split_shares_the_stored_arrays() -> None:
-    samples = Samples({"x": torch.zeros(6, 2)})
-    assert samples.take([1, 4]).stored["x"] is samples.stored["x"]
-
-
-def test_large_inputs_are_fed_few_at_a_time_unless_a_number_is_asked_for() -> None:
-    samples = Samples({"x": torch.zeros(9, 1, dtype=torch.uint8).expand(9, 2**21)})
-    assert list(samples.counts(100)) == [4, 4, 1]
-    assert len(samples.batch(9)[0]) == 9
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_headers_tell_shapes_and_dtypes_without_the_data(tmp_path: Path, save: Any) -> None:
-    save(tmp_path / "data.npz", x=np.ones((5, 1000), np.float16), t=np.int64(3))
-    found = read_headers(tmp_path / "data.npz")
-    assert {name: (array.shape, str(array.dtype)) for name, array in found.items()} == {
-        "x": ((5, 1000), "float16"),
-        "t": ((), "int64"),
-    }
-    assert found["x"].strides == (0, 0)
-
-
-def test_random_samples_of_a_fixed_program_and_of_inputs_without_samples() -> None:
-    samples = random_samples([FIXED, TensorSpec("table", (12, 3), FLOAT), TensorSpec("t", (), FLOAT)], 8, 0)
-    assert (len(samples), samples.fixed, samples.whole) == (8, 3, ("table", "t"))
-    assert _shapes(samples) == [(3, 2), (12, 3), ()]
-
-
-def test_random_lengths_are_whole_and_masks_mask_nothing() -> None:
-    specs = [
-        TensorSpec("x", ("batch", 12, 4), FLOAT),
-        TensorSpec("lengths", ("batch",), INT),
-        TensorSpec("key_padding_mask", ("batch", 12), torch.bool),
-        TensorSpec("attention_mask", ("batch", 12), INT),
-    ]
-    arrays = random_samples(specs, 3, 0).arrays
-    assert arrays["lengths"].tolist() == [12, 12, 12]
-    assert not arrays["key_padding_mask"].any()
-    assert arrays["attention_mask"].all()
-
-
-def test_alternatives_read_numbers_of_one_axis_as_lengths() -> None:
-    specs = [TensorSpec("x", ("batch", 12, 4), FLOAT), TensorSpec("n", ("batch",), INT)]
-    assert any(other.arrays["n"].eq(12).all() for other in alternatives(specs, 3, 0))

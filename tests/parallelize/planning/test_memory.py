@@ -24,7 +24,7 @@ from parallelize.planning.planner import Planner
 from passes.errors import EnvironmentLackError, ParallelizeError
 from passes.plan import Plan
 from tests.parallelize.planning.cases import VECTORS, mlps, quick
-from tests.parallelize.small_models import Residual, capture_vectors, mlp, text, vectors
+from tests.parallelize.small_models import Residual, capture_vectors, mlp, vectors
 
 
 @pytest.fixture
@@ -197,12 +197,6 @@ def test_a_search_with_another_model_data_or_option_is_another_search(other: obj
 def _identity(planner: Planner) -> str:
     planner.options = replace(planner.options, memory=Path("anywhere"))
     return planner._identity()
-
-
-def test_a_mask_is_part_of_the_data() -> None:
-    masked = text(4, 0)
-    both = [run_identity(mlps().module, [samples], "") for samples in (masked, replace(masked, mask=None))]
-    assert both[0] != both[1]
 
 
 def test_the_same_search_has_the_same_identity_after_another_capture(tmp_path: Path) -> None:
