@@ -19,8 +19,9 @@ import onnx_ir
 
 from parallelize.export.onnx_file import PRODUCTS, WIDE
 from parallelize.export.refusal import unwritable
+from parallelize.export.signed import signed
 from parallelize.export.state_names import KEY, named_states, to_metadata
-from parallelize.export.translations import kept_translations
+from parallelize.export.translations import kept_translations, translated
 from parallelize.models.capture import export, from_exported
 from parallelize.models.program import Program, unique
 from passes.errors import ParallelizeError
@@ -50,7 +51,9 @@ def write_onnx(program: Program, path: Path, opset: int | None = None) -> None:
     import onnx
     import torch
 
-    exported = export(program)
+    opset = opset or _least_opset(program)
+    with _quiet():
+        exported = signed(program, translated(opset)) or export(program)
     size = sum(value.numel() * value.element_size() for value in exported.state_dict.values())
     try:
         # with gradients on, attention with a learned bias is traced with other strides than it was exported with
@@ -59,7 +62,7 @@ def write_onnx(program: Program, path: Path, opset: int | None = None) -> None:
                 exported,
                 (),
                 dynamo=True,
-                opset_version=opset or _least_opset(program),
+                opset_version=opset,
                 input_names=[spec.name for spec in program.inputs],
                 verbose=False,
             )

@@ -1,4 +1,4 @@
-"""The exporter's translations of operators, read once.
+"""The exporter's translations of operators, read once, and the operators that have one.
 
 `torch.onnx.export` parses the source of its thousand and more translations anew for each file, which takes longer than
 a small network does; a conversion writes several files. What it read is kept for each opset. Where a version of torch
@@ -28,6 +28,17 @@ def kept_translations() -> Iterator[None]:
         yield
     finally:
         registry.from_torchlib = original
+
+
+def translated(opset: int) -> frozenset[Any]:
+    """The operators that the exporter translates as they are; none where this version of torch does not say."""
+    with kept_translations():
+        try:
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+        except ImportError:
+            return frozenset()
+        registry: Any = ONNXRegistry.from_torchlib(opset_version=opset)
+        return frozenset(form.fx_target for forms in registry.functions.values() for form in forms)
 
 
 @functools.cache
