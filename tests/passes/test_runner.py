@@ -11,25 +11,19 @@ from torch import Tensor, fx, nn
 
 from passes.clean.remove_identities import RemoveIdentities
 from passes.errors import PassError
-from passes.graph.agreement import largest_change
-from passes.graph.editing import clone, eliminate_dead_code, finish
-from passes.graph.operators import ADD, LINEAR, aten
-from passes.graph.outputs import flat_leaves, flat_outputs
-from passes.graph.shapes import propagate_shapes
+from passes.graph.operators import aten
+from passes.graph.outputs import flat_leaves
 from passes.plan import Plan, serial
 from passes.runner import Pass, PassResult, Skip, run_passes
 from passes.schedule.apply_plan import ApplyPlan
 from tests.passes.models import (
     WIDTH,
-    Function,
-    Mlp,
     graph_of,
     mlps,
     normal,
     randomised,
     text,
     tokens,
-    vision,
     wrong_metadata,
 )
 
@@ -193,135 +187,6 @@ def test_a_pass_without_apply_cannot_be_made() -> None:
         Nothing()  # type: ignore[abstract]
 
 
-# ------------------------------------------------------------------------------------------------------------- clones
-
-
-def test_a_clone_shares_the_parameters_and_keeps_names_and_metadata() -> None:
-    _, graph = vision()
-    copied = clone(graph)
-    assert text(copied) == text(graph)
-    assert copied.graph is not graph.graph
-    originals = dict(graph.named_parameters())
-    assert {name: id(value) for name, value in copied.named_parameters()} == {n: id(v) for n, v in originals.items()}
-    for node, copy in zip(graph.graph.nodes, copied.graph.nodes, strict=True):
-        assert copy is not node
-        assert copy.meta["val"] is node.meta["val"]
-
-
-def test_an_edit_of_a_clone_does_not_reach_the_original() -> None:
-    _, graph = mlps(2)
-    before = text(graph)
-    copied = clone(graph)
-    Multiply(2.0).apply(copied)
-    assert text(graph) == before
-    assert text(copied) != before
-
-
-def test_a_clone_has_the_meta_of_the_module() -> None:
-    graph, _ = _linear()
-    graph.meta["note"] = "kept"
-    assert clone(graph).meta["note"] == "kept"
-
-
-def test_a_clone_takes_and_returns_what_the_original_does() -> None:
-    model = Function(lambda self, x: {"state": self.a(x), "norm": x.norm()}, a=nn.Linear(WIDTH, WIDTH))
-    graph = graph_of(randomised(model), tokens())
-    result = clone(graph)(tokens())
-    assert result.keys() == {"state", "norm"}
-    assert torch.equal(result["state"], graph(tokens())["state"])
-
-
-# --------------------------------------------------------------------------------------------------------- cleaning up
-
-
-def test_dead_code_goes_with_all_that_only_it_reads() -> None:
-    _, graph = mlps(2)
-    edited = clone(graph)
-    (first, second) = [node for node in edited.graph.nodes if node.target == ADD]
-    (output,) = edited.graph.find_nodes(op="output")
-    output.replace_input_with(second, first)
-    eliminate_dead_code(edited)
-    assert len(edited.graph.nodes) == (len(graph.graph.nodes) - 2) // 2 + 2
-    assert all("terms.1" not in str(node.target) for node in edited.graph.nodes)
-
-
-def test_inputs_that_nobody_reads_stay() -> None:
-    graph = graph_of(randomised(Function(lambda self, x, y: self.a(x), a=Mlp())), tokens(), tokens())
-    finished = finish(graph)
-    assert [node.name for node in finished.graph.find_nodes(op="placeholder")] == ["inputs_0", "inputs_1"]
-    assert torch.equal(finished(tokens(), tokens()), graph(tokens(), tokens()))
-
-
-def test_finish_drops_parameters_that_no_node_reads() -> None:
-    _, graph = mlps(2)
-    edited = clone(graph)
-    (first, second) = [node for node in edited.graph.nodes if node.target == ADD]
-    (output,) = edited.graph.find_nodes(op="output")
-    output.replace_input_with(second, first)
-    finished = finish(edited)
-    assert {name.split(".")[1] for name, _ in finished.named_parameters()} == {"0"}
-    assert {name.split(".")[1] for name, _ in graph.named_parameters()} == {"0", "1"}
-
-
-def test_finish_refuses_a_graph_whose_nodes_run_before_what_they_read() -> None:
-    edited = clone(mlps(2)[1])
-    linears = [node for node in edited.graph.nodes if node.target == LINEAR]
-    linears[1].append(linears[0])
-    with pytest.raises(RuntimeError, match="before it has been defined"):
-        finish(edited)
-
-
-def test_shapes_of_a_graph_without_example_values_cannot_be_propagated() -> None:
-    graph = fx.symbolic_trace(nn.Sequential(nn.Linear(WIDTH, WIDTH)))
-    with pytest.raises(PassError, match=r"^The graph's inputs carry no example values\.$") as caught:
-        propagate_shapes(graph)
-    assert "parallelize.capture" in caught.value.hint
-
-
-def test_propagated_shapes_keep_the_free_batch() -> None:
-    copied = clone(vision()[1])
-    for node in copied.graph.nodes:
-        if node.op == "call_function":
-            del node.meta["val"]
-    propagate_shapes(copied)
-    for node, original in zip(copied.graph.nodes, vision()[1].graph.nodes, strict=True):
-        expected = original.meta["val"]
-        if node.op == "call_function" and isinstance(expected, Tensor):
-            assert str(node.meta["val"].shape) == str(expected.shape)
-            assert node.meta["val"].dtype == expected.dtype
-
-
-# -------------------------------------------------------------------------------------------------------- comparisons
-
-
-def test_the_largest_change_is_relative_to_the_largest_value_of_each_output() -> None:
-    before = [torch.tensor([1.0, -4.0]), torch.tensor([100.0])]
-    after = [torch.tensor([2.0, -4.0]), torch.tensor([101.0])]
-    assert largest_change(before, after) == pytest.approx(0.25)
-    assert largest_change(before, before) == 0.0
-
-
-def test_another_shape_or_dtype_is_an_infinite_change() -> None:
-    assert largest_change([torch.zeros(2)], [torch.zeros(3)]) == float("inf")
-    assert largest_change([torch.zeros(2)], [torch.zeros(2, dtype=torch.float64)]) == float("inf")
-
-
-def test_empty_outputs_do_not_change_and_zeros_may_not() -> None:
-    assert largest_change([torch.zeros(0)], [torch.zeros(0)]) == 0.0
-    assert largest_change([torch.zeros(2)], [torch.tensor([0.0, 1e-6])]) > 1.0
-
-
-def test_outputs_are_the_tensors_of_any_structure_in_order() -> None:
-    def forward(self: Function, x: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        return {"b": x + 1, "a": [x + 2, x + 3]}
-
-    graph = graph_of(Function(forward).eval(), tokens())
-    outputs = flat_outputs(graph, [tokens()])
-    assert [float((output - tokens()).mean()) for output in outputs] == pytest.approx([1.0, 2.0, 3.0])
-    assert len(flat_leaves(graph)) == 3
-    assert not any(output.requires_grad for output in outputs)
-
-
 def test_the_serial_schedule_passes_the_runner_unchanged() -> None:
     _, graph = mlps(2)
     result, (record,) = run_passes(graph, [ApplyPlan(Plan((serial(2),)))], [tokens()])
@@ -337,11 +202,3 @@ def test_a_graph_that_writes_in_place_is_refused_by_the_name_of_the_node() -> No
     with pytest.raises(PassError, match=r"^relu__default \(aten\.relu_\.default\) writes in place") as caught:
         run_passes(graph, [Scale(2.0)], [x])
     assert "parallelize.capture" in caught.value.hint
-
-
-def test_shapes_of_free_size_go_through_operators_whose_shape_rule_is_written_in_python() -> None:
-    graph = graph_of(Function(lambda self, x: torch.baddbmm(x[:, :1], x, x)).eval(), normal(3, WIDTH, WIDTH))
-    (product,) = graph.graph.find_nodes(op="call_function", target=aten.baddbmm.default)
-    product.update_kwarg("beta", 0.5)  # a call that the exporter has not seen
-    propagate_shapes(graph)
-    assert wrong_metadata(graph, normal(5, WIDTH, WIDTH)) == []

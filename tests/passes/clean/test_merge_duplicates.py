@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import combinations
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from passes.clean.merge_duplicates import MergeDuplicates
-from passes.graph.equal_calls import key_of
 from passes.runner import Skip
 from passes.stacks.find import find_stacks
 from tests.passes.models import WIDTH, Function, graph_of, mlps, normal, randomised, run, text, tokens, wrong_metadata
@@ -117,24 +115,6 @@ def test_random_values_are_never_merged(function: Callable[..., Tensor]) -> None
     assert record.matches == ()
     assert text(kept) == text(graph)
     assert bool(kept(tokens()).abs().max() > 0)
-
-
-NUMBERS = (1, 1.0, True, 0, 0.0, -0.0, False, None, "1", 1 + 0j, torch.float64, (1,), (1.0,), ((1,),), slice(1, None))
-
-
-@pytest.mark.parametrize(("left", "right"), list(combinations(NUMBERS, 2)))
-def test_arguments_that_only_look_alike_are_told_apart(left: object, right: object) -> None:
-    assert key_of(aten.mul.Tensor, ("x", left), {}) != key_of(aten.mul.Tensor, ("x", right), {})
-    assert key_of(aten.mul.Tensor, ("x",), {"other": left}) != key_of(aten.mul.Tensor, ("x",), {"other": right})
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-def test_equal_arguments_have_equal_keys_that_can_be_looked_up(number: object) -> None:
-    keys = {
-        key_of(aten.mul.Tensor, [number], {"a": 1, "b": [number]}),
-        key_of(aten.mul.Tensor, (number,), {"b": (number,), "a": 1}),
-    }
-    assert len(keys) == 1
 
 
 def test_integers_and_floats_give_other_dtypes_and_are_not_merged() -> None:

@@ -115,3 +115,15 @@ def test_outputs_with_gradients_are_compared_without_them() -> None:
     before, after = torch.tensor([2.0, -INF], requires_grad=True), torch.tensor([3.0, -INF], requires_grad=True)
     assert largest_change([before], [after]) == 0.5
     assert scale(before).largest == 2
+
+
+def test_the_largest_change_is_relative_to_the_largest_value_of_each_output() -> None:
+    before = [torch.tensor([1.0, -4.0]), torch.tensor([100.0])]
+    after = [torch.tensor([2.0, -4.0]), torch.tensor([101.0])]
+    assert largest_change(before, after) == pytest.approx(0.25)
+    assert largest_change(before, before) == 0.0
+
+
+def test_empty_outputs_do_not_change_and_zeros_may_not() -> None:
+    assert largest_change([torch.zeros(0)], [torch.zeros(0)]) == 0.0
+    assert largest_change([torch.zeros(2)], [torch.tensor([0.0, 1e-6])]) > 1.0

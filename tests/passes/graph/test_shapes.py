@@ -6,10 +6,12 @@ import copy
 import pickle
 from typing import Any
 
+import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from passes.clean.remove_identities import RemoveIdentities
+from passes.errors import PassError
 from passes.graph.editing import clone, finish
 from passes.graph.operators import LINEAR, aten
 from passes.graph.shapes import Shapes, propagate_shapes
@@ -101,3 +103,31 @@ def test_a_parameter_keeps_the_metadata_of_its_own_dtype() -> None:
     propagate_shapes(graph)
     values: list[Tensor] = [node.meta["val"] for node in graph.graph.find_nodes(op="get_attr")]
     assert {value.dtype for value in values} == {torch.float32, torch.float64}
+
+
+def test_shapes_of_a_graph_without_example_values_cannot_be_propagated() -> None:
+    graph = fx.symbolic_trace(nn.Sequential(nn.Linear(WIDTH, WIDTH)))
+    with pytest.raises(PassError, match=r"^The graph's inputs carry no example values\.$") as caught:
+        propagate_shapes(graph)
+    assert "parallelize.capture" in caught.value.hint
+
+
+def test_propagated_shapes_keep_the_free_batch() -> None:
+    copied = clone(vision()[1])
+    for node in copied.graph.nodes:
+        if node.op == "call_function":
+            del node.meta["val"]
+    propagate_shapes(copied)
+    for node, original in zip(copied.graph.nodes, vision()[1].graph.nodes, strict=True):
+        expected = original.meta["val"]
+        if node.op == "call_function" and isinstance(expected, Tensor):
+            assert str(node.meta["val"].shape) == str(expected.shape)
+            assert node.meta["val"].dtype == expected.dtype
+
+
+def test_shapes_of_free_size_go_through_operators_whose_shape_rule_is_written_in_python() -> None:
+    graph = graph_of(Function(lambda self, x: torch.baddbmm(x[:, :1], x, x)).eval(), normal(3, WIDTH, WIDTH))
+    (product,) = graph.graph.find_nodes(op="call_function", target=aten.baddbmm.default)
+    product.update_kwarg("beta", 0.5)  # a call that the exporter has not seen
+    propagate_shapes(graph)
+    assert wrong_metadata(graph, normal(5, WIDTH, WIDTH)) == []
