@@ -10,7 +10,7 @@ from parallelize.conversion.engine_options import check_precision, check_shapes
 from parallelize.conversion.goal import Goal, Replay, Within
 from parallelize.conversion.options import ConvertOptions
 from parallelize.machine.device import choose_device
-from parallelize.metrics import Metric
+from parallelize.metrics import Judge, Metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.prepare import Prepared, prepare
 from parallelize.models.source import Source
@@ -60,6 +60,8 @@ def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Ba
     metric = choose_metric(options.metric, prepared.program, prepared.data.judge)
     if isinstance(goal, Within) and not goal.is_default:
         goal.budget.check(metric)
+    if isinstance(goal, Replay) and options.metric is not None:  # a search judges before it measures anything
+        Judge(prepared.program.module, prepared.data.judge, metric)
     return Job(prepared, graph, metric, goal, options, choice)
 
 

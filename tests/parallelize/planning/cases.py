@@ -128,3 +128,23 @@ def needs_its_first_block() -> Program:
     """Four blocks, the later of which give NaN beside the first one."""
     torch.manual_seed(0)
     return capture_vectors(Residual([Lift(), Root(), Root(), Lift()], nn.Linear(6, 4)), 6)
+
+
+class Lone(nn.Module):
+    """norm, up, tanh, down."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(6), nn.Linear(6, hidden), nn.Linear(hidden, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(torch.tanh(self.up(self.norm(x))))
+        return y
+
+
+@functools.cache
+def unlike() -> Program:
+    """Four blocks: the first two of one structure, the last two of others."""
+    torch.manual_seed(0)
+    terms = [mlp(6, 12), mlp(6, 12), mlp(6, 10), Lone(12)]
+    return capture_vectors(Residual(terms, nn.Linear(6, 5)), 6)
