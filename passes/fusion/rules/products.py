@@ -79,7 +79,8 @@ def _batched_linear(emitter: Emitter, node: fx.Node, env: Env, columns: Sequence
     else:
         product = emitter.emit(aten.bmm.default, factors)
     result = shape_of(node)
-    return Wide(emitter.emit(aten.reshape.default, (product, [*back, result[-1]])), -len(result), 1, result)
+    wanted = [*back, result[-1]] if back else [-1]  # vectors lie one after another
+    return Wide(emitter.emit(aten.reshape.default, (product, wanted)), -len(result), 1, result)
 
 
 def _computed_linear(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
