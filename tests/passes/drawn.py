@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from passes.graph.editing import clone
+
 
 def drawn(forward: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
     """The ATen graph of a function with all sizes fixed; tensors and parameters that it closes over are stored.
@@ -17,8 +19,7 @@ def drawn(forward: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
         inputs: examples of them.
     """
     draw = make_fx(forward, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)
-    graph: fx.GraphModule = draw(*inputs)
-    return graph
+    return clone(draw(*inputs))  # whose code is made when it is first called, after all edits
 
 
 def result(graph: fx.GraphModule) -> fx.Node:

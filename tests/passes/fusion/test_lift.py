@@ -67,7 +67,7 @@ PASSED = {
 }
 
 
-@pytest.mark.parametrize("branch", sampled(PASSED, 5))
+@pytest.mark.parametrize("branch", sampled(PASSED, 10))
 def test_branches_pass_through(branch: Branch) -> None:
     graph, fused, record = fuse(branch)
     inputs = (tokens(), *branch.sides)
@@ -173,7 +173,7 @@ def _products(graph: fx.GraphModule) -> int:
     return sum(gemms(node) for node in graph.graph.nodes)
 
 
-@pytest.mark.parametrize("branch", sampled(MOVED, 5))
+@pytest.mark.parametrize("branch", sampled(MOVED, 12))
 def test_branches_are_moved_where_an_operator_needs_the_dimension_in_which_they_lie(branch: Branch) -> None:
     graph, fused, record = fuse(branch)
     assert record.skipped == ()

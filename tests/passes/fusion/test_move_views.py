@@ -17,20 +17,10 @@ from tests.passes.models import Levels, images, normal, plan_of, relative_error,
 from tests.passes.views import Forward, captured, operators, rewritten
 
 GAIN = normal(6)
-WEIGHTS = [normal(2, 6, 6, seed=seed) for seed in range(3)]
 
 
 def _with_its_reverse(x: Tensor) -> Tensor:
     return x + x.flip(0)
-
-
-def _region(x: Tensor) -> Tensor:
-    """Three products with parameters of two branches, which want rows joined, between sums that take them split."""
-    state = x[None] * 2
-    for weight in WEIGHTS:
-        rows = F.layer_norm(state, (6,)).flatten(1, 2)
-        state = state + torch.bmm(rows.expand(2, -1, -1), weight).unflatten(1, (x.shape[0], 4))
-    return state.sum(0)
 
 
 MOVES: dict[str, tuple[Forward, list[str]]] = {
@@ -78,22 +68,6 @@ def test_views_that_would_leave_a_result_elsewhere_in_memory_stay_with_the_reaso
     moved, record = run(graph, MoveViews())
     assert operators(moved)[-1] != "exp"
     assert any("which would lie otherwise in memory" in skip.reason for skip in record.skipped)
-
-
-def test_rows_are_joined_in_a_whole_region() -> None:
-    graph = captured(_region, normal(3, 4, 6))
-    moved, record = run(graph, MoveViews(), normal(3, 4, 6))
-    views = {"flatten", "unflatten", "reshape"}
-    assert sum(name in views for name in operators(graph)) == 6
-    assert sum(name in views for name in operators(moved)) == 2
-    assert any("rows joined" in match for match in record.matches)
-    for batch in (1, 2, 5):
-        x = normal(batch, 4, 6)
-        assert relative_error(moved(x), graph(x)) < 1e-12
-        assert wrong_metadata(moved, x) == []
-    again, second = run(moved, MoveViews())
-    assert second.matches == ()
-    assert text(again) == text(moved)
 
 
 def test_tokens_and_batch_stay_free() -> None:

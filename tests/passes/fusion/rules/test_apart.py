@@ -62,7 +62,7 @@ APART = {
 
 
 @pytest.mark.parametrize("count", sampled([2, 3], 2))
-@pytest.mark.parametrize("branch", sampled(APART, 4))
+@pytest.mark.parametrize("branch", sampled(APART, 8))
 def test_operators_without_a_wide_form_run_in_each_branch(branch: Branch, count: int) -> None:
     graph, fused, record = fuse(branch, count=count)
     assert record.skipped == ()

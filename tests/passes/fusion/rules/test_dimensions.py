@@ -11,6 +11,7 @@ from passes.clean.normalize_synonyms import NormalizeSynonyms
 from passes.clean.remove_identities import RemoveIdentities
 from passes.fusion.fuse_width import FuseWidth
 from passes.graph.operators import gemms
+from tests.passes.fusion.rules.laid import Forward, Own, check
 from tests.passes.models import (
     HIDDEN,
     TOKENS,
@@ -49,6 +50,54 @@ def _pixels(function: object, **parts: object) -> Branch:
 
     made = {"inner": lambda: nn.Conv2d(WIDTH, 8, 1), "outer": lambda: nn.Linear(WIDTH, WIDTH), **parts}
     return Branch(forward, made)  # type: ignore[arg-type]
+
+
+X, IMAGE, SQUARE = Own((2, 4, 6)), Own((2, 4, 4, 6)), Own((2, 4, 4))
+ORDERED = Own((2, 4, 6), lambda x: x.argsort(-1))
+
+# each alone, with the branches in every place
+ALONE: dict[str, tuple[Forward, Own]] = {
+    "log_softmax": (lambda x: x.log_softmax(1), X),
+    "running product": (lambda x: x.cumprod(-1), X),
+    "running logarithm of sums": (lambda x: x.logcumsumexp(0), X),
+    "order": (lambda x: x.argsort(1), X),
+    "spectrum": (lambda x: torch.fft.fft(x, dim=1), X),
+    "largest place": (lambda x: x.argmax(-1), X),
+    "smallest place kept": (lambda x: x.argmin(1, keepdim=True), X),
+    "product": (lambda x: x.prod(0), X),
+    "any": (lambda x: (x > 0).any(-1), X),
+    "all": (lambda x: (x > 0).all(1, keepdim=True), X),
+    "logarithm of a sum": (lambda x: x.logsumexp((0, 2)), X),
+    "length": (lambda x: torch.linalg.vector_norm(x, dim=-1), X),
+    "largest values": (lambda x: x.topk(2, 1)[0], X),
+    "sorted": (lambda x: x.sort(0, descending=True)[1], X),
+    "running maximum": (lambda x: x.cummax(-1)[0], X),
+    "largest and where": (lambda x: x.max(1)[1], X),
+    "median": (lambda x: x.median(-1, keepdim=True)[0], X),
+    "windows": (lambda x: x.unfold(1, 2, 2), X),
+    "windows of the last": (lambda x: x.unfold(-1, 3, 1), X),
+    "classes": (lambda x: F.one_hot(x, 6), ORDERED),
+    "complex parts": (lambda x: torch.view_as_real(torch.fft.rfft(x, dim=1)), X),
+    "pairs as complex numbers": (lambda x: torch.view_as_complex(x.unflatten(-1, (3, 2))).imag, X),
+    "diagonal": (lambda x: x.diagonal(0, 1, 2), SQUARE),
+    "diagonal ahead": (lambda x: x.diagonal(1, 2, 1), SQUARE),
+    "triangle": (lambda x: x.tril(-1), SQUARE),
+    "exponential": (torch.linalg.matrix_exp, SQUARE),
+    "pixels from channels": (lambda x: F.pixel_shuffle(x, 2), IMAGE),
+    "channels from pixels": (lambda x: F.pixel_unshuffle(x, 2), IMAGE),
+    "shuffled channels": (lambda x: F.channel_shuffle(x, 2), IMAGE),
+    "patches": (lambda x: F.unfold(x, 2), IMAGE),
+    "larger by neighbours": (lambda x: F.interpolate(x, scale_factor=2), IMAGE),
+    "larger by interpolation": (lambda x: F.interpolate(x, (3, 5), mode="bilinear"), IMAGE),
+    "pooled volume": (lambda x: F.max_pool3d(x, 2), Own((1, 2, 2, 4, 2))),
+    "largest to one": (lambda x: F.adaptive_max_pool2d(x, 1, return_indices=True)[0], IMAGE),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_each_branch_has_its_value_wherever_the_branches_lie(name: str) -> None:
+    forward, given = ALONE[name]
+    check(forward, given)
 
 
 WIDE = {
@@ -135,7 +184,7 @@ WIDE = {
 }
 
 
-@pytest.mark.parametrize("branch", sampled(WIDE, 6))
+@pytest.mark.parametrize("branch", sampled(WIDE, 18))
 def test_the_operator_runs_once_for_all_branches(branch: Branch) -> None:
     graph, fused, record = fuse(branch, cleaning=(NormalizeSynonyms(), RemoveIdentities()))
     assert record.skipped == ()
