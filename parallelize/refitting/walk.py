@@ -30,11 +30,17 @@ WORTHWHILE = 0.98  # of the error of a term's input must be left at most, or the
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """The change of a level's sum that was chosen on held-out samples, and the relative error there with it."""
+    """The change of a level's sum that was chosen on held-out samples, and the relative errors there.
+
+    Attributes:
+        error: with the change.
+        unchanged: without it.
+    """
 
     strength: Refit
     ridge: float
     error: float
+    unchanged: float
     solution: Tensor | None
 
 
@@ -69,34 +75,65 @@ class StackWalk:
         """Refit one level and move all samples past it."""
         level = replace(self.site.levels[number], entry=self.entry)
         if self.plan.refit == "none":
-            return self._leave(level.result, LevelRefit(self.stack.name, number, "none", 0.0, 0.0, 0.0))
-        bare = [value for (value,) in self._values([level.sum], self.parts[1])]
+            return self._leave(level, level.result, LevelRefit(self.stack.name, number, "none", 0.0, 0.0, 0.0))
         weights = _weights(level)
         read_ins, targets = self._taught(number, level)
         features = level_features(level)
         size = max(self._size(targets[1], features.axis), 1e-300)
-        before = self._size((t - y for t, y in zip(targets[1], bare, strict=True)), features.axis) / size
-        record = LevelRefit(self.stack.name, number, "none", 0.0, before, before, (), features.skipped)
-        if before <= NEGLIGIBLE:
+        record = LevelRefit(self.stack.name, number, "none", 0.0, 0.0, 0.0, (), features.skipped)
+        before = self._before(level, weights, targets[1], features.axis) / size if read_ins else None
+        if self._is_exact(level, targets[1], features.axis) if before is None else before <= NEGLIGIBLE:
             _restore(weights)
-            return self._leave(level.result, replace(record, before=0.0, after=0.0))
+            return self._leave(level, level.result, record)
         source = self._source(features)
-        found = self._fit(level, features, source, targets, size)
+        found, sums = self._fit(level, features, source, targets, size)
+        before = found.unchanged if before is None else before
         if read_ins and found.error > before:
             _restore(weights)
-            read_ins, found = (), self._fit(level, features, source, targets, size)
-        record = replace(record, strength=found.strength, ridge=found.ridge, after=found.error, read_ins=read_ins)
+            read_ins, (found, sums) = (), self._fit(level, features, source, targets, size)
+        record = replace(
+            record, strength=found.strength, ridge=found.ridge, before=before, after=found.error, read_ins=read_ins
+        )
         if found.solution is None:
-            return self._leave(level.result, record)
+            return self._leave(level, level.result, record, sums)
         total = self._install(level, features, source, found)
-        return self._leave(total if level.result is level.sum else level.result, record)
+        result = total if level.result is level.sum else level.result
+        return self._leave(level, result, record, sums if found.strength == "affine" else None)
 
-    def _leave(self, result: fx.Node, record: LevelRefit) -> LevelRefit:
-        """Move all samples past a level that ends in `result`."""
-        for batch, (state,) in zip(self._batches(), self._values([result], self._batches()), strict=True):
-            batch.state = state
+    def _leave(
+        self, level: LevelSite, result: fx.Node, record: LevelRefit, sums: Sequence[Tensor] | None = None
+    ) -> LevelRefit:
+        """Move all samples past a level that ends in `result`; where the level's sums are known, from these on."""
+        if sums is None:
+            for batch, (state,) in zip(self._batches(), self._values([result], self._batches()), strict=True):
+                batch.state = state
+        else:
+            segment = extract(self.module, [*placeholders(self.module), self.entry, level.sum], [result])
+            for batch, total in zip(self._batches(), sums, strict=True):
+                (batch.state,) = run_segment(segment, (*batch.inputs, batch.state, total))
         self.entry = result
         return record
+
+    def _before(
+        self, level: LevelSite, weights: dict[fx.Node, tuple[Any, ...]], targets: Sequence[Tensor], axis: int
+    ) -> float:
+        """|target - sum|^2 on held-out samples where all terms read as they did."""
+        changed = _weights(level)
+        _restore(weights)
+        bare = self._values([level.sum], self.parts[1])
+        lack = self._size((t - y for t, (y,) in zip(targets, bare, strict=True)), axis)
+        _restore(changed)
+        return lack
+
+    def _is_exact(self, level: LevelSite, targets: Sequence[Tensor], axis: int) -> bool:
+        """Whether the level comes to its target on held-out samples; the first batch that tells is the last one run."""
+        for batch, target, (bare,) in zip(
+            self.parts[1], targets, self._values([level.sum], self.parts[1]), strict=True
+        ):
+            lack = _squares(batch.rows(target - bare, axis))
+            if not lack <= NEGLIGIBLE * max(_squares(batch.rows(target, axis)), 1e-300):
+                return False
+        return True
 
     def _values(self, wanted: Sequence[fx.Node], batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
         """Values of nodes of the level that the samples stand before, batch by batch."""
@@ -200,13 +237,18 @@ class StackWalk:
         source: fx.Node,
         targets: tuple[list[Tensor], list[Tensor]],
         size: float,
-    ) -> Fit:
-        """Choose between no change, affine and full, and a ridge; `size` is |target|^2 on held-out samples."""
+    ) -> tuple[Fit, list[Tensor]]:
+        """Choose between no change, affine and full, and a ridge; `size` is |target|^2 on held-out samples.
+
+        Returns:
+            What was chosen, and the level's sum without it for each batch.
+        """
         outs = features.outs if self.plan.refit == "full" else ()
         wanted = [*(out.features for out in outs), source, level.sum]
         axes = [*(out.axis for out in outs), features.axis, features.axis]
+        sums: list[Tensor] = []
         fit, held_out = (
-            _moments(part, self._values(wanted, part), axes, target)
+            _moments(part, _noting_last(self._values(wanted, part), sums), axes, target)
             for part, target in zip(self.parts, targets, strict=True)
         )
         unchanged = held_out.target / size
@@ -214,12 +256,12 @@ class StackWalk:
         options: list[tuple[Refit, Moments, Moments]] = [("affine", fit.columns(affine), held_out.columns(affine))]
         if outs:
             options.append(("full", fit, held_out))
-        best = Fit("none", 0.0, unchanged, None)
+        best = Fit("none", 0.0, unchanged, unchanged, None)
         for strength, fitting, judging in options:
             found = choose(fitting, judging)
             if found.error * unchanged < best.error:
-                best = Fit(strength, found.ridge, found.error * unchanged, found.solution)
-        return best
+                best = Fit(strength, found.ridge, found.error * unchanged, unchanged, found.solution)
+        return best, sums
 
     def _source(self, features: LevelFeatures) -> fx.Node:
         """The node that the affine part reads."""
@@ -241,6 +283,13 @@ class StackWalk:
                 change_out_projection(self.module, out, change)
         affine, constant = solution[offset:-1].T.to(dtype), solution[-1].to(dtype)
         return add_branch(self.module, total, source, affine, constant, features.axis)
+
+
+def _noting_last(values: Iterable[tuple[Tensor, ...]], kept: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """The values as they come; the last of each batch is kept."""
+    for found in values:
+        kept.append(found[-1])
+        yield found
 
 
 def _moments(
