@@ -61,29 +61,6 @@ def test_padding_takes_no_part_in_healing(tokens: Program) -> None:
     assert second.after == pytest.approx(first.after, rel=1e-3)
 
 
-def test_outputs_that_are_no_logits_are_refused_by_kl(refitted: Refitted) -> None:
-    program = capture(_TwoOutputs().eval(), (torch.zeros(2, 8),), origin="two")
-    plan = stack_plan(4, [[[0], [1], [2], [3]]], "none")
-    samples = Samples({"x": torch.randn(40, 8, generator=torch.Generator().manual_seed(0))})
-    rewritten = refit(program.module, plan, samples, samples)
-    with pytest.raises(ParallelizeError, match="one output of logits"):
-        heal(rewritten, program.module, plan, samples, samples, FAST)
-    result = heal(rewritten, program.module, plan, samples, samples, FAST, logits=False)
-    assert result.after < result.before
-
-
-class _TwoOutputs(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.terms = nn.ModuleList(mlp(8, 16) for _ in range(4))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        for term in self.terms:
-            x = x + term(x)
-        return x, x.sum(1)
-
-
 def test_healing_needs_samples(refitted: Refitted) -> None:
     for fit, held_out in ((FIT.head(0), HELD_OUT), (FIT, HELD_OUT.head(0))):
         with pytest.raises(ParallelizeError, match="needs samples"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +17,11 @@ from parallelize.conversion.result import MetricUsed
 from parallelize.conversion.table import table
 from parallelize.data import Samples
 from parallelize.metrics import Judge, catalogue, find_metric, known_metrics, score
+from parallelize.metrics.batch import Batch, Pair
 from parallelize.metrics.choice import choose_metric
-from parallelize.metrics.metric import Column
+from parallelize.metrics.metric import Added, Column
 from passes.errors import ParallelizeError
+from passes.graph.agreement import scale
 from tests.parallelize.conversion.small_result import network, result
 from tests.parallelize.small_models import images, vision
 
@@ -95,6 +99,75 @@ def test_a_metric_says_what_it_is_and_how_tables_show_it(name: str) -> None:
     assert isinstance(metric.column, Column)
     assert metric.column.heading.count("\n") <= 1
     assert float(format(0.5, metric.column.number).rstrip("%"))
+
+
+def value(name: str, batch: Batch) -> float | None:
+    """What a metric makes of one batch; None where the batch lacks what it reads."""
+    metric = known_metrics()[name]
+    measured = metric.measure(batch)
+    if measured is None:
+        return None
+    assert all(part.dtype == torch.float64 and part.shape == (len(batch.pairs[0].ours),) for part in measured)
+    return float(metric.value(Added(*(part.sum() for part in measured))))
+
+
+def batch(ours: object, teacher: object, real: object = None, **more: Any) -> Batch:
+    y, t = (torch.as_tensor(each) for each in (ours, teacher))
+    mask = None if real is None else torch.as_tensor(real)
+    return Batch([Pair(y, t, mask, scale(t, mask))], **more)
+
+
+HALVES, QUARTERS = [[0.0, 0.0]], [[0.0, math.log(3)]]  # logits of 1/2, 1/2 and of 1/4, 3/4
+TWO_TOKENS = [[[0.0, math.log(3)], [0.0, 0.0], [0.0, 0.0]]]
+IDS = torch.tensor([[0, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("kl", batch(QUARTERS, HALVES), 0.5 * math.log(4 / 3)),  # 1/2 log(1/2 / 1/4) + 1/2 log(1/2 / 3/4)
+        ("kl", batch(HALVES, [[0.0, -math.inf]]), math.log(2)),
+        ("kl", batch([[0.0, -math.inf]], HALVES), math.inf),
+        ("kl", batch([[math.nan, 0.0]], HALVES), math.inf),
+        ("relative-l2", batch([[3.0, 4.0]], [[0.0, 4.0]]), 0.75),
+        ("relative-l2", batch([[1, 2, 3, 4]], [[1, 2, 3, 5]]), 0.5),
+        ("relative-l2", batch([[3.0, 9.0]], [[4.0, 1.0]], [[True, False]]), 0.25),
+        ("cosine", batch([[1.0, 1.0], [2.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]), (1 - math.sqrt(0.5)) / 2),
+        ("cosine", batch([[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [-1.0, 0.0]]), 2.0),
+        ("cosine", batch([[True, False]], [[True, True]]), 0.5),
+        ("disagreement", batch([[1.0, 2.0], [2.0, 1.0]], [[1.0, 2.0], [1.0, 2.0]]), 0.5),
+        ("disagreement", batch(TWO_TOKENS, [[[1.0, 0.0]] * 3], [[[True], [True], [False]]], by_token=True), 0.5),
+        ("differing", batch([[1, 2, 3, 4]], [[1, 2, 3, 5]]), 0.25),
+        ("differing", batch([[1, 9]], [[1, 2]], [[True, False]]), 0.0),
+        ("top1-drop", batch([[1.0, 2.0], [2.0, 1.0]], HALVES * 2, labels=torch.tensor([1, 1])), 0.5),
+        ("top1-drop", batch([[math.nan, 2.0]], HALVES, labels=torch.tensor([0])), 0.0),
+        ("perplexity", batch(TWO_TOKENS, TWO_TOKENS, tokens=IDS), math.sqrt(4 / 3 * 2)),
+        ("perplexity", batch(TWO_TOKENS, TWO_TOKENS, [[[True], [True], [False]]], tokens=IDS), 4 / 3),
+        ("perplexity", batch([[[math.nan, 0.0]] * 3], TWO_TOKENS, tokens=IDS), math.inf),
+    ],
+)
+def test_a_metric_has_the_value_that_is_found_by_hand(name: str, given: Batch, expected: float) -> None:
+    assert value(name, given) == pytest.approx(expected)
+
+
+def test_a_metric_measures_nothing_where_what_it_reads_is_not_there() -> None:
+    numbers, codes = batch([[[1.0]]], [[[1.0]]]), batch([[1, 2]], [[1, 2]])
+    assert [name for name in NAMES if value(name, numbers) is not None] == ["relative-l2", "cosine"]
+    assert [name for name in NAMES if value(name, codes) is not None] == ["relative-l2", "cosine", "differing"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "name"),
+    [
+        ([torch.zeros(2, 3)], "kl"),
+        ([torch.zeros(2, 4, 3)], "relative-l2"),
+        ([torch.zeros(2, 3, dtype=torch.int64)], "differing"),
+        ([torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2)], "relative-l2"),
+    ],
+)
+def test_the_first_default_that_suits_outputs_is_taken(outputs: list[torch.Tensor], name: str) -> None:
+    suiting = [m.name for m in known_metrics().values() if m.default is not None and m.default.suits(outputs)]
+    assert suiting[0] == name
 
 
 def test_only_networks_of_their_own_value_say_which_is_better() -> None:

@@ -11,7 +11,6 @@ from torch import Tensor, fx
 from parallelize.models.program import Program
 from parallelize.models.states import placeholders, run_segment
 from parallelize.refitting.refit import refit
-from passes.errors import ParallelizeError
 from passes.graph.segment import extract
 from passes.plan import Plan, Refit, serial
 from passes.schedule.apply_plan import rewrite
@@ -110,12 +109,6 @@ def test_progress_counts_the_levels(program: Program) -> None:
     plan = stack_plan(4, [[[0], [1]], [[2]], [[3]]], "affine")
     refit(program.module, plan, FIT, HELD_OUT, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
-
-
-def test_a_refit_without_samples_is_refused(program: Program) -> None:
-    with pytest.raises(ParallelizeError, match="needs samples to fit on and samples to choose on") as caught:
-        refit(program.module, stack_plan(4, [[[0], [1], [2], [3]]], "affine"), FIT.head(0), HELD_OUT)
-    assert "--inputs" in caught.value.hint
 
 
 def test_a_model_whose_input_is_the_state_can_be_refitted() -> None:

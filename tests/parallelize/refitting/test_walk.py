@@ -1,4 +1,4 @@
-"""Read-ins: a later term of a level reads a guess of its own input, where that leaves the level better."""
+"""A walk along a stack: a level reads guesses of its terms' inputs where that helps, and moves the samples past it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import torch
 from torch import nn
 
 from parallelize.metrics import predict
+from parallelize.models.states import start_batches
 from parallelize.refitting.refit import refit
+from parallelize.refitting.walk import StackWalk
+from passes.errors import ParallelizeError
+from passes.graph.editing import clone
 from passes.graph.operators import LINEAR
-from passes.plan import Refit
-from passes.schedule.apply_plan import rewrite
+from passes.plan import Plan, Refit
+from passes.schedule.apply_plan import rewrite, schedule
+from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import Residual, capture_vectors, mlp, stack_plan, vectors
 
 WIDTH, HIDDEN = 8, 16
@@ -101,3 +106,47 @@ def test_a_term_without_biases_is_foretold_without_a_shift() -> None:
     linears = refitted.module.graph.find_nodes(op="call_function", target=LINEAR)
     with_bias = [node for node in linears if len(node.args) > 2 and node.args[2] is not None]
     assert [str(node.args[2].target) for node in with_bias] == ["affine_bias_0"]
+
+
+def walk_of(plan: Plan, counts: tuple[int, int] = (60, 30), first: int = 0) -> tuple[Residual, StackWalk]:
+    """A model of four MLPs, and a walk along its rewrite that begins before a level with the teacher's states there."""
+    torch.manual_seed(0)
+    model = Residual([mlp(WIDTH, HIDDEN) for _ in range(4)])
+    teacher = capture_vectors(model, WIDTH).module
+    (stack,) = find_stacks(teacher).stacks
+    module = clone(teacher)
+    (site,) = schedule(module, plan)
+    ran = sum(len(level.terms) for level in plan.stacks[0].levels[:first])
+    start = stack.terms[ran].skip
+    parts = [start_batches(teacher, start, vectors(count, WIDTH, seed), 16) for seed, count in enumerate(counts)]
+    return model, StackWalk(teacher, stack, module, site, plan.stacks[0], (parts[0], parts[1]), first)
+
+
+def test_samples_move_level_by_level_with_the_states_of_the_rewrite() -> None:
+    model, walk = walk_of(stack_plan(4, [[[0], [1]], [[2], [3]]], "none"))
+    x = vectors(60, WIDTH, 0).arrays["x"]
+    for first in (0, 2):
+        assert walk.refit_level(first // 2).strength == "none"
+        x = x + model.terms[first](x) + model.terms[first + 1](x)
+        torch.testing.assert_close(torch.cat([batch.state for batch in walk.parts[0]]), x)
+
+
+def test_a_walk_may_begin_behind_levels_that_are_exact() -> None:
+    """So the cost of a group is measured without walking the blocks before it."""
+    plan = stack_plan(4, [[[0]], [[1]], [[2], [3]]], "affine")
+    _, whole = walk_of(plan)
+    records = [whole.refit_level(number) for number in range(3)]
+    assert [record.strength for record in records[:2]] == ["none", "none"]
+    _, late = walk_of(plan, first=2)
+    record = late.refit_level(2)
+    assert (record.strength, record.ridge) == ("affine", records[2].ridge)
+    assert record.after == pytest.approx(records[2].after)
+    for ours, theirs in zip(late.parts[1], whole.parts[1], strict=True):
+        torch.testing.assert_close(ours.state, theirs.state)
+
+
+@pytest.mark.parametrize("counts", [(0, 30), (60, 0)])
+def test_a_walk_without_samples_of_either_kind_is_refused(counts: tuple[int, int]) -> None:
+    with pytest.raises(ParallelizeError, match="needs samples to fit on and samples to choose on") as caught:
+        walk_of(stack_plan(4, [[[0], [1], [2], [3]]], "affine"), counts)
+    assert caught.value.hint == "Give more with --inputs."
