@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from math import inf, isnan, nan
+from math import isnan, nan
 from pathlib import Path
 
 import pytest
 
 from parallelize.conversion.result import SCHEMA, Result, Searched
-from parallelize.export.precision import KeptInFp32, PrecisionRecord
-from parallelize.export.precision_result import CastError, PrecisionResult
 from parallelize.metrics.scores import PlainScores
 from passes.errors import ParallelizeError
 from passes.plan import Level, Plan, StackPlan
@@ -79,14 +77,3 @@ def test_another_schema_is_refused(text: str) -> None:
 def test_what_is_no_json_is_refused() -> None:
     with pytest.raises(ParallelizeError, match=r"out/report\.json is no JSON"):
         Result.from_json("{", "out/report.json")
-
-
-def test_a_cast_that_is_no_number_has_no_error_and_the_one_that_was_taken_tells_its_own() -> None:
-    first, second = KeptInFp32(), KeptInFp32(state=True)
-    record = PrecisionRecord(
-        "fp16", second, ((first, inf), (second, 0.5)), "relative-l2", wide=("n",), why="n is large"
-    )
-    told = PrecisionResult.of(record)
-    assert told.errors == (CastError(first, None), CastError(second, 0.5))
-    assert (told.error, told.out_of_range, told.kept_for_range) == (0.5, "n is large", ("n",))
-    assert PrecisionResult.of(PrecisionRecord("fp32")).error is None

@@ -11,64 +11,14 @@ from xml.etree import ElementTree as ET
 
 import networkx as nx
 import pytest
-import torch
-from torch import nn
 
-from paraformer.model import VisionConfig, VisionParaFormer
 from parallelize.inspecting.diagrams import draw, schedule_graph, to_svg
 from passes.errors import EnvironmentLackError, ParallelizeError
-from passes.plan import Level, Plan, StackPlan, grouped, serial
-from passes.stacks.find import Stack, find_stacks
+from passes.plan import Level, Plan, StackPlan, serial
+from passes.stacks.find import Stack
+from tests.parallelize.inspecting.drawn import PLANS
 
 SVG = "{http://www.w3.org/2000/svg}"
-BLOCKS = [(2 * block, 2 * block + 1) for block in range(12)]
-PLANS = {
-    "serial": serial(24),
-    "groups": grouped(24, [BLOCKS[:1], BLOCKS[1:4], BLOCKS[4:]]),
-    "one level": StackPlan(24, (Level(tuple((term,) for term in range(24))),)),
-    "block form": grouped(24, [[sum(BLOCKS[i : i + 3], ()) for i in range(0, 12, 3)]], "block"),
-    "many branches of two blocks": grouped(24, [[sum(BLOCKS[i : i + 2], ()) for i in range(0, 12, 2)]], "block"),
-    "equal groups": grouped(24, [BLOCKS[i : i + 3] for i in range(0, 12, 3)]),
-    "chains of unequal length": StackPlan(24, (Level(((0, 1, 2), (3,), (4, 5))), Level(((6,), (7, 9, 11, 13))))),
-    "deletion": StackPlan(24, tuple(Level(((term,),)) for term in range(24) if term not in (4, 10, 12, 14))),
-    "nothing left": StackPlan(24, ()),
-}
-
-
-class TwoStacks(nn.Module):
-    """Three residual MLPs, a linear layer that changes the width, two residual linear layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(3))
-        self.between = nn.Linear(8, 4)
-        self.second = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in self.first:
-            x = x + layer(x)
-        x = self.between(x)
-        for layer in self.second:
-            x = x + layer(x)
-        return x
-
-
-def _stacks(model: nn.Module, example: torch.Tensor) -> tuple[Stack, ...]:
-    exported = torch.export.export(model.eval(), (example,))
-    return find_stacks(exported.module(check_guards=False)).stacks
-
-
-@pytest.fixture(scope="module")
-def stacks() -> tuple[Stack, ...]:
-    torch.manual_seed(0)
-    model = VisionParaFormer(VisionConfig(image_size=8, depth=12, width=16, heads=2, hidden=32))
-    return _stacks(model, torch.zeros(2, 1, 8, 8))
-
-
-@pytest.fixture(scope="module")
-def two_stacks() -> tuple[Stack, ...]:
-    torch.manual_seed(0)
-    return _stacks(TwoStacks(), torch.zeros(2, 8))
 
 
 def _terms(graph: nx.DiGraph) -> list[dict[str, Any]]:
@@ -216,51 +166,6 @@ def test_dot_names_every_node_and_edge(stacks: Sequence[Stack], tmp_path: Path) 
     assert re.findall(r'^  "([^"]+)" \[', text, re.MULTILINE) == list(graph)
     assert text.count("style=dashed") == 4
     assert r'label="attention\nterms 8, 10, 12, 14, 16, 18, 20, 22\n8 side by side"' in text
-
-
-@pytest.mark.parametrize("name", PLANS)
-def test_svg_is_xml_that_names_title_depth_and_every_kind(stacks: Sequence[Stack], name: str) -> None:
-    graph = schedule_graph(stacks, Plan((PLANS[name],)), "Vision <transformer> & plan")
-    texts = _texts(to_svg(graph))
-
-    kinds = {data["kind"] for data in _terms(graph)}
-    assert {"Vision <transformer> & plan", "critical path", *kinds} <= set(texts)
-    assert any(text.startswith(f"depth {PLANS[name].depth} of 24 terms (") for text in texts)
-
-
-def test_svg_tells_module_and_all_term_numbers_in_tooltips(stacks: Sequence[Stack]) -> None:
-    svg = to_svg(schedule_graph(stacks, Plan((PLANS["groups"],))))
-
-    tips = [element.text for element in ET.fromstring(svg).iter(f"{SVG}title")]
-    assert "blocks.4 … blocks.11, terms 8, 10, 12, 14, 16, 18, 20, 22 of blocks; 8 side by side" in tips
-    assert "attention × 8" in _texts(svg)  # noqa: RUF001  (the sign of multiplication)
-
-
-@pytest.mark.parametrize("collapse", [True, False])
-@pytest.mark.parametrize("name", PLANS)
-def test_svg_keeps_boxes_apart_and_inside_the_picture(stacks: Sequence[Stack], name: str, collapse: bool) -> None:
-    root = ET.fromstring(to_svg(schedule_graph(stacks, Plan((PLANS[name],)), collapse=collapse)))
-    drawing = next(group for group in root.iter(f"{SVG}g") if "translate(" in group.get("transform", ""))
-    shift = [float(value) for value in re.findall(r"-?[\d.]+", drawing.get("transform", ""))]
-
-    named = [group for group in drawing.findall(f"{SVG}g") if group.find(f"{SVG}text") is not None]
-    fronts = [group.findall(f"{SVG}rect")[-1] for group in named]
-    boxes = [tuple(float(rect.get(key, "nan")) for key in ("x", "y", "width", "height")) for rect in fronts]
-    assert len(boxes) >= 2
-    for x, y, width, height in boxes:
-        assert 0 <= x + shift[0] <= float(root.get("width", "nan")) - width
-        assert 0 <= y + shift[1] <= float(root.get("height", "nan")) - height
-    for place, (x, y, width, height) in enumerate(boxes):
-        for other_x, other_y, other_width, other_height in boxes[:place]:
-            apart_x = x >= other_x + other_width or other_x >= x + width
-            apart_y = y >= other_y + other_height or other_y >= y + height
-            assert apart_x or apart_y
-
-
-def test_a_title_too_long_is_shortened(stacks: Sequence[Stack]) -> None:
-    shown = _texts(to_svg(schedule_graph(stacks, Plan((serial(24),)), "long title " * 30)))
-
-    assert any(text.startswith("long title") and text.endswith("…") and len(text) < 70 for text in shown)
 
 
 def test_equal_input_gives_equal_bytes(stacks: Sequence[Stack], tmp_path: Path) -> None:
