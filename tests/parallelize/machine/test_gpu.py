@@ -10,7 +10,6 @@ import torch
 from parallelize.machine import gpu
 from parallelize.machine.gpu import cuda_version, driver_version, gpu_name
 
-
 OPEN = """NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (dvs-builder)
 GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1)
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 import parallelize
 from parallelize.backends.runner_options import RunnerOptions
 from parallelize.measuring.bench import bench
-from parallelize.measuring.bench_report import as_dict, notes, plot, table
+from parallelize.measuring.bench_report import notes
 from parallelize.measuring.options import BenchOptions
 from passes.errors import EnvironmentLackError, ParallelizeError
 from tests.parallelize.small_models import images, pairs, vision
@@ -66,29 +65,6 @@ def test_a_machine_that_can_run_nothing_says_so(home: Path) -> None:
     with pytest.raises(EnvironmentLackError, match=r"Nothing could be timed: .*GPU") as caught:
         bench("a.engine", options=QUICK)
     assert caught.value.exit_code == 3
-
-
-def test_the_json_holds_every_number_with_the_machine(home: Path) -> None:
-    options = BenchOptions(warm_up=0, duration=0.01, percentiles=(50, 99.9), batch=2, runner=CPU)
-    content = as_dict(bench(vision(), "a.onnx", options=options))
-    json.dumps(content, allow_nan=False)
-    assert content["schema"] == "parallelize-bench/1"
-    assert {"date", "processor", "torch", "onnxruntime", "parallelize"} <= content["measured_on"].keys()
-    assert (content["batch"], content["speed_up_by"], content["skipped"]) == (2, "host", [])
-    first, second = content["networks"]
-    assert first["speed_up"] == 1
-    assert second["speed_up"] == first["median_ms"] / second["median_ms"]
-    assert first["host_ms"].keys() == {"p50", "p99.9"}
-    assert (first["gpu_ms"], first["enqueue_ms"], first["cuda_graph"]) == (None, None, False)
-    assert first["iterations"] >= 10
-
-
-def test_table_and_chart_name_every_network(home: Path) -> None:
-    result = bench(vision(), "a.onnx", options=QUICK)
-    shown = table(result)
-    assert [str(cell) for cell in shown.columns[0].cells] == ["small", "a.onnx"]
-    plot(result, home / "chart.svg")
-    assert "<svg" in (home / "chart.svg").read_text()
 
 
 def test_rivals_are_the_networks_of_the_conversion(home: Path) -> None:

@@ -15,12 +15,10 @@ import torch
 from paraformer.model import VisionParaFormer
 from parallelize.backends.artefact import parse_artefact
 from parallelize.export.onnx import write_onnx
-from parallelize.export.state_names import KEY
 from parallelize.measuring.by_level import LevelErrors
 from parallelize.measuring.compare import compare
 from parallelize.measuring.compare_report import as_dict, notes
 from parallelize.measuring.options import CompareOptions
-from parallelize.measuring.stack_states import onnx_states, program_states
 from parallelize.models.capture import export
 from parallelize.models.program import Program
 from passes.errors import ParallelizeError
@@ -28,7 +26,7 @@ from passes.fusion.fuse_width import FuseWidth
 from passes.plan import Plan
 from passes.runner import run_passes
 from passes.schedule.apply_plan import ApplyPlan
-from tests.parallelize.small_models import SMALL, capture_images, images, pairs, stack_plan, vision
+from tests.parallelize.small_models import SMALL, capture_images, pairs, stack_plan, vision
 from tests.parallelize.written import write
 from tests.sampled import sampled
 
@@ -89,16 +87,6 @@ def test_it_is_found_in_an_onnx_file_as_well(tmp_path: Path) -> None:
         assert max(level.error for level in found.levels[:6]) < 1e-5
 
 
-def test_the_states_of_an_onnx_file_are_those_of_its_program(tmp_path: Path) -> None:
-    write(tmp_path / "small.onnx")
-    ours, theirs = program_states("a", vision()), onnx_states("b", tmp_path / "small.onnx", 1)
-    (stack,), (other,) = ours.stacks, theirs.stacks
-    assert stack.kinds == other.kinds
-    inputs = next(images(3, 0).batches(3))
-    values = zip(ours.reader(stack.states)(inputs), theirs.reader(other.states)(inputs), strict=True)
-    assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in values)
-
-
 def test_equal_networks_part_nowhere() -> None:
     found = levels_of(vision(), copy.copy(vision()))
     assert (found.first, found.note, len(found.levels)) == (None, "", 9)
@@ -145,22 +133,6 @@ def test_a_plan_that_the_graph_does_not_follow_is_refused(tmp_path: Path) -> Non
     (out / "plan.json").write_text(stack_plan(8, [[[n]] for n in range(8)], "none").to_json())
     with pytest.raises(ParallelizeError, match=r"its graph has 4 terms, its plan\.json 8 levels"):
         levels_of(vision(), out)
-
-
-def test_an_onnx_file_that_says_nothing_of_states_is_refused(tmp_path: Path) -> None:
-    import onnx
-
-    write(tmp_path / "small.onnx")
-    content = onnx.load(tmp_path / "small.onnx")
-    assert [entry.key for entry in content.metadata_props] == [KEY]
-    del content.metadata_props[:]
-    onnx.save(content, tmp_path / "bare.onnx")
-    with pytest.raises(ParallelizeError, match="does not say which of its values are states"):
-        levels_of(vision(), tmp_path / "bare.onnx")
-    onnx.helper.set_model_props(content, {KEY: json.dumps([{"name": "x"}])})
-    onnx.save(content, tmp_path / "bare.onnx")
-    with pytest.raises(ParallelizeError, match="does not say"):
-        levels_of(vision(), tmp_path / "bare.onnx")
 
 
 def test_engines_and_compiled_programs_are_refused(tmp_path: Path) -> None:
