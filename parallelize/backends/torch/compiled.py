@@ -42,7 +42,8 @@ class Compiled(Eager):
         try:
             return super().__call__(inputs)
         except TorchDynamoException as error:
+            why = getattr(error, "inner_exception", error)  # its own first line is that a backend raised
             raise EnvironmentLackError(
-                f"torch.compile fails here: {first_sentence(error)}.",
+                f"torch.compile fails here: {first_sentence(why)}.",
                 "It needs a C++ compiler on the CPU and Triton on a GPU; use the runner torch.",
             ) from error

@@ -15,7 +15,7 @@ from parallelize.backends.runner import Runner
 from parallelize.backends.runner_options import RunnerOptions
 from parallelize.models.program import Program
 from passes.errors import EnvironmentLackError, ParallelizeError
-from tests.parallelize.small_models import images, language, text, vision
+from tests.parallelize.small_models import images, vision
 from tests.parallelize.written import write
 
 CPU = RunnerOptions(device="cpu")
@@ -39,21 +39,6 @@ def test_a_program_runs_in_every_runner(runner: str) -> None:
         (actual,) = opened_runner(INPUTS)
         opened_runner.bound(INPUTS)()
     assert torch.allclose(actual, expected, atol=1e-4)
-
-
-def test_inputs_of_another_dtype_are_cast() -> None:
-    batch = next(text(3, 0).batches(3))
-    with opened(language(), "torch") as runner:
-        (expected,), (actual,) = runner(batch), runner([value.int() for value in batch])
-    assert torch.equal(expected, actual)
-
-
-@pytest.mark.slow
-def test_what_a_program_was_written_to_is_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with opened(vision(), "onnxruntime"):
-        assert list(tmp_path.iterdir())
-    assert not list(tmp_path.iterdir())
 
 
 def test_files_are_opened_by_their_kind(tmp_path: Path) -> None:
@@ -99,12 +84,3 @@ def test_an_engine_is_run_by_the_library_that_it_is_of(tmp_path: Path) -> None:
     (tmp_path / "report.json").touch()
     for spelled in (f"{tmp_path}@tensorrt", f"{tmp_path}/model.engine@tensorrt", f"{tmp_path}@tensorrt-rtx"):
         assert parse_artefact(spelled).backend.name == "tensorrt-rtx"
-
-
-@without_gpu
-def test_a_gpu_that_is_not_there_is_told() -> None:
-    with (
-        pytest.raises(EnvironmentLackError, match="There is no GPU cuda"),
-        opened(vision(), "torch", RunnerOptions(device="cuda")),
-    ):
-        pass

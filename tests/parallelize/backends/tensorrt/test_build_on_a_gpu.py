@@ -14,12 +14,11 @@ import pytest
 
 from parallelize.backends.tensorrt.build import build
 from parallelize.backends.tensorrt.library import find_library
-from parallelize.backends.tensorrt.messages import KEPT, last_words, make_logger
 from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import ShapeOptions
 from parallelize.backends.tensorrt.sidecar import BUILDER, INSPECTOR, Sidecar, read_sidecar
 from passes.errors import CheckError, EnvironmentLackError, ParallelizeError
-from tests.parallelize.backends.tensorrt.double import ENGINE, make_double
+from tests.parallelize.backends.tensorrt.double import ENGINE
 from tests.parallelize.backends.tensorrt.strictness import Script
 from tests.parallelize.onnx_models import mlp
 
@@ -311,23 +310,6 @@ def test_a_target_that_the_library_refuses_is_named(tmp_path: Path, install: Ins
     options = BuildOptions(compute_capabilities=("7.5", "8.9"))
     with pytest.raises(ParallelizeError, match=r"cannot be built for compute capability 7\.5 beside 7\.5, 8\.9\.$"):
         build(mlp(tmp_path / "m.onnx"), tmp_path / "m.engine", "tensorrt-rtx", options)
-
-
-def test_the_logger_keeps_the_last_complaints_each_on_one_line_and_no_chatter() -> None:
-    logger = make_logger(make_double(Script()))
-    level = type(logger).Severity
-    assert last_words(logger) == ""
-    for text in [f"warning\n {number}" for number in range(KEPT + 2)]:
-        logger.log(level.WARNING, text)
-    logger.log(level.ERROR, "first error.")
-    logger.log(level.INTERNAL_ERROR, "last\n error.")
-    logger.log(level.INFO, "chatter")
-    logger.log(level.VERBOSE, "Layers:\nName: a, LayerType: gemm")
-    assert last_words(logger) == "last error"
-    assert list(logger.errors) == ["first error.", "last error."]
-    assert len(logger.complaints) == KEPT
-    assert logger.complaints[0] == "warning 4"
-    assert logger.plans == ["Layers:\nName: a, LayerType: gemm"]
 
 
 @pytest.mark.usefixtures("gpu")
