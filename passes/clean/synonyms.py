@@ -14,6 +14,9 @@ Spelling: TypeAlias = Callable[[Replacing, fx.Node], "fx.Node | None"]
 Pieces: TypeAlias = Sequence[Callable[[Replacing, fx.Node], fx.Node]]
 
 _NAMES = {  # a second name -> the first, for every overload of both
+    "__and__": "bitwise_and",
+    "__or__": "bitwise_or",
+    "__xor__": "bitwise_xor",
     "absolute": "abs",
     "arccos": "acos",
     "arccosh": "acosh",

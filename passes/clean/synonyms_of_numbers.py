@@ -5,7 +5,7 @@
     |x|_p = (sum |x|^p)^(1/p)                   |x|_inf = max |x|           cosine(x, y) = x y / (|x| |y|)
     1.0 - mask of integers = 1.0 - float(mask)
 
-Left as they are: norms of matrices and of complex numbers, statistics whose correction is no whole number.
+Left as they are: norms of matrices and of complex numbers, cosines of vectors of two lengths.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import fx
 from passes.clean.synonyms import Pieces, Spelling
 from passes.graph.dataflow import tensor_value
 from passes.graph.operators import aten
-from passes.graph.replacing import Replacing, arguments, rank_of
+from passes.graph.replacing import Replacing, arguments, rank_of, size_texts
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -161,6 +161,8 @@ def _cosine(place: Replacing, node: fx.Node) -> fx.Node | None:
     given = arguments(node)
     left, right = given["x1"], given["x2"]
     if not (_is_real(left) and _is_real(right)) or rank_of(left) != rank_of(right):
+        return None
+    if size_texts(left)[given["dim"]] != size_texts(right)[given["dim"]]:  # one is repeated before its norm is taken
         return None
     units = []
     for x in (left, right):
