@@ -85,22 +85,33 @@ def _lost_rows(
     limit, factor = torch.finfo(half).max, query.shape[-1] ** -0.5 if scale is None else scale
     bound = query.norm(dim=-1).amax() * key.norm(dim=-1).amax() * abs(factor) if query.numel() and key.numel() else 0.0
     added = attn_mask is not None and attn_mask.is_floating_point()
-    high = float(attn_mask.max()) if attn_mask is not None and added and attn_mask.numel() else 0.0
-    if float(bound) + max(high, 0.0) <= limit / 2:
+    high = low = 0.0
+    if attn_mask is not None and added and attn_mask.numel():
+        high, low = float(attn_mask.max()), float(attn_mask.amax(-1).min())  # low: of the row that sees least
+    if float(bound) + max(high, 0.0) <= limit / 2 and float(bound) - low <= limit:
         return query.new_zeros((), dtype=torch.bool)
+    rank = max(query.ndim, key.ndim)
+    samples = max(len(x) for x in (query, key) if x.ndim == rank) if rank > 2 else 1
     parts = []
-    for place in range(len(query)):  # one sample at a time: scores are large
-        q, k = query[place], key[place]
+    for place in range(samples):  # one at a time: scores are large
+        q, k = _of_sample(query, place, rank), _of_sample(key, place, rank)
         k = k.repeat_interleave(q.shape[-3] // k.shape[-3], -3) if enable_gqa else k
         scores = (q @ k.mT) * factor
         if is_causal:
             scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -math.inf)
         if attn_mask is not None:
-            mask = attn_mask[place if len(attn_mask) > 1 else 0] if attn_mask.ndim == query.ndim else attn_mask
+            mask = _of_sample(attn_mask, place, rank)
             scores = scores + mask if added else scores.masked_fill(~mask, -math.inf)
         most = scores.amax(-1, keepdim=True)
-        parts.append((most > limit) | (most < -limit))
-    return torch.stack(parts)
+        parts.append(most.to(half).isinf())
+    return torch.stack(parts) if rank > 2 else parts[0]
+
+
+def _of_sample(value: Tensor, place: int, rank: int) -> Tensor:
+    """What one sample reads of a value that may be the same for all of them, or has no samples."""
+    if value.ndim < rank or rank == 2:
+        return value
+    return value[place if len(value) > 1 else 0]
 
 
 # ------------------------------------------------------------------------------------------------- where the range ends

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
+from passes.errors import ParallelizeError
 from passes.graph.operators import ATTENTION, LAYER_NORM, LINEAR, aten
 from passes.graph.outputs import flat_outputs
 from passes.graph.parameters import read_parameter
@@ -198,3 +199,26 @@ def test_what_an_island_and_a_product_read_is_stored_in_both_precisions() -> Non
     } == {torch.float16}
     assert dtypes_of(cast, LAYER_NORM) == {torch.float64}
     assert relative_error(cast(tokens()), graph(tokens())) < ROUNDING["fp16"]
+
+
+def test_fp32_leaves_the_graph_as_it_is() -> None:
+    _, graph = vision()
+    same, record = run(graph, CastPrecision("fp32"))
+    assert record.matches == record.skipped == ()
+    assert text(same) == text(graph)
+
+
+def test_an_unknown_precision_is_refused_with_its_name() -> None:
+    with pytest.raises(ParallelizeError, match="There is no precision 'fp8'") as caught:
+        run(vision()[1], CastPrecision("fp8"))  # type: ignore[arg-type]
+    assert caught.value.hint == "Use fp32, fp16 or bf16."
+
+
+def test_a_graph_in_half_precision_is_left_with_the_reason() -> None:
+    model = randomised(Residual([Mlp(), Mlp()])).bfloat16()
+    graph = fixed_graph_of(model, tokens().bfloat16())
+    kept, record = run(graph, CastPrecision("fp16"))
+    (skip,) = record.skipped
+    assert skip.reason == "linear computes in half precision already, so what is wider in its graph is meant to be"
+    assert record.matches == ()
+    assert text(kept) == text(graph)

@@ -9,21 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from passes.clean.remove_identities import RemoveIdentities
-from passes.errors import ParallelizeError
 from passes.graph.operators import LINEAR, SOFTMAXES, aten
 from passes.precision.cast_precision import HALF_DTYPES, CastPrecision, Precision
+from passes.precision.islands import Islands, find_islands
+from tests.passes.drawn import drawn, inputs_of
 from tests.passes.models import (
     WIDTH,
     Function,
-    Mlp,
-    Residual,
     fixed_graph_of,
     randomised,
     relative_error,
     run,
-    text,
     tokens,
-    vision,
     wrong_metadata,
 )
 from tests.passes.precision.casts import (
@@ -37,29 +34,6 @@ from tests.passes.precision.casts import (
     nodes_of,
     reasons_of,
 )
-
-
-def test_fp32_leaves_the_graph_as_it_is() -> None:
-    _, graph = vision()
-    same, record = run(graph, CastPrecision("fp32"))
-    assert record.matches == record.skipped == ()
-    assert text(same) == text(graph)
-
-
-def test_an_unknown_precision_is_refused_with_its_name() -> None:
-    with pytest.raises(ParallelizeError, match="There is no precision 'fp8'") as caught:
-        run(vision()[1], CastPrecision("fp8"))  # type: ignore[arg-type]
-    assert caught.value.hint == "Use fp32, fp16 or bf16."
-
-
-def test_a_graph_in_half_precision_is_left_with_the_reason() -> None:
-    model = randomised(Residual([Mlp(), Mlp()])).bfloat16()
-    graph = fixed_graph_of(model, tokens().bfloat16())
-    kept, record = run(graph, CastPrecision("fp16"))
-    (skip,) = record.skipped
-    assert skip.reason == "linear computes in half precision already, so what is wider in its graph is meant to be"
-    assert record.matches == ()
-    assert text(kept) == text(graph)
 
 
 def _transformed(self: Function, x: Tensor) -> Tensor:
@@ -224,3 +198,64 @@ def test_a_value_is_not_brought_to_fp32_and_back() -> None:
     cast = cast_graph(fixed_graph_of(randomised(Function(forward, **parts)).float(), tokens().float()), "fp16")
     first, second = nodes_of(cast, LINEAR)
     assert second.args[0] is first
+
+
+# ---------------------------------------------------------------------------------------------- what else is found
+
+
+def _found(forward: Callable[..., Tensor], *inputs: Tensor, wide: tuple[str, ...] = (), **keep: bool) -> Islands:
+    graph = drawn(forward, *inputs)
+    return find_islands(graph, torch.float16, **{**KEEP_NOTHING, **keep}, wide=wide)
+
+
+X = tokens().float()
+
+
+def test_what_has_been_seen_beyond_the_range_stays_and_an_input_does_not() -> None:
+    weight = nn.Parameter(torch.eye(X.shape[2]))
+    found = _found(lambda x: (x @ weight).exp() @ weight, X, wide=("x_1", "exp", "nothing"))
+    reasons = {node.name: why for node, why in found.reasons.items()}
+    assert reasons == {"exp": "holds or reads what is beyond the range of float16"}
+
+
+def test_complex_numbers_and_what_is_made_of_them_are_refused() -> None:
+    found = _found(lambda x: torch.fft.fft(x).mul(2.0).real.sin(), X)
+    names = [node.name for node in found.refused]
+    assert "sin" not in names
+    assert "fft_fft" in names
+    assert all(found.reasons[node].endswith("has no form in half precision") for node in found.refused)
+
+
+def test_masks_are_what_is_added_to_scores_and_not_computed_by_the_network() -> None:
+    def forward(x: Tensor, mask: Tensor) -> Tensor:
+        scores = x @ x.mT
+        return (scores * 0.5 + (1.0 - mask) * -1e4).softmax(-1) @ x
+
+    graph = drawn(forward, X, torch.ones(3, 1, X.shape[1]))
+    found = find_islands(graph, torch.float16, **KEEP_NOTHING)
+    assert inputs_of(graph)[1] in found.masks
+    assert inputs_of(graph)[0] not in found.masks
+    assert all("matmul" not in node.name for node in found.masks)
+
+
+def test_the_mask_of_an_attention_is_one_whether_it_is_given_by_place_or_by_name() -> None:
+    mask = torch.zeros(X.shape[1], X.shape[1])
+    for attended in (
+        lambda x, m: aten.scaled_dot_product_attention.default(x, x, x, m),
+        lambda x, m: aten.scaled_dot_product_attention.default(x, x, x, attn_mask=m),
+    ):
+        graph = drawn(attended, X, mask)
+        assert find_islands(graph, torch.float16, **KEEP_NOTHING).masks == {inputs_of(graph)[1]}
+
+
+def test_a_value_that_a_half_operator_reads_too_is_no_gap_and_a_view_is_one() -> None:
+    weight = nn.Parameter(torch.eye(X.shape[2]))
+
+    def forward(x: Tensor) -> Tensor:
+        y = (x @ weight).softmax(-1)
+        left, right = y.flatten(1), y.mul(2.0)
+        return left.softmax(-1).sum() + (right @ weight).sum() + right.softmax(-1).sum() + left.mean()
+
+    reasons = {node.name: why for node, why in _found(forward, X, softmax=True).reasons.items()}
+    assert reasons["flatten"] == "lies between values that stay"
+    assert "mul" not in reasons
