@@ -1,11 +1,9 @@
-"""The command line as a user meets it: bugs and mistakes told apart, and the commands that look at a model."""
+"""The command line as a user meets it: the program, and the commands that look at a model."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-
-import pytest
 
 from tests.parallelize.cli.commands import python, run
 
@@ -13,21 +11,6 @@ from tests.parallelize.cli.commands import python, run
 def test_the_module_runs_as_a_program() -> None:
     told = python("-m", "parallelize", "--version")
     assert (told.returncode, told.stdout) == (0, "parallelize 0.1.0\n")
-
-
-def test_debug_shows_the_traceback(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parallelize.cli.app.Settings.debug", False)  # and so it is again afterwards
-    told = run("--debug", "inspect", "gone.pt")
-    assert told.exit_code == 2
-    assert "Traceback" in told.stderr
-
-
-def test_a_bug_is_told_apart(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parallelize.models.prepare.load_program", lambda *_: 1 // 0)
-    told = run("inspect", "model.pt")
-    assert told.exit_code == 4
-    assert "ZeroDivisionError" in told.stderr
-    assert "bug" in told.stderr
 
 
 def test_inspect_lists_stacks_and_terms(home: Path) -> None:
