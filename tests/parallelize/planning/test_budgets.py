@@ -255,17 +255,3 @@ def test_groups_of_one_block_leave_only_the_serial_network() -> None:
     planner = quick(longest_group=1)
     assert planner.partitions().keys() == {4}
     assert planner.costs.known == {}
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"refit": "strong"}, "There is no refit 'strong'"),
-        ({"time_limit": -1}, "cannot take -1 seconds"),
-        ({"time_limit": float("nan")}, "cannot take nan seconds"),
-        ({"longest_group": 0}, "No group has 0 blocks"),
-    ],
-)
-def test_options_that_no_search_can_have_are_refused(option: dict[str, Any], message: str) -> None:
-    with pytest.raises(ParallelizeError, match=message):
-        PlannerOptions(**option)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -10,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallelize.planning.forms import GroupForm, main_form, other_forms
+from parallelize.planning.fusibility import Fusibility
 from parallelize.planning.planner import Planner
 from tests.parallelize.planning.cases import (
     of_vision,
     on_vectors,
     post_norm_blocks,
     quick,
+    stack_of,
 )
 
 Key = tuple[int, int, int]  # stack, first and last block
@@ -56,9 +59,18 @@ def _told(planner: Planner, cost: Callable[[GroupForm], float]) -> dict[GroupFor
     return table
 
 
+@functools.cache
+def _fusibility() -> Fusibility:
+    """Of six blocks of two terms; what fuses does not depend on what it costs."""
+    program = post_norm_blocks(6)
+    return Fusibility(program.module, (stack_of(program),))
+
+
 def _two_terms() -> Planner:
     """A planner for six blocks of two terms."""
-    return on_vectors(post_norm_blocks(6), "relative-l2")
+    planner = on_vectors(post_norm_blocks(6), "relative-l2")
+    planner.groups.fusibility = _fusibility()
+    return planner
 
 
 def _by_cut(costs: Mapping[int, float]) -> Callable[[GroupForm], float]:
