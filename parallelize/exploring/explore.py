@@ -124,7 +124,7 @@ def _depths(planner: Planner, wanted: Sequence[int] | None) -> list[int]:
     Raises:
         ParallelizeError: no schedule is of a depth that was named.
     """
-    there = sorted((depth for depth in planner.partitions() if depth < planner.blocks), reverse=True)
+    there = [depth for depth in reversed(planner.depths) if depth < planner.blocks]
     if wanted is None:
         step = max(1, -(-len(there) // MOST_DEPTHS))
         return sorted({*there[::step], *there[-1:]}, reverse=True)

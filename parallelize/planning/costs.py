@@ -15,7 +15,7 @@ from torch import fx
 
 from parallelize.data import Samples
 from parallelize.metrics import Judge
-from parallelize.models.states import Batch, batch_size, example_size, outputs_from, start_batches
+from parallelize.models.states import Batch, Teacher, batch_size, example_size, outputs_from, start_batches
 from parallelize.planning.forms import GroupForm, main_form
 from parallelize.refitting.walk import StackWalk
 from passes.graph.editing import clone
@@ -24,8 +24,13 @@ from passes.schedule.apply_plan import schedule
 from passes.stacks.channels import channel_axis
 from passes.stacks.find import Stack
 
-ROWS = 12_800  # positions of the state that a cost is fitted on
+ROWS = 12_800  # positions of the state that a cost is fitted on at most
+ROWS_A_CHANNEL = 32  # of these for each channel of the state, which are enough for an affine refit
 LEAST_SAMPLES, MOST_SAMPLES = 16, 256
+MOST_JUDGED = 64  # samples that costs are compared on
+KEPT_BYTES = 2**30  # of states before blocks, from which groups start
+
+Parts = tuple[list[Batch], list[Batch]]  # samples to fit on and samples to choose on, on their way
 
 
 class GroupCosts:
@@ -46,11 +51,11 @@ class GroupCosts:
     ) -> None:
         self.teacher, self.stacks, self.judge = teacher, stacks, judge
         self.strength: Refit = "none" if strength == "none" else "affine"
-        count = sample_count(stacks)
-        self.fit, self.held_out = fit.head(count), judge.samples.head(count)
+        self.fit = fit.head(fit_count(stacks))
+        self.held_out = judge.samples.head(min(MOST_JUDGED, sample_count(stacks)))
         self.batch_size = batch_size(teacher)
         self.known = {} if known is None else known
-        self._parts: tuple[tuple[int, int], tuple[list[Batch], list[Batch]]] | None = None
+        self._starts: dict[tuple[int, int], Parts] = {}
 
     def key(self, number: int, form: GroupForm) -> str:
         """The name of a measurement in `known`."""
@@ -85,14 +90,40 @@ class GroupCosts:
         outputs = outputs_from(module, walk.entry, ((batch.inputs, batch.state) for batch in parts[1]))
         return self.judge.score_outputs(outputs, [batch.count for batch in parts[1]]).error(self.judge.metric)
 
-    def _start(self, number: int, block: int) -> tuple[list[Batch], list[Batch]]:
-        """The samples before a block; those of the last call are kept."""
-        if self._parts is None or self._parts[0] != (number, block):
-            stack = self.stacks[number]
-            state = stack.terms[stack.blocks[block][0]].skip
-            both = [start_batches(self.teacher, state, s, self.batch_size) for s in (self.fit, self.held_out)]
-            self._parts = (number, block), (both[0], both[1])
-        return self._parts[1]
+    def _start(self, number: int, block: int) -> Parts:
+        """The samples before a block, from those before an earlier one where they are kept."""
+        if (number, block) not in self._starts:
+            earlier = [there for stack, there in self._starts if stack == number and there < block]
+            made = self._moved(number, max(earlier), block) if earlier else self._embedded(number, block)
+            while self._starts and sum(map(_bytes, self._starts.values())) + _bytes(made) > KEPT_BYTES:
+                self._starts.pop(next(iter(self._starts)))
+            self._starts[number, block] = made
+        return self._starts[number, block]
+
+    def _embedded(self, number: int, block: int) -> Parts:
+        state = self._state(number, block)
+        fit, held_out = (start_batches(self.teacher, state, s, self.batch_size) for s in (self.fit, self.held_out))
+        return fit, held_out
+
+    def _moved(self, number: int, start: int, block: int) -> Parts:
+        stack = self.stacks[number]
+        teacher = Teacher(self.teacher, stack, [term for before in stack.blocks[:start] for term in before])
+        fit, held_out = (
+            [
+                replace(batch, teacher=value, state=value)
+                for batch, (value,) in zip(part, teacher.values([self._state(number, block)], part), strict=True)
+            ]
+            for part in self._starts[number, start]
+        )
+        return fit, held_out
+
+    def _state(self, number: int, block: int) -> fx.Node:
+        stack = self.stacks[number]
+        return stack.terms[stack.blocks[block][0]].skip
+
+
+def _bytes(parts: Parts) -> int:
+    return sum(batch.teacher.nbytes for part in parts for batch in part)
 
 
 def _serial(stack: Stack, block: int) -> tuple[Level, ...]:
@@ -103,6 +134,16 @@ def sample_count(stacks: Sequence[Stack]) -> int:
     """How many samples hold about ROWS positions of the widest state."""
     rows = max(_positions(stack) for stack in stacks)
     return min(MOST_SAMPLES, max(LEAST_SAMPLES, ROWS // rows))
+
+
+def fit_count(stacks: Sequence[Stack]) -> int:
+    """How many samples an affine refit needs in the stack that needs most, `sample_count` at most."""
+    wanted = max(-(-ROWS_A_CHANNEL * _channels(stack) // _positions(stack)) for stack in stacks)
+    return min(sample_count(stacks), max(LEAST_SAMPLES, wanted))
+
+
+def _channels(stack: Stack) -> int:
+    return example_size(stack.entry.meta["val"].shape[channel_axis(stack)])
 
 
 def _positions(stack: Stack) -> int:

@@ -1,19 +1,21 @@
 """What is known of the groups of neighbouring blocks: the costs of their forms, and the partitions that follow.
 
-1. the main form of every group is measured alone (costs); a form in which the group does not fuse is as deep as
-serial and left out (fusibility);
-2. dynamic programming splits the blocks of each stack into D groups, for every D at once (partition), and shares
-every depth of the whole among the stacks (shared_depth);
-3. for a wanted depth, the other forms of the groups that come out are measured too, and 2 is repeated until nothing
-changes.
+1. dynamic programming splits the blocks of each stack into D groups, for every D at once (partition), and shares every
+depth of the whole among the stacks (shared_depth); a group that was not measured costs the least that it can (bounds);
+2. the groups of the partition of a wanted depth that were not measured are, in their main form (costs); a form in which
+a group does not fuse is as deep as serial and left out (fusibility). 1 and 2 are repeated until all are measured:
+no other partition can cost less then, so most groups never are;
+3. the other forms of the groups that come out are measured too, and all is repeated until nothing changes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from math import inf
 
+from parallelize.planning.bounds import least_costs
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm, Span, alike, deletion, forms, main_form, other_forms
 from parallelize.planning.fusibility import Fusibility
@@ -25,6 +27,7 @@ from passes.stacks.stack_graph import StackGraph
 
 Progress = Callable[[str, int, int], None]  # what is measured, done, in all
 Partition = tuple[float, tuple[Groups, ...]]  # sum of the costs, and the groups of each stack
+UNKNOWN = 1e-6  # of the least cost that is known, what a group of two blocks costs more than its bound
 LONG_STACK = 16  # blocks from which on groups are limited
 LONGEST_GROUP = 4  # of a long stack, in blocks
 ROUNDS = 8  # of step 3 at most
@@ -64,19 +67,24 @@ class KnownForms:
         self.longest, self.deadline, self.report = longest, deadline, report
         self._partitions: dict[int, Partition] | None = None
 
+    @cached_property
+    def depths(self) -> list[int]:
+        """The depths of the whole that partitions have, in blocks, the shallowest first."""
+        free = [dict.fromkeys(mains, 0.0) for mains in self._mains]
+        return sorted(self._shared(free))
+
     @property
     def partitions(self) -> dict[int, Partition]:
-        """For each depth, in blocks, the smallest sum of group costs that is known, and the groups of each stack."""
+        """For each depth the smallest sum of group costs that is known or bounded, and the groups of each stack."""
         if self._partitions is None:
-            costs = [{span: min(forms.values()) for span, forms in stack.items()} for stack in self._known]
-            pairs = zip(self.graph.stacks, costs, strict=True)
-            options = [best_partitions(len(stack.blocks), of_stack) for stack, of_stack in pairs]
-            self._partitions = share_depth(self.graph.order, options)
+            self._partitions = self._shared([self._costs(number) for number in range(len(self._mains))])
         return self._partitions
 
     def settle(self, depth: int) -> None:
-        """Measure other forms of the groups at a depth until the groups stay as they are."""
+        """Measure the groups at a depth, and their other forms, until the groups stay as they are."""
+        self.memory.keep()  # what cannot be kept is refused before anything is measured
         for number in range(ROUNDS):
+            self._measure_groups(depth)
             if not self._measure_other_forms(depth, number):
                 return
 
@@ -88,27 +96,64 @@ class KnownForms:
         )
 
     @cached_property
-    def _known(self) -> list[dict[Span, dict[GroupForm, float]]]:
-        """For each stack the costs of the forms of its groups, at first of their main forms.
+    def _mains(self) -> list[dict[Span, GroupForm]]:
+        """For each stack the groups that there may be, each in the form in which it is measured first."""
+        return [
+            {span: self._main(number, *span) for span in self._spans(number)}
+            for number in range(len(self.graph.stacks))
+        ]
 
-        Groups that the time is too short for are left out, all but the first; where time is limited the short groups
-        of all stacks come first.
+    @cached_property
+    def _known(self) -> list[dict[Span, dict[GroupForm, float]]]:
+        """For each stack the costs of the forms of its groups: of single blocks, and what an earlier run measured."""
+        return [
+            {
+                span: {form: self.costs.cost(number, form)}
+                for span, form in mains.items()
+                if self.costs.is_known(number, form)
+            }
+            for number, mains in enumerate(self._mains)
+        ]
+
+    def _costs(self, number: int) -> dict[Span, float]:
+        """The costs of the groups of one stack, those that were not measured by their bounds.
+
+        Of groups that nothing is known of those that are as equal as can be are taken, as without data.
         """
-        known: list[dict[Span, dict[GroupForm, float]]] = [{} for _ in self.graph.stacks]
-        spans = [(number, *span) for number in range(len(known)) for span in self._spans(number)]
-        if self.deadline.end is not None:
-            spans.sort(key=lambda span: span[2] - span[1])
-        has_group = False
-        for done, (number, first, last) in enumerate(spans):
-            form = self._main(number, first, last)
-            if has_group and self._is_too_late_for(number, form):
-                continue
-            known[number][first, last] = {form: self.costs.cost(number, form)}
-            has_group |= first < last
+        known = {span: min(costs.values()) for span, costs in self._known[number].items()}
+        count = len(self.graph.stacks[number].blocks)
+        least = least_costs(count, known, self._longest(count))
+        unit = UNKNOWN * min((cost for cost in known.values() if 0 < cost < inf), default=1.0)
+        return {
+            span: known[span]
+            if span in known
+            else least[span] + unit * (span[1] - span[0]) * (span[1] - span[0] + 1) / 2
+            for span in self._mains[number]
+        }
+
+    def _shared(self, costs: Sequence[Mapping[Span, float]]) -> dict[int, Partition]:
+        pairs = zip(self.graph.stacks, costs, strict=True)
+        return share_depth(self.graph.order, [best_partitions(len(stack.blocks), each) for stack, each in pairs])
+
+    def _measure_groups(self, depth: int) -> None:
+        """Measure groups until those of the cheapest partition of a depth are known, or the time is up.
+
+        The largest group is measured first: most often it is the one that costs too much.
+        """
+        done = 0
+        while not self.deadline.is_over:
+            chosen = [(n, span) for n, spans in enumerate(self.partitions[depth][1]) for span in spans]
+            unknown = [(number, span) for number, span in chosen if span not in self._known[number]]
+            if not unknown:
+                break
+            number, span = max(unknown, key=lambda group: group[1][1] - group[1][0])
+            form = self._mains[number][span]
+            self._known[number][span] = {form: self.costs.cost(number, form)}
+            self._partitions, done = None, done + 1
             self.memory.keep()
-            self.report("measuring groups", done + 1, len(spans))
-        self.memory.keep(now=True)
-        return known
+            self.report(f"measuring groups, {done} so far", done, 0)
+        if done:
+            self.memory.keep(now=True)
 
     def _main(self, number: int, first: int, last: int) -> GroupForm:
         """The form in which a group is measured first: one that fuses, or else deletion, which needs no fusion."""
@@ -118,12 +163,15 @@ class KnownForms:
         return next(fitting, None) or deletion(stack, first, last, first)
 
     def _spans(self, number: int) -> list[Span]:
-        """Groups of one stack by their first block, before which samples start; of a long stack only short ones."""
+        """The groups of one stack that may be made; of a long stack only short ones."""
         stack = self.graph.stacks[number]
         count = len(stack.blocks)
-        longest = self.longest or (count if count <= LONG_STACK else LONGEST_GROUP)
-        spans = [(i, j) for i in range(count) for j in range(i, min(count, i + longest))]
+        spans = [(i, j) for i in range(count) for j in range(i, min(count, i + self._longest(count)))]
         return [(i, j) for i, j in spans if i == j or alike(stack, i, j)]
+
+    def _longest(self, count: int) -> int:
+        """Blocks of a group at most, in a stack of so many."""
+        return self.longest or (count if count <= LONG_STACK else LONGEST_GROUP)
 
     def _measure_other_forms(self, depth: int, round_number: int) -> bool:
         """Measure what is new of the forms of the groups at a depth; whether there was anything.
@@ -132,12 +180,12 @@ class KnownForms:
         """
         spans = [(n, span) for n, chosen in enumerate(self.partitions[depth][1]) for span in chosen]
         wanted = [(number, form) for number, span in spans for form in self._others(number, span)]
-        wanted = [(number, form) for number, form in wanted if form not in self._known[number][form.span]]
+        wanted = [(number, form) for number, form in wanted if form not in self._known[number].get(form.span, {})]
         is_new = False
         for done, (number, form) in enumerate(wanted):
             if self._is_too_late_for(number, form):
                 continue
-            self._known[number][form.span][form] = self.costs.cost(number, form)
+            self._known[number].setdefault(form.span, {})[form] = self.costs.cost(number, form)
             self._partitions, is_new = None, True
             self.memory.keep()
             self.report(f"measuring forms of groups, round {round_number + 1}", done + 1, len(wanted))
@@ -147,13 +195,15 @@ class KnownForms:
 
     def _others(self, number: int, span: Span) -> Iterator[GroupForm]:
         """The forms to try for a group, given what is known of it."""
-        cuts = {form: cost for form, cost in self._known[number][span].items() if form.cut is not None}
+        known = self._known[number].get(span, {})
+        cuts = {form: cost for form, cost in known.items() if form.cut is not None}
         best = min(cuts, key=cuts.__getitem__).cut if cuts else None
         others = other_forms(self.graph.stacks[number], *span, best)
         return (form for form in others if self.fusibility.why_not(number, form) is None)
 
     def _cheapest(self, number: int, span: Span) -> GroupForm:
-        return min(self._known[number][span].items(), key=lambda item: item[1])[0]
+        known = self._known[number].get(span)
+        return self._mains[number][span] if known is None else min(known, key=known.__getitem__)
 
     def _is_too_late_for(self, number: int, form: GroupForm) -> bool:
         return self.deadline.is_over and not self.costs.is_known(number, form)

@@ -98,13 +98,13 @@ class Planner:
         Raises:
             ParallelizeError: fewer blocks than stacks that wait for each other, or less than one.
         """
-        least = min(self.partitions())
+        least = min(self.depths)
         if depth < least:
             raise ParallelizeError(
                 f"No schedule is {counted(depth, 'block')} deep, the shallowest has {least}{self._why_deep()}.",
-                f"Ask for --depth {least} or more{', or give more time' if self.deadline.is_over else ''}.",
+                f"Ask for --depth {least} or more.",
             )
-        return self._search(self.measure(max(d for d in self.partitions() if d <= depth)))
+        return self._search(self.measure(max(there for there in self.depths if there <= depth)))
 
     def _why_deep(self) -> str:
         """Why groups were left out, in brackets; empty where all fuse."""
@@ -126,7 +126,7 @@ class Planner:
         """
         parsed = Budget.parse(budget)
         limit = parsed.limit(self.metric, self.judge.serial.value(self.metric))
-        depths = sorted(depth for depth in self.partitions() if depth < self.blocks)
+        depths = [depth for depth in self.depths if depth < self.blocks]
         if not depths:
             raise ParallelizeError(
                 "No two neighbouring blocks have terms of the same kinds, so nothing can run side by side.",
@@ -202,10 +202,10 @@ class Planner:
         Raises:
             ParallelizeError: no partition has that depth.
         """
-        if depth not in self.partitions():
+        if depth not in self.depths:
             raise ParallelizeError(
                 f"No schedule is exactly {counted(depth, 'block')} deep.",
-                f"There are schedules of {', '.join(map(str, sorted(self.partitions())))} blocks.",
+                f"There are schedules of {', '.join(map(str, self.depths))} blocks.",
             )
         self.groups.settle(depth)
         parts = (
@@ -219,7 +219,7 @@ class Planner:
         strengths: tuple[Refit, ...] = ("none",) if self.options.refit == "none" else (self.options.refit, "none")
         for number, strength in enumerate(strengths):
             self._report(f"measuring {counted(depth, 'block')} deep", number, len(strengths))
-            yield self.candidate(plan.with_refit(strength), self.partitions()[depth][0])
+            yield self.candidate(plan.with_refit(strength), self.partition(depth)[0])
 
     def candidate(self, plan: Plan, predicted: float = nan) -> Candidate:
         """Measure any plan, with its refit, as a whole network."""
@@ -227,9 +227,15 @@ class Planner:
         network = Network.of("rewrite", replace(self.program, module=refitted.module), plan, self.graph)
         return Candidate(network, predicted, self.judge.score(refitted.module), refitted)
 
-    def partitions(self) -> dict[int, Partition]:
-        """For each depth the smallest sum of group costs that is known, and the groups of each stack."""
-        return self.groups.partitions
+    @property
+    def depths(self) -> list[int]:
+        """The depths that schedules have, in blocks, the shallowest first."""
+        return self.groups.depths
+
+    def partition(self, depth: int) -> Partition:
+        """The smallest sum of group costs of a depth, and the groups of each stack; measures what that takes."""
+        self.groups.settle(depth)
+        return self.groups.partitions[depth]
 
     def _identity(self) -> str:
         if self.options.memory is None:

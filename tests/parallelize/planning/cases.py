@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from parallelize.metrics import Metric
 from parallelize.models.program import Program
+from parallelize.planning.known_forms import Partition
 from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
 from passes.plan import Plan
@@ -36,6 +37,11 @@ def quick(metric: Metric | str = "kl", **options: Any) -> Planner:
 def on_vectors(program: Program, metric: Metric | str = "kl", **options: Any) -> Planner:
     """A planner for a model of (batch, 6)."""
     return Planner(program, *VECTORS, metric, PlannerOptions(**{"refit": "affine", **options}))
+
+
+def partitions(planner: Planner) -> dict[int, Partition]:
+    """The partitions of all depths, measured."""
+    return {depth: planner.partition(depth) for depth in planner.depths}
 
 
 @functools.cache

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from parallelize.metrics import Budget
 from parallelize.metrics.own import own_metric
@@ -16,15 +13,24 @@ from parallelize.planning.costs import GroupCosts
 from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
 from passes.errors import CheckError, ParallelizeError
-from tests.parallelize.planning.cases import FIT, HELD_OUT, levels, mlps, needs_its_first_block, on_vectors, quick
-from tests.parallelize.small_models import TwoStacks, capture_vectors, vision
+from tests.parallelize.planning.cases import (
+    FIT,
+    HELD_OUT,
+    levels,
+    mlps,
+    needs_its_first_block,
+    on_vectors,
+    partitions,
+    quick,
+)
+from tests.parallelize.small_models import vision
 
 
 @functools.cache
 def _groups() -> dict[str, float]:
     """What the groups of `quick` cost, measured once."""
     planner = quick()
-    for depth in planner.partitions():
+    for depth in partitions(planner):
         planner.proposal(depth)
     return planner.costs.known
 
@@ -158,40 +164,28 @@ def test_a_budget_for_a_model_without_two_blocks_alike_is_refused() -> None:
 
 
 def _measured_names(planner: Planner) -> list[str]:
-    planner.partitions()
+    partitions(planner)
     return list(planner.costs.known)
 
 
-def test_once_the_time_is_over_one_group_is_measured_and_a_plan_comes_out() -> None:
+def test_once_the_time_is_over_nothing_is_measured_and_groups_of_any_depth_are_as_equal_as_can_be() -> None:
     planner = quick(time_limit=0)
-    assert _measured_names(planner) == ["0 0-1 sublayer"]
-    assert sorted(planner.partitions()) == [3, 4]
-    assert levels(planner.within(1e9).chosen.plan) == [(0, 1), (2,), (3,)]
-    assert planner.at_depth(3).chosen.depth_blocks == 3
+    assert planner.depths == [1, 2, 3, 4]
+    assert levels(planner.at_depth(2).chosen.plan) == [(0, 1), (2, 3)]
+    assert planner.within(1e9).chosen.depth_blocks == 1
+    assert planner.costs.known == {}
 
 
-def test_a_depth_that_the_time_was_too_short_for_is_refused_with_what_is_there() -> None:
-    with pytest.raises(ParallelizeError, match=r"^No schedule is 1 block deep, the shallowest has 3\.$") as caught:
-        quick(time_limit=0).at_depth(1)
-    assert caught.value.hint == "Ask for --depth 3 or more, or give more time."
+def test_when_time_ends_among_groups_what_was_measured_counts() -> None:
+    planner = quick(time_limit=1e9)
 
+    def measure(number: int, form: Any) -> float:
+        planner.deadline.end = 0.0
+        return 5.0
 
-@pytest.mark.slow
-def test_short_groups_of_all_stacks_come_first_where_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = itertools.count()
-    monkeypatch.setattr("parallelize.planning.known_forms.time", SimpleNamespace(monotonic=lambda: next(ticks)))
-    torch.manual_seed(0)
-    planner = on_vectors(capture_vectors(TwoStacks(), 6), "relative-l2", time_limit=4)
-    names = _measured_names(planner)
-    assert [name.split()[:2] for name in names] == [
-        ["0", "0-1"],
-        ["0", "1-2"],
-        ["1", "0-1"],
-        ["1", "1-2"],
-        ["1", "2-3"],
-    ]
-    assert min(planner.partitions()) == 2 + 2
-    assert planner.at_depth(4).chosen.depth_blocks == 4
+    planner.costs._measure = measure  # type: ignore[method-assign]
+    assert levels(planner.proposal(2).stacks and planner.proposal(2)) != [(0, 1), (2, 3)]
+    assert len(planner.costs.known) == 1
 
 
 def test_when_time_ends_among_other_forms_those_that_were_measured_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +201,7 @@ def test_when_time_ends_among_other_forms_those_that_were_measured_count(monkeyp
     (part,) = planner.proposal(1).stacks
     assert [name for name in planner.costs.known if "deletion" in name] == ["0 0-3 deletion of all but 0"]
     assert part.deleted == (1, 2, 3)
-    assert planner.partitions()[1][0] == 0.25
+    assert partitions(planner)[1][0] == 0.25
 
 
 @pytest.mark.slow
@@ -215,7 +209,7 @@ def test_with_enough_time_the_search_is_the_one_without_a_limit() -> None:
     limited, free = quick(time_limit=1e9), quick()
     for depth in (1, 2, 3, 4):
         assert limited.proposal(depth) == free.proposal(depth)
-    assert limited.partitions() == free.partitions()
+    assert partitions(limited) == partitions(free)
     assert limited.costs.known == free.costs.known
 
 
@@ -224,7 +218,8 @@ def test_with_enough_time_the_search_is_the_one_without_a_limit() -> None:
 
 def test_groups_are_no_longer_than_asked_for() -> None:
     planner = quick(longest_group=2)
-    assert sorted(planner.partitions()) == [2, 3, 4]
+    assert planner.depths == [2, 3, 4]
+    partitions(planner)
     spans = {name.split()[1] for name in planner.costs.known}
     assert spans == {"0-1", "1-2", "2-3"}
     with pytest.raises(ParallelizeError, match="the shallowest has 2"):
@@ -238,7 +233,7 @@ def test_groups_of_a_long_stack_are_limited(blocks: int, longest: int, monkeypat
     assert planner.blocks == blocks
     lengths = {last - first + 1 for name in _measured_names(planner) for first, last in [_span(name)]}
     assert max(lengths) == longest
-    assert min(planner.partitions()) == -(-blocks // longest)
+    assert min(planner.depths) == -(-blocks // longest)
 
 
 def _span(name: str) -> tuple[int, int]:
@@ -248,10 +243,10 @@ def _span(name: str) -> tuple[int, int]:
 
 def test_a_longest_group_that_is_asked_for_counts_for_a_long_stack_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GroupCosts, "_measure", lambda self, number, form: 1.0)
-    assert min(on_vectors(mlps(17), longest_group=17).partitions()) == 1
+    assert min(on_vectors(mlps(17), longest_group=17).depths) == 1
 
 
 def test_groups_of_one_block_leave_only_the_serial_network() -> None:
     planner = quick(longest_group=1)
-    assert planner.partitions().keys() == {4}
+    assert partitions(planner).keys() == {4}
     assert planner.costs.known == {}

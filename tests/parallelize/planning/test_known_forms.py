@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from parallelize.planning.forms import GroupForm, main_form, other_forms
 from parallelize.planning.fusibility import Fusibility
+from parallelize.planning.partition import best_partitions
 from parallelize.planning.planner import Planner
 from tests.parallelize.planning.cases import (
+    mlps,
     of_vision,
     on_vectors,
+    partitions,
     post_norm_blocks,
     quick,
     stack_of,
@@ -48,7 +51,7 @@ def _groups(planner: Planner) -> Iterator[tuple[int, int, int]]:
 
 def _groups_at(planner: Planner, depth: int) -> set[Key]:
     """Groups of two blocks or more of the best partition of a depth."""
-    spans = ((number, *span) for number, part in enumerate(planner.partitions()[depth][1]) for span in part)
+    spans = ((number, *span) for number, part in enumerate(partitions(planner)[depth][1]) for span in part)
     return {(number, first, last) for number, first, last in spans if first < last}
 
 
@@ -81,7 +84,7 @@ def _by_cut(costs: Mapping[int, float]) -> Callable[[GroupForm], float]:
 def _chosen(planner: Planner, depth: int) -> list[GroupForm]:
     """Forms of the groups of two blocks or more of a proposal, told by their levels."""
     (part,) = planner.proposal(depth).stacks
-    (spans,) = planner.partitions()[depth][1]
+    (spans,) = partitions(planner)[depth][1]
     found, place = [], 0
     for first, last in spans:
         forms = _forms(planner, 0, first, last) if first < last else [main_form(planner.stacks[0], first, last)]
@@ -106,9 +109,9 @@ def test_the_cheapest_measured_form_of_every_group_is_proposed(planner: object) 
     assert callable(planner)
     searching: Planner = planner()
     (stack,) = searching.stacks
-    for depth in searching.partitions():
+    for depth in partitions(searching):
         proposal = searching.proposal(depth)
-        predicted, (spans,) = searching.partitions()[depth]
+        predicted, (spans,) = partitions(searching)[depth]
         wanted, total = [], 0.0
         for first, last in spans:
             costs = _known(searching, 0, first, last) or {main_form(stack, first, last): 0.0}
@@ -120,30 +123,59 @@ def test_the_cheapest_measured_form_of_every_group_is_proposed(planner: object) 
         assert predicted == pytest.approx(total)
 
 
-def test_before_a_depth_is_asked_for_all_groups_are_measured_in_their_main_form_only() -> None:
-    planner = quick()
-    planner.partitions()
-    for group in _groups(planner):
-        assert list(_known(planner, *group)) == [main_form(planner.stacks[0], *group[1:])]
+def _pairs_cost(generator: torch.Generator, blocks: int) -> Callable[[GroupForm], float]:
+    """Every pair of blocks that no longer see each other costs something; other forms than the main one are dear."""
+    weights = torch.rand(blocks, blocks, generator=generator).pow(4)
+
+    def cost(form: GroupForm) -> float:
+        first, last = form.span
+        inside = weights[first : last + 1, first : last + 1]
+        return float(inside.triu(1).sum()) if form.name == "sublayer" else 1e3
+
+    return cost
 
 
-def test_other_forms_are_measured_only_for_the_groups_of_the_depth_that_is_asked_for() -> None:
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 10_000))
+def test_the_best_partition_is_found_without_measuring_all_groups(seed: int) -> None:
+    blocks = 7
+    planner = on_vectors(mlps(blocks), longest_group=blocks)
+    cost = _pairs_cost(torch.Generator().manual_seed(seed), blocks)
+    planner.costs._measure = lambda number, form: cost(form)  # type: ignore[method-assign]
+    (stack,) = planner.stacks
+    all_costs = {
+        (i, j): cost(main_form(stack, i, j)) if i < j else 0.0 for i in range(blocks) for j in range(i, blocks)
+    }
+    best = best_partitions(blocks, all_costs)
+    assert planner.partition(3)[0] == pytest.approx(best[3][0], abs=1e-5)
+    measured = {tuple(key.split()[1:2]) for key in planner.costs.known}
+    assert len(measured) < blocks * (blocks - 1) / 2
+    for depth in planner.depths:
+        assert planner.partition(depth)[0] == pytest.approx(best[depth][0], abs=1e-5)
+
+
+def test_before_a_depth_is_asked_for_nothing_is_measured_and_of_the_serial_one_neither() -> None:
     planner = quick()
-    wanted = _groups_at(planner, 2)
+    assert planner.depths == [1, 2, 3, 4]
+    planner.proposal(4)
+    assert planner.costs.known == {}
+
+
+def test_all_forms_of_the_groups_of_the_depth_that_is_asked_for_are_measured_once() -> None:
+    planner = quick()
     planner.proposal(2)
-    for group in _groups(planner):
-        assert len(_known(planner, *group)) == (len(_forms(planner, *group)) if group in wanted else 1)
+    for group in _groups_at(planner, 2):
+        assert len(_known(planner, *group)) == len(_forms(planner, *group))
     before = dict(planner.costs.known)
     planner.proposal(2)
     planner.proposal(4)
-    assert planner.costs.known == before, "nothing is new at the same depth, and the serial network has no groups"
+    assert planner.costs.known == before
 
 
 def test_groups_of_every_depth_that_is_measured_are_tried_in_other_forms() -> None:
     planner = quick(refit="none")
     planner.measure(3)
     assert all(len(_known(planner, *group)) > 1 for group in _groups_at(planner, 3))
-    assert len(_known(planner, 0, 0, 3)) == 1
     planner.measure(1)
     assert len(_known(planner, 0, 0, 3)) == len(_forms(planner, 0, 0, 3))
 
@@ -157,12 +189,12 @@ def test_whatever_groups_cost_what_is_proposed_has_no_cheaper_neighbouring_cut_a
     planner = _two_terms()
     table = _told(planner, lambda form: float(torch.rand((), generator=generator)))
     (stack,) = planner.stacks
-    for depth in planner.partitions():
+    for depth in partitions(planner):
         chosen = _chosen(planner, depth)
         for form in chosen:
             near = other_forms(stack, *form.span, form.cut) if form.cut is not None else ()
             assert table[form] <= min(table[other] for other in (main_form(stack, *form.span), *near))
-        assert planner.partitions()[depth][0] == pytest.approx(sum(table[form] for form in chosen))
+        assert partitions(planner)[depth][0] == pytest.approx(sum(table[form] for form in chosen))
 
 
 def test_a_cheaper_neighbouring_cut_is_followed_step_by_step() -> None:
@@ -182,7 +214,6 @@ def test_after_the_last_round_the_cheapest_cut_so_far_is_taken(monkeypatch: pyte
     planner = _two_terms()
     _told(planner, _by_cut({cut: float(cut) for cut in range(1, 6)}))
     assert _cut_of_all(planner) == 2
-    assert planner.partitions()[1] == (2.0, (((0, 5),),))
 
 
 def test_a_cheaper_form_of_a_group_changes_the_groups_of_another_depth() -> None:
@@ -191,10 +222,9 @@ def test_a_cheaper_form_of_a_group_changes_the_groups_of_another_depth() -> None
     mains = {(0, 1): 2.0, (1, 2): 3.0, (2, 3): 2.5, (0, 2): 9.0, (1, 3): 9.0, (0, 3): 9.0}
     others = {**dict.fromkeys(mains, 10.0), (2, 3): 0.5}
     _told(planner, lambda form: (mains if form.name == "sublayer" else others)[form.span])
-    assert planner.partitions()[3] == (2.0, (((0, 1), (2, 2), (3, 3)),))
-    planner.proposal(2)
-    assert planner.partitions()[2] == (2.5, (((0, 1), (2, 3)),))
-    assert planner.partitions()[3] == (0.5, (((0, 0), (1, 1), (2, 3)),))
+    assert planner.partition(3) == (2.0, (((0, 1), (2, 2), (3, 3)),))
+    assert planner.partition(2) == (2.5, (((0, 1), (2, 3)),))
+    assert planner.partition(3) == (0.5, (((0, 0), (1, 1), (2, 3)),))
 
 
 def test_a_planner_that_was_interrupted_measures_the_rest_when_it_is_asked_again() -> None:
@@ -205,6 +235,6 @@ def test_a_planner_that_was_interrupted_measures_the_rest_when_it_is_asked_again
     planner = quick()
     planner.progress = stop
     with pytest.raises(KeyboardInterrupt):
-        planner.partitions()
+        partitions(planner)
     planner.progress = None
-    assert planner.partitions() == quick().partitions()
+    assert partitions(planner) == partitions(quick())

@@ -22,6 +22,7 @@ from tests.parallelize.planning.cases import (
     needs_its_first_block,
     of_vision,
     on_vectors,
+    partitions,
     post_norm,
     post_norm_blocks,
     quick,
@@ -53,8 +54,8 @@ def test_two_stacks_share_a_depth() -> None:
     options = PlannerOptions(refit="none")
     planner = Planner(program, vectors(80, 4, 0), vectors(40, 4, 1), "relative-l2", options)
     assert planner.blocks == 5
-    assert sorted(planner.partitions()) == [2, 3, 4, 5]
-    for depth, (_, groups) in planner.partitions().items():
+    assert planner.depths == [2, 3, 4, 5]
+    for depth, (_, groups) in partitions(planner).items():
         assert sum(len(part) for part in groups) == depth
     assert [part.depth for part in planner.at_depth(4).chosen.plan.stacks] == [3, 1]
     assert [part.depth for part in planner.at_depth(2).chosen.plan.stacks] == [1, 1]
@@ -74,20 +75,20 @@ def test_a_stack_of_one_block_stays_serial_beside_one_of_many() -> None:
     torch.manual_seed(0)
     planner = on_vectors(capture_vectors(OneAndMany(), 6), "relative-l2")
     assert [len(stack.blocks) for stack in planner.stacks] == [1, 3]
-    assert sorted(planner.partitions()) == [2, 3, 4]
+    assert planner.depths == [2, 3, 4]
     assert planner.at_depth(2).chosen.plan.stacks[0].is_serial
 
 
 def test_a_stack_whose_last_add_has_no_norm_is_planned_as_the_others_are() -> None:
     planner = on_vectors(post_norm_blocks(3, (5,)), "relative-l2")
     assert planner.at_depth(1).chosen.depth_blocks == 1
-    assert sorted(planner.partitions()) == [1, 2, 3, 4, 5, 6]
+    assert planner.depths == [1, 2, 3, 4, 5, 6]
 
 
 def test_blocks_of_different_kinds_are_never_side_by_side() -> None:
     planner = Planner(vision(depth=1), FIT, HELD_OUT, "kl", PlannerOptions(refit="none"))
     assert planner.blocks == 1
-    assert planner.partitions() == {1: (0.0, (((0, 0),),))}
+    assert partitions(planner) == {1: (0.0, (((0, 0),),))}
 
 
 def test_blocks_that_need_each_other_are_left_apart() -> None:
@@ -108,7 +109,7 @@ def test_a_form_that_makes_the_outputs_nan_is_chosen_only_where_all_do() -> None
     planner = on_vectors(needs_its_first_block(), refit="none")
     for depth in (1, 2, 3):
         assert planner.measure(depth).scores.error("kl") < 1
-    assert planner.partitions()[2][1] == (((0, 0), (1, 3)),)
+    assert partitions(planner)[2][1] == (((0, 0), (1, 3)),)
     assert planner.proposal(1).stacks[0].deleted, "only a deletion has numbers at depth 1"
 
 
@@ -164,7 +165,7 @@ def test_what_is_predicted_is_the_sum_of_costs_that_was_known_when_the_network_w
     planner = quick(refit="none")
     for depth in (1, 2, 3, 4):
         predicted = planner.measure(depth).predicted
-        assert predicted == planner.partitions()[depth][0]
+        assert predicted == partitions(planner)[depth][0]
         assert (predicted == 0) == (depth == 4)
 
 
@@ -275,7 +276,7 @@ def test_a_search_repeats_to_the_bit_whatever_the_random_state() -> None:
     torch.manual_seed(99)
     again = quick(seed=3)
     again.at_depth(2)
-    assert again.partitions() == first.partitions()
+    assert partitions(again) == partitions(first)
     assert again.costs.known == first.costs.known
     assert again.at_depth(2).chosen.plan == first.at_depth(2).chosen.plan
     assert again.at_depth(2).chosen.scores == first.at_depth(2).chosen.scores
@@ -286,11 +287,14 @@ def test_progress_tells_of_groups_then_of_their_forms_and_then_of_networks() -> 
     planner = quick()
     planner.progress = lambda what, done, total: seen.setdefault(what, []).append((done, total))
     planner.at_depth(2)
-    first, *forms, last = seen
-    assert (first, last) == ("measuring groups", "measuring 2 blocks deep")
+    *stages, last = seen
+    groups = [stage for stage in stages if stage.startswith("measuring groups")]
+    forms = [stage for stage in stages if stage not in groups]
+    assert stages[0] == "measuring groups, 1 so far"
     assert forms == [f"measuring forms of groups, round {number + 1}" for number in range(len(forms))]
-    for what in (first, *forms):  # done, of all
+    for what in forms:  # done, of all
         assert seen[what] == [(number + 1, len(seen[what])) for number in range(len(seen[what]))]
+    assert last == "measuring 2 blocks deep"
     assert seen[last] == [(0, 2), (1, 2)]
 
 
