@@ -78,6 +78,23 @@ def test_what_does_not_fit_is_told_by_name_and_shape_and_what_is_missing_counts_
     assert len(problems(layers(), {"lacking": lacking, "more": more})) == 3
 
 
+def test_where_nothing_fits_the_mapping_with_most_entries_is_told_of() -> None:
+    small, large = {"a": torch.ones(1)}, {"b": torch.ones(1), "c": torch.ones(1)}
+    assert {
+        found.key for found in candidates(nn.Sequential(*[layers() for _ in range(4)]), {"s": small, "l": large})
+    } == {"l"}
+    half = {name: value for name, value in HALF.items() if name.startswith("first")}
+    assert {found.key for found in candidates(layers(), {"half": half, "net": large})} == {"half", "net"}
+
+
+def test_shapes_that_do_not_fit_are_told_and_missing_counters_are_not() -> None:
+    norm = nn.BatchNorm1d(3)
+    held = {name: torch.zeros(4) for name, value in norm.state_dict().items() if value.ndim}
+    assert problems(norm, held) == tuple(
+        f"{name!r} has the shape 4, the model's 3" for name in ("weight", "bias", "running_mean", "running_var")
+    )
+
+
 def test_states_are_equal_by_the_values_under_their_names() -> None:
     square = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     a, b = torch.eye(2), torch.ones(2, 2)
@@ -114,6 +131,10 @@ def test_hooks_that_rename_count() -> None:
     held = {"old.weight": torch.ones(2, 4), "old.bias": torch.ones(2)}
     assert loaded(Hooked(), held).new.weight.sum() == 8
     assert loaded(Hooked(), {"model": prefixed("module.", held)}).new.weight.sum() == 8
+    new = {name.replace("old", "new"): value for name, value in held.items()}
+    old, same, other = fitting(Hooked(), {"a": held, "b": new, "c": {name: 2 * value for name, value in new.items()}})
+    assert old.equals(same)
+    assert not old.equals(other)
 
 
 def tied() -> nn.Module:
@@ -126,6 +147,9 @@ def tied() -> nn.Module:
 def test_tied_weights_may_be_stored_once_and_counters_may_be_missing_or_too_many() -> None:
     assert loaded(tied(), {"embed.weight": torch.ones(5, 4)}).head.weight.sum() == 20
     assert loaded(tied(), prefixed("module.", {"head.weight": torch.ones(5, 4)})).embed.weight.sum() == 20
+    views = tied()
+    views.head.weight = nn.Parameter(views.embed.weight.detach())  # another tensor of the same numbers
+    assert fitting(views, {"embed.weight": torch.ones(5, 4)})
     norm = nn.Sequential(nn.BatchNorm1d(3))
     held = norm.state_dict()  # with the versions of its layers
     del held["0.num_batches_tracked"]

@@ -103,13 +103,18 @@ def test_the_preprocessor_tells_the_sampling_rate_and_one_that_cannot_be_read_te
 
 @pytest.mark.parametrize(
     ("module", "name", "example"),
-    [(PIXELS, "pixel_values", "batchx3x224x224"), (Model("states", lambda states: None), "states", "batchx16")],
+    [
+        (PIXELS, "pixel_values", "batchx3x224x224"),
+        (FEATURES, "input_features", "batchx80x3000"),
+        (Model("past_values", lambda past_values: None), "past_values", "batchx16"),
+        (Model("states", lambda states: None), "states", "batchx16"),
+    ],
 )
 def test_a_shape_that_nothing_tells_is_asked_for_with_one_of_its_rank(
     tmp_path: Path, module: nn.Module, name: str, example: str
 ) -> None:
     with pytest.raises(ParallelizeError) as caught:
-        shapes(module, tmp_path)
+        shapes(module, tmp_path, context_length=8, num_mel_bins=20)
     assert str(caught.value) == f"The config of {tmp_path} does not tell the shape of the input {name!r}."
     assert caught.value.hint == f"Give it with --input {name}:{example}, or data with --inputs."
 
@@ -128,7 +133,14 @@ def test_data_of_another_size_or_rank_overrides_the_config_and_pixels_are_floats
     arrays = {"pixel_values": np.zeros((2, 3, 64, 48), np.uint8)}
     (spec,) = input_specs(PIXELS, SimpleNamespace(image_size=32), tmp_path, arrays)
     assert spec == InputSpec("pixel_values", ("batch", 3, 64, 48), torch.float32)
-    assert shapes(SOUND, tmp_path, {"input_values": np.zeros((2, 50, 8))}) == {"input_values": ("batch", 50, 8)}
+    for size in ((50, 8), (16_000, 8)):
+        assert shapes(SOUND, tmp_path, {"input_values": np.zeros((2, *size))}) == {"input_values": ("batch", *size)}
+
+
+def test_axes_that_the_config_leaves_free_stay_free_where_the_data_fits_the_rest(tmp_path: Path) -> None:
+    for width, shape in ((12, ("batch", "frames", 12)), (13, ("batch", 9, 13))):
+        arrays = {"input_features": np.zeros((2, 9, width))}
+        assert shapes(FEATURES, tmp_path, arrays, input_feat_per_channel=12) == {"input_features": shape}
 
 
 @pytest.mark.parametrize("array", [np.array("text"), np.array(["a"]), np.float32(1)])
