@@ -70,3 +70,26 @@ def test_alternatives_read_masks_the_other_way_round_and_have_only_ones_or_posit
     assert others[-1]["images"].min() >= 0
     assert [arrays["mask"].all().item() for arrays in others[1:]] == [True, True, True]
     assert len(list(alternatives([IMAGES], 4, 0))) == 1
+
+
+def test_a_length_is_a_number_of_one_axis_by_its_name_and_as_long_as_the_longest_axis_of_tokens() -> None:
+    lengths = TensorSpec("x_lengths", ("batch",), INT)
+    specs = [
+        TensorSpec("mask", ("batch", 7), BOOL),
+        lengths,
+        TensorSpec("valid", ("batch",), BOOL),
+        TensorSpec("n", ("batch",), INT),
+        TensorSpec("token_lengths", ("batch", 3), INT),
+    ]
+    arrays = random_samples(specs, 40, 0).arrays
+    assert arrays["x_lengths"].eq(3).all()  # the second axis of the first input that is no mask
+    assert all(set(arrays[name].int().unique().tolist()) == {0, 1} for name in ("valid", "n", "token_lengths"))
+    assert random_samples([specs[0], lengths], 4, 0).arrays["x_lengths"].eq(7).all()
+    assert random_samples([lengths], 4, 0).arrays["x_lengths"].eq(16).all()
+
+
+def test_the_first_alternative_for_integers_takes_every_number_of_one_axis_for_a_length() -> None:
+    whole, ones, positive = alternatives([IDS, TensorSpec("n", ("batch",), INT)], 8, 0)
+    assert (whole.arrays["n"].unique().tolist(), ones.arrays["n"].unique().tolist()) == ([16], [1])
+    assert set(whole.arrays["ids"].unique().tolist()) == {0, 1}
+    assert positive.arrays["n"].unique().tolist() == [16]

@@ -94,3 +94,20 @@ def test_labels_follow_the_samples() -> None:
     taken = samples.take([3, 1]).head(5)
     assert taken.labels is not None
     assert (taken.arrays["x"].tolist(), taken.labels.tolist()) == ([3, 1], [8, 6])
+
+
+def test_where_all_samples_are_real_is_told_in_their_order() -> None:
+    mask = torch.tensor([[2, 0], [1, 1], [0, 1]])
+    every = Samples({"mask": mask}, mask="mask").take([2, 0]).every_real()
+    assert every is not None
+    assert every.tolist() == [[False, True], [True, False]]
+    assert Samples({"mask": mask}).every_real() is None
+
+
+def test_the_elements_of_one_sample_bound_a_batch_and_those_of_tables_do_not() -> None:
+    large = torch.zeros(1, dtype=torch.uint8)
+    rows = Samples({"codes": large.expand(18, 2**20)}, feeds={"codes": Feed(rows=2)})
+    assert list(rows.counts(100)) == [4, 4, 1]
+    stored = {"x": torch.zeros(9, 2), "table": large.expand(2**12, 2**12)}
+    assert list(Samples(stored, feeds={"table": Feed(rows=0)}).counts(100)) == [9]
+    assert list(Samples({"x": large.expand(3, 2**24)}).counts(100)) == [1, 1, 1]

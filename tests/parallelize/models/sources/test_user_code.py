@@ -55,6 +55,13 @@ def test_names_are_found_in_files_and_modules_and_the_code_sees_no_arguments(hom
     assert sys.modules == modules
 
 
+def test_a_file_elsewhere_finds_what_lies_beside_it_and_its_package(home: Path) -> None:
+    Path("other/pack").mkdir(parents=True)
+    Path("other/pack/sizes.py").write_text("WIDTH = 3")
+    Path("other/pack/net.py").write_text("from .sizes import WIDTH\nimport sizes, pack\nBOTH = WIDTH + sizes.WIDTH")
+    assert imported("other/pack/net.py:BOTH")[1] == 6
+
+
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [
