@@ -26,6 +26,7 @@ from tests.passes.models import (
     Attention,
     Function,
     Mlp,
+    fixed_graph_of,
     graph_of,
     normal,
     randomised,
@@ -49,7 +50,7 @@ def _level(*branches: nn.Module) -> fx.GraphModule:
             y = y + branch(x)
         return y
 
-    return graph_of(randomised(Function(forward, branches=nn.ModuleList(branches))), tokens())
+    return fixed_graph_of(randomised(Function(forward, branches=nn.ModuleList(branches))), tokens())
 
 
 def _fused(graph: fx.GraphModule, *inputs: Tensor) -> tuple[fx.GraphModule, PassRecord]:
@@ -82,7 +83,7 @@ def _two_states(make: Callable[[], nn.Module]) -> tuple[fx.GraphModule, tuple[Te
         return z
 
     inputs = tokens(seed=1), tokens(seed=2)
-    return graph_of(randomised(Function(forward, a=make(), b=make())), *inputs), inputs
+    return fixed_graph_of(randomised(Function(forward, a=make(), b=make())), *inputs), inputs
 
 
 def test_equal_branches_of_two_states_become_one_batched_product_and_one_out_projection() -> None:
@@ -106,7 +107,7 @@ def test_a_branch_that_reads_another_branch_through_a_long_chain_is_not_fused_wi
             deep = torch.sin(deep)
         return x + first + self.b(deep)
 
-    graph = graph_of(randomised(Function(forward, a=Mlp(), b=Mlp())), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, a=Mlp(), b=Mlp())), tokens())
     fused, record = _fused(graph)
     assert record.matches == ()
     assert text(fused) == text(graph)
@@ -118,7 +119,7 @@ def test_branches_that_share_a_hidden_value_share_no_more_than_the_out_projectio
         return x + self.c(hidden) + self.d(F.gelu(self.b(x + 0.1 * self.e(hidden))))
 
     parts = {name: nn.Linear(WIDTH, WIDTH) for name in "abcde"}
-    graph = graph_of(randomised(Function(forward, **parts)), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, **parts)), tokens())
     fused, record = _fused(graph)
     assert len(record.matches) == 1
     assert wide_operators(fused) == {"linear": 3, "attention": 0, "norm": 0}
@@ -180,7 +181,7 @@ def test_a_branch_in_single_precision_is_not_fused_with_branches_in_double() -> 
     randomised(model)
     assert isinstance(model.c, Single)
     model.c.term.float()
-    graph = graph_of(model, tokens())
+    graph = fixed_graph_of(model, tokens())
     fused, record = _fused(graph)
     assert len(record.matches) == 1
     assert wide_operators(fused) == {"linear": 4, "attention": 0, "norm": 2}
@@ -204,7 +205,7 @@ def test_a_concatenation_of_other_widths_is_left_alone() -> None:
         return torch.cat([self.a(x), self.b(x)], -1)
 
     parts = {"a": nn.Linear(WIDTH, 3), "b": nn.Linear(WIDTH, 5)}
-    graph = graph_of(randomised(Function(forward, **parts)), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, **parts)), tokens())
     fused, record = _fused(graph)
     assert record.matches == ()
     assert text(fused) == text(graph)
@@ -272,7 +273,7 @@ def test_a_batch_norm_that_reads_its_batch_is_not_folded_and_keeps_its_numbers()
         return y
 
     pixels = normal(3, WIDTH, 5, 5)
-    graph = graph_of(randomised(Function(level, a=branch(), b=branch())), pixels)
+    graph = fixed_graph_of(randomised(Function(level, a=branch(), b=branch())), pixels)
     fused, record = run(_cleaned(graph), FuseWidth(), pixels)
     assert relative_error(fused(pixels), graph(pixels)) < EXACT
     assert record.skipped == ()
@@ -287,7 +288,7 @@ def test_a_parameter_that_is_read_elsewhere_stays_as_it_was() -> None:
         return F.linear(y, self.a.up.weight)
 
     model = Function(forward, a=Mlp(), b=Mlp())
-    graph = graph_of(randomised(model), tokens())
+    graph = fixed_graph_of(randomised(model), tokens())
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     fused, record = _fused(graph)
     assert len(record.matches) == 1
@@ -301,7 +302,7 @@ def test_a_hidden_value_that_is_an_output_of_the_model_is_still_computed() -> No
         return x + self.down(hidden) + self.b(x) + self.c(x), hidden
 
     parts = {"first": nn.Linear(WIDTH, HIDDEN), "down": nn.Linear(HIDDEN, WIDTH), "b": Mlp(), "c": Mlp()}
-    graph = graph_of(randomised(Function(forward, **parts)), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, **parts)), tokens())
     fused, record = run(graph, FuseWidth(), tokens())
     for actual, expected in zip(fused(tokens()), graph(tokens()), strict=True):
         assert relative_error(actual, expected) < EXACT
@@ -314,7 +315,7 @@ def test_a_partial_sum_that_is_an_output_of_the_model_is_still_computed() -> Non
         partial = x + self.a(x) + self.b(x)
         return partial + self.c(x) + self.d(x), partial
 
-    graph = graph_of(randomised(Function(forward, **{name: Mlp() for name in "abcd"})), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, **{name: Mlp() for name in "abcd"})), tokens())
     fused, record = run(graph, FuseWidth(), tokens())
     for actual, expected in zip(fused(tokens()), graph(tokens()), strict=True):
         assert relative_error(actual, expected) < EXACT

@@ -10,14 +10,14 @@ from torch import Tensor, fx, nn
 
 from passes.fusion.sums import Sum, expand, find_roots, operands
 from passes.graph.dataflow import positions
-from tests.passes.models import WIDTH, Function, graph_of, randomised, tokens
+from tests.passes.models import WIDTH, Function, fixed_graph_of, randomised, tokens
 
 
 def _graph(function: Callable[..., object], *more: Tensor) -> fx.GraphModule:
     parts = {name: nn.Linear(WIDTH, WIDTH) for name in "abcd"}
     model = randomised(Function(function, **parts))
     model.number = nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
-    return graph_of(model, tokens(), *more)
+    return fixed_graph_of(model, tokens(), *more)
 
 
 def _roots(graph: fx.GraphModule) -> list[fx.Node]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 from passes.graph.dataflow import canonical_walk
 from passes.graph.differences import difference
 from passes.stacks.find import structure
-from tests.passes.models import WIDTH, Function, graph_of, normal, randomised, tokens
+from tests.passes.models import WIDTH, Function, fixed_graph_of, normal, randomised, tokens
 
 
 def _said(left: Callable[..., Tensor], right: Callable[..., Tensor]) -> str:
@@ -23,7 +23,7 @@ def _said(left: Callable[..., Tensor], right: Callable[..., Tensor]) -> str:
         "c": nn.Linear(WIDTH, 3),
         "gain": normal(WIDTH),
     }
-    graph = graph_of(randomised(Function(lambda s, x: (left(s, x), right(s, x)), **parts)), tokens())
+    graph = fixed_graph_of(randomised(Function(lambda s, x: (left(s, x), right(s, x)), **parts)), tokens())
     output = next(iter(graph.graph.find_nodes(op="output")))
     first, second = (_walked(node) for node in output.args[0])
     return difference(*first, *second)

@@ -12,7 +12,7 @@ from tests.passes.models import (
     Function,
     Mlp,
     Residual,
-    graph_of,
+    fixed_graph_of,
     mlps,
     randomised,
     scheduled,
@@ -34,7 +34,7 @@ def test_blocks_side_by_side_wait_for_each_other_no_longer() -> None:
 
 
 def test_a_graph_without_matrix_products_waits_for_none() -> None:
-    assert critical_gemms(graph_of(Function(lambda self, x: x.exp()).eval(), tokens())) == 0
+    assert critical_gemms(fixed_graph_of(Function(lambda self, x: x.exp()).eval(), tokens())) == 0
 
 
 def test_the_parameters_of_a_captured_model_are_those_of_the_module() -> None:
@@ -50,7 +50,7 @@ def test_parameters_of_deleted_terms_do_not_count() -> None:
 
 def test_a_shared_tensor_counts_once() -> None:
     shared = Mlp()
-    one, three = (graph_of(randomised(Residual([shared] * count)), tokens()) for count in (1, 3))
+    one, three = (fixed_graph_of(randomised(Residual([shared] * count)), tokens()) for count in (1, 3))
     assert parameter_count(three) == parameter_count(one)
 
 
@@ -62,7 +62,7 @@ def test_tied_weights_under_two_names_count_once() -> None:
     model = Function(forward, a=nn.Linear(WIDTH, WIDTH, bias=False), b=nn.Linear(WIDTH, WIDTH, bias=False))
     randomised(model)
     model.b.weight = model.a.weight
-    assert parameter_count(graph_of(model, tokens())) == WIDTH * WIDTH
+    assert parameter_count(fixed_graph_of(model, tokens())) == WIDTH * WIDTH
 
 
 def test_operators_are_counted_by_name_the_most_frequent_first() -> None:

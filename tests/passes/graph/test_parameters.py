@@ -7,11 +7,11 @@ from torch import nn
 
 from passes.graph.editing import clone
 from passes.graph.parameters import add_parameter, read_parameter, register_parameter, store_parameter
-from tests.passes.models import WIDTH, graph_of, normal, randomised
+from tests.passes.models import WIDTH, fixed_graph_of, normal, randomised
 
 
 def _graph() -> tuple[torch.fx.GraphModule, torch.fx.Node]:
-    graph = clone(graph_of(randomised(nn.Sequential(nn.Linear(WIDTH, WIDTH))), normal(3, WIDTH)))
+    graph = clone(fixed_graph_of(randomised(nn.Sequential(nn.Linear(WIDTH, WIDTH))), normal(3, WIDTH)))
     (linear,) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
     return graph, linear
 

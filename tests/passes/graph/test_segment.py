@@ -10,7 +10,17 @@ from passes.errors import PassError
 from passes.graph.outputs import flat_leaves
 from passes.graph.segment import extract
 from passes.stacks.find import find_stacks
-from tests.passes.models import WIDTH, Function, graph_of, images, mlps, randomised, relative_error, tokens, vision
+from tests.passes.models import (
+    WIDTH,
+    Function,
+    fixed_graph_of,
+    images,
+    mlps,
+    randomised,
+    relative_error,
+    tokens,
+    vision,
+)
 
 
 def _inputs(graph: fx.GraphModule) -> list[fx.Node]:
@@ -94,7 +104,7 @@ def test_an_input_of_the_model_that_the_segment_needs_must_be_given() -> None:
         return y
 
     model = Function(forward, a=nn.Linear(WIDTH, WIDTH), b=nn.Linear(WIDTH, WIDTH))
-    graph = graph_of(randomised(model), tokens(), tokens())
+    graph = fixed_graph_of(randomised(model), tokens(), tokens())
     term = find_stacks(graph).stacks[0].terms[1]
     with pytest.raises(PassError, match=r"^The segment needs the input inputs_1\.$") as caught:
         extract(graph, [term.skip], [term.result])

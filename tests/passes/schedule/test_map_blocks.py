@@ -10,7 +10,7 @@ from passes.errors import ParallelizeError
 from passes.graph.operators import aten
 from passes.runner import PassRecord
 from passes.schedule.map_blocks import LinearMap, MapBlocks, MappedRange
-from tests.passes.models import WIDTH, Mlp, Residual, graph_of, randomised, run, targets, tokens, wrong_metadata
+from tests.passes.models import WIDTH, Mlp, Residual, fixed_graph_of, randomised, run, targets, tokens, wrong_metadata
 
 SAMPLES = tokens()
 
@@ -27,7 +27,7 @@ def _map(first: int, last: int, stack: int = 0, axis: int = -1) -> MappedRange:
 
 
 def _mapped(model: Residual, *maps: MappedRange) -> tuple[fx.GraphModule, PassRecord]:
-    return run(graph_of(model, SAMPLES), MapBlocks(maps))
+    return run(fixed_graph_of(model, SAMPLES), MapBlocks(maps))
 
 
 @pytest.mark.parametrize("axis", [-1, 1])

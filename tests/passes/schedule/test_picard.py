@@ -17,7 +17,7 @@ from tests.passes.models import (
     Attention,
     Mlp,
     Residual,
-    graph_of,
+    fixed_graph_of,
     images,
     mlps,
     normal,
@@ -31,7 +31,7 @@ from tests.passes.models import (
 
 def _after(module: nn.Module, rounds: Iterable[int], *inputs: Tensor) -> list[Tensor]:
     """The model's one output after each of these numbers of rounds."""
-    graph = graph_of(module, *inputs)
+    graph = fixed_graph_of(module, *inputs)
     (stack,) = find_stacks(graph).stacks
     return [result for number in rounds for result in picard(graph, stack, inputs, number)]
 
@@ -133,7 +133,7 @@ def test_a_pair_whose_second_term_changes_most_meets_the_bound() -> None:
 def test_a_term_with_a_norm_after_the_add_counts_as_what_it_adds() -> None:
     model = Residual([Mlp() for _ in range(3)], [nn.LayerNorm(WIDTH) for _ in range(3)])
     randomised(model)
-    graph = graph_of(model, tokens())
+    graph = fixed_graph_of(model, tokens())
     parallel = scheduled(graph, 3, [[[0], [1], [2]]])
     one_round, three_rounds = _after(model, [1, 3], tokens())
     assert relative_error(one_round, parallel(tokens())) < 1e-12
@@ -156,7 +156,7 @@ def test_all_outputs_of_the_model_come_back() -> None:
 
     model = TwoOutputs([Mlp(), Mlp()])
     randomised(model)
-    graph = graph_of(model, tokens())
+    graph = fixed_graph_of(model, tokens())
     results = picard(graph, find_stacks(graph).stacks[0], [tokens()], 2)
     with torch.no_grad():
         for actual, expected in zip(results, model(tokens()), strict=True):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.stacks.find import find_stacks
-from tests.passes.models import WIDTH, Function, graph_of, normal, randomised
+from tests.passes.models import WIDTH, Function, fixed_graph_of, normal, randomised
 
 
 def _linears(count: int) -> dict[str, nn.Module]:
@@ -32,7 +32,7 @@ def _reversible(self: Function, x: Tensor) -> Tensor:
 
 
 def test_states_that_share_an_attention_are_coupled() -> None:
-    graph = graph_of(randomised(Function(_joint, **_linears(9))), normal(3, 4, WIDTH), normal(3, 6, WIDTH))
+    graph = fixed_graph_of(randomised(Function(_joint, **_linears(9))), normal(3, 4, WIDTH), normal(3, 6, WIDTH))
     found = find_stacks(graph)
     reasons = [refusal.reason for refusal in found.refused]
     assert sum("are coupled: terms of each read both" in reason for reason in reasons) >= 4
@@ -40,7 +40,7 @@ def test_states_that_share_an_attention_are_coupled() -> None:
 
 
 def test_the_halves_of_a_reversible_network_are_coupled() -> None:
-    found = find_stacks(graph_of(randomised(Function(_reversible, **_linears(6))), normal(3, 4, WIDTH)))
+    found = find_stacks(fixed_graph_of(randomised(Function(_reversible, **_linears(6))), normal(3, 4, WIDTH)))
     assert any("are coupled: terms of each read both" in refusal.reason for refusal in found.refused)
 
 
@@ -50,5 +50,5 @@ def test_a_value_that_a_head_reads_too_couples_no_states() -> None:
         y = x + self.l1(inner)
         return y + self.l2(y), inner + self.l3(inner)
 
-    found = find_stacks(graph_of(randomised(Function(forward, **_linears(4))), normal(3, 4, WIDTH)))
+    found = find_stacks(fixed_graph_of(randomised(Function(forward, **_linears(4))), normal(3, 4, WIDTH)))
     assert all("coupled" not in refusal.reason for refusal in found.refused)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from passes.stacks.find import find_stacks
-from tests.passes.models import WIDTH, Attention, Function, GatedMlp, Mlp, graph_of, normal, randomised, tokens
+from tests.passes.models import WIDTH, Attention, Function, GatedMlp, Mlp, fixed_graph_of, normal, randomised, tokens
 
 
 def _linears(names: str) -> dict[str, nn.Module]:
@@ -18,7 +18,7 @@ def _linears(names: str) -> dict[str, nn.Module]:
 
 
 def _kind(module: nn.Module, example: Tensor) -> str:
-    (stack,) = find_stacks(graph_of(randomised(module), example)).stacks
+    (stack,) = find_stacks(fixed_graph_of(randomised(module), example)).stacks
     (term,) = stack.terms
     return term.kind
 
