@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 from passes.clean.remove_identities import RemoveIdentities
 from passes.fusion.fuse_width import FuseWidth
 from passes.runner import Pass, PassRecord, run_passes
-from tests.passes.models import HEADS, HIDDEN, WIDTH, Function, graph_of, randomised, run, tokens
+from tests.passes.models import HEADS, HIDDEN, WIDTH, Function, fixed_graph_of, graph_of, randomised, run, tokens
 
 HEAD = WIDTH // HEADS
 
@@ -69,8 +69,10 @@ def attention(mask: Callable[..., Tensor | None], *sides: Tensor, **parts: Calla
     return Branch(forward, {**dict.fromkeys(("query", "key", "value", "out"), square), **parts}, sides)
 
 
-def level(branch: Branch, count: int = 2, cleaning: Sequence[Pass] = (RemoveIdentities(),)) -> fx.GraphModule:
-    """The cleaned graph of a level of such branches."""
+def level(
+    branch: Branch, count: int = 2, cleaning: Sequence[Pass] = (RemoveIdentities(),), *, free: bool = True
+) -> fx.GraphModule:
+    """The cleaned graph of a level of such branches, its batch free or not."""
 
     def made() -> Function:
         return Function(branch.forward, **{name: make() for name, make in branch.parts.items()})
@@ -82,13 +84,19 @@ def level(branch: Branch, count: int = 2, cleaning: Sequence[Pass] = (RemoveIden
         return y
 
     terms = nn.ModuleList(made() for _ in range(count))
-    captured = graph_of(randomised(Function(forward, terms=terms)), tokens(), *branch.sides)
+    capture = graph_of if free else fixed_graph_of
+    captured = capture(randomised(Function(forward, terms=terms)), tokens(), *branch.sides)
     return run_passes(captured, cleaning)[0]
 
 
 def fuse(
-    branch: Branch, *, probed: bool = True, count: int = 2, cleaning: Sequence[Pass] = (RemoveIdentities(),)
+    branch: Branch,
+    *,
+    probed: bool = True,
+    count: int = 2,
+    cleaning: Sequence[Pass] = (RemoveIdentities(),),
+    free: bool = True,
 ) -> tuple[fx.GraphModule, fx.GraphModule, PassRecord]:
     """A level of such branches before and after, and what the pass said."""
-    graph = level(branch, count, cleaning)
+    graph = level(branch, count, cleaning, free=free)
     return graph, *run(graph, FuseWidth(), *((tokens(), *branch.sides) if probed else ()))

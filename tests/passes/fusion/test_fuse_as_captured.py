@@ -17,6 +17,7 @@ from tests.passes.models import (
     Attention,
     Function,
     Mlp,
+    fixed_graph_of,
     graph_of,
     normal,
     randomised,
@@ -62,7 +63,7 @@ def test_a_branch_whose_output_is_read_elsewhere_too_is_cut_out_of_the_wide_one(
         return x + first + self.b(x) + self.c(x), torch.exp(first)
 
     model = Function(forward, a=Mlp(), b=Mlp(), c=Mlp())
-    graph = graph_of(randomised(model), tokens())
+    graph = fixed_graph_of(randomised(model), tokens())
     fused, record = run(graph, FuseWidth(), tokens())
     assert len(record.matches) == 1
     assert len(record.changed) == 3
@@ -77,7 +78,7 @@ def test_a_value_that_two_branches_share_is_computed_once() -> None:
         return x + self.a(normed) + self.b(normed)
 
     model = Function(forward, a=Mlp(nn.Identity()), b=Mlp(nn.Identity()))
-    fused, record = run(graph_of(randomised(model), tokens()), FuseWidth(), tokens())
+    fused, record = run(fixed_graph_of(randomised(model), tokens()), FuseWidth(), tokens())
     assert len(record.matches) == 1
     assert wide_operators(fused) == {"linear": 2, "attention": 0, "norm": 1}
 
@@ -88,7 +89,7 @@ def test_an_output_that_another_output_is_computed_from_is_summed_before_it() ->
         return x + a + a * self.g + b + b * self.h
 
     gains = {name: normal(WIDTH, seed=number) for number, name in enumerate("gh")}
-    graph = graph_of(randomised(Function(forward, a=Mlp(), b=Mlp(), **gains)), tokens())
+    graph = fixed_graph_of(randomised(Function(forward, a=Mlp(), b=Mlp(), **gains)), tokens())
     fused, record = run(graph, FuseWidth(), tokens())
     assert len(record.matches) == 1
     assert relative_error(fused(tokens()), graph(tokens())) < EXACT
@@ -99,7 +100,7 @@ def test_a_parallel_model_as_it_was_captured_is_fused_without_a_plan() -> None:
         return x + self.a(x) + self.b(x)
 
     model = Function(forward, a=Attention("unbind"), b=Mlp())
-    fused, _ = run(graph_of(randomised(model), tokens()), FuseWidth(), tokens())
+    fused, _ = run(fixed_graph_of(randomised(model), tokens()), FuseWidth(), tokens())
     assert wide_operators(fused) == {"linear": 3, "attention": 1, "norm": 1}
 
 
@@ -111,6 +112,6 @@ def test_a_write_in_place_stays() -> None:
         return y
 
     model = Function(forward, a=nn.Linear(WIDTH, WIDTH), b=nn.Linear(WIDTH, WIDTH))
-    graph = graph_of(randomised(model), tokens())
+    graph = fixed_graph_of(randomised(model), tokens())
     result, _ = run(graph, FuseWidth())
     assert relative_error(result(tokens()), graph(tokens())) < EXACT

@@ -47,7 +47,7 @@ LEFT = {
 
 @pytest.mark.parametrize(("branch", "reason"), LEFT.values(), ids=LEFT.keys())
 def test_branches_of_which_nothing_would_become_fewer_stay_with_the_reason(branch: Branch, reason: str) -> None:
-    graph = level(branch)
+    graph = level(branch, free=False)
     before, lifter = text(graph), _lifter(graph)
     with pytest.raises(CannotLiftError, match=reason):
         lifter.lift()

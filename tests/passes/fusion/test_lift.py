@@ -206,14 +206,14 @@ REFUSED = {
 def test_branches_that_cannot_be_made_wide_stay_with_the_node_and_the_value_in_the_reason(
     branch: Branch, reason: str
 ) -> None:
-    graph, fused, record = fuse(branch, probed=False)
+    graph, fused, record = fuse(branch, probed=False, free=False)
     assert record.matches == ()
     assert [skip.reason for skip in record.skipped] == [reason, reason]
     assert text(fused) == text(graph)
 
 
 def test_every_refused_branch_is_named() -> None:
-    _, _, record = fuse(REFUSED["a dropout of a parameter in training mode"][0], probed=False)
+    _, _, record = fuse(REFUSED["a dropout of a parameter in training mode"][0], probed=False, free=False)
     assert [skip.node for skip in record.skipped] == ["linear_1", "linear_3"]
 
 

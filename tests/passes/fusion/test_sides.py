@@ -16,7 +16,18 @@ from passes.graph.measures import operator_counts
 from passes.plan import Form, Plan, grouped
 from passes.runner import PassRecord
 from passes.schedule.apply_plan import rewrite
-from tests.passes.models import WIDTH, graph_of, normal, randomised, relative_error, run, text, tokens, wrong_metadata
+from tests.passes.models import (
+    WIDTH,
+    fixed_graph_of,
+    graph_of,
+    normal,
+    randomised,
+    relative_error,
+    run,
+    text,
+    tokens,
+    wrong_metadata,
+)
 from tests.sampled import sampled
 
 CONDITION = 6
@@ -88,7 +99,8 @@ def _inputs(batch: int = 3) -> tuple[Tensor, Tensor]:
 def _fused(
     pieces: Pieces, blocks: int, group: int, form: Form = "sublayer"
 ) -> tuple[fx.GraphModule, fx.GraphModule, PassRecord]:
-    graph, _ = run(graph_of(randomised(Conditioned(pieces, blocks)), *_inputs()), RemoveIdentities())
+    capture = fixed_graph_of if form == "block" else graph_of
+    graph, _ = run(capture(randomised(Conditioned(pieces, blocks)), *_inputs()), RemoveIdentities())
     terms = [(2 * block, 2 * block + 1) for block in range(blocks)]
     plan = grouped(2 * blocks, [terms[first : first + group] for first in range(0, blocks, group)], form)
     parallel, _ = rewrite(graph, Plan((plan,)))
@@ -129,7 +141,9 @@ def test_block_form_with_conditioning_in_pieces_is_fused_as_before() -> None:
 
 
 def test_conditioning_that_something_else_reads_too_stays_and_its_pieces_are_stacked() -> None:
-    graph, _ = run(graph_of(randomised(Conditioned(PIECES["chunk"], 2, tells=True)), *_inputs()), RemoveIdentities())
+    graph, _ = run(
+        fixed_graph_of(randomised(Conditioned(PIECES["chunk"], 2, tells=True)), *_inputs()), RemoveIdentities()
+    )
     parallel, _ = rewrite(graph, Plan((grouped(4, [[(0, 1), (2, 3)]]),)))
     fused, record = run(parallel, FuseWidth(), *_inputs())
     assert record.skipped == ()

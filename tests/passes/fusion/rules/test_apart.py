@@ -64,7 +64,7 @@ APART = {
 @pytest.mark.parametrize("count", sampled([2, 3], 2))
 @pytest.mark.parametrize("branch", sampled(APART, 8))
 def test_operators_without_a_wide_form_run_in_each_branch(branch: Branch, count: int) -> None:
-    graph, fused, record = fuse(branch, count=count)
+    graph, fused, record = fuse(branch, count=count, free=False)
     assert record.skipped == ()
     assert len(record.matches) == 1
     assert "in each branch" in record.matches[0]
@@ -78,18 +78,18 @@ def test_operators_without_a_wide_form_run_in_each_branch(branch: Branch, count:
 
 
 def test_the_match_names_what_runs_in_each_branch() -> None:
-    _, _, record = fuse(APART["two of them with a rule between"])
+    _, _, record = fuse(APART["two of them with a rule between"], free=False)
     assert record.matches == ("add_3: 2 x linear_1 (rot90, renorm in each branch)",)
 
 
 def test_operators_in_a_row_are_not_put_together_between() -> None:
-    _, fused, _ = fuse(APART["two of them in a row"])
+    _, fused, _ = fuse(APART["two of them in a row"], free=False)
     names = [node.target for node in fused.graph.nodes if node.op == "call_function"]
     assert names.count(aten.cat.default) == 1
     assert names.count(aten.unbind.int) == 1
 
 
 def test_each_branch_keeps_the_parameters_of_its_own_operator() -> None:
-    _, fused, _ = fuse(APART["a recurrence between linears"], count=3)
+    _, fused, _ = fuse(APART["a recurrence between linears"], count=3, free=False)
     read = [str(node.args[2]) for node in fused.graph.nodes if node.target == aten.gru.input]
     assert len(set(read)) == 3
