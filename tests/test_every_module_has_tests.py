@@ -8,11 +8,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("passes", "paraformer")
+PACKAGES = ("passes", "paraformer", "parallelize")
 
-# modules that are shown by the tests of another one
+# modules and folders of modules that other tests show, and which
 SHOWN_BY = {
     "paraformer/errors.py": "tests/paraformer/test_checkpoint.py",
+    "parallelize/__init__.py": "tests/parallelize/test_public_names.py",
+    "parallelize/backends/tensorrt/runner.py": "tests/parallelize/backends/tensorrt/test_engine.py",
+    "parallelize/cli/engines.py": "tests/parallelize/cli/engines/test_build.py",
+    "parallelize/conversion/engine_result.py": "tests/parallelize/conversion/test_result.py",
+    "parallelize/conversion/options.py": "tests/parallelize/conversion/test_engine_options.py",
+    "parallelize/metrics/__init__.py": "tests/parallelize/metrics/test_catalogue.py",
+    "parallelize/metrics/catalogue": "tests/parallelize/metrics/test_catalogue.py",
+    "parallelize/models/sources/__init__.py": "tests/parallelize/models/sources/test_kinds.py",
+    "parallelize/planning/search.py": "tests/parallelize/planning/test_planner.py",
 }
 
 
@@ -26,23 +35,23 @@ def _is_nothing(part: ast.stmt) -> bool:
     return isinstance(part, ast.Pass) or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
 
 
-def _modules(package: str) -> list[str]:
-    paths = sorted((ROOT / package).rglob("*.py"))
-    return [str(path.relative_to(ROOT)) for path in paths if _does_something(path)]
+def _modules(package: str) -> list[Path]:
+    """The modules of a package that do something, from the root."""
+    return [path.relative_to(ROOT) for path in sorted((ROOT / package).rglob("*.py")) if _does_something(path)]
 
 
-def _tests_of(module: str) -> Path:
-    path = Path(module)
-    return ROOT / SHOWN_BY.get(module, f"tests/{path.parent}/test_{path.stem}.py")
+def _tests_of(module: Path) -> list[Path]:
+    """The file of tests of a module's name, or the one that shows it."""
+    shown = [ROOT / SHOWN_BY[str(part)] for part in (module, module.parent) if str(part) in SHOWN_BY]
+    return [*shown, ROOT / "tests" / module.parent / f"test_{module.stem}.py"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_module_that_does_something_has_tests(package: str) -> None:
-    assert _modules(package)
-    assert [module for module in _modules(package) if not _tests_of(module).exists()] == []
+    modules = _modules(package)
+    assert modules
+    assert [str(module) for module in modules if not any(path.exists() for path in _tests_of(module))] == []
 
 
-def test_what_is_shown_elsewhere_has_no_tests_of_its_own_and_is_still_there() -> None:
-    assert [module for module in SHOWN_BY if not _does_something(ROOT / module)] == []
-    own = [f"tests/{Path(module).parent}/test_{Path(module).stem}.py" for module in SHOWN_BY]
-    assert [path for path in own if (ROOT / path).exists()] == []
+def test_what_is_said_to_be_shown_elsewhere_is_there_and_so_is_what_shows_it() -> None:
+    assert [path for pair in SHOWN_BY.items() for path in pair if not (ROOT / path).exists()] == []
