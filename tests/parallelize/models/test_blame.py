@@ -62,6 +62,12 @@ def test_where_no_sample_fails_alone_the_batch_is_named() -> None:
     )
 
 
+def test_a_batch_of_one_is_called_by_its_number() -> None:
+    told = r"^net does not run on sample 9: no\. It reads ids 1x3@int64 "
+    with pytest.raises(ParallelizeError, match=told), blaming(looked(), samples(), 9, 4):
+        raise RuntimeError("no")
+
+
 def test_what_says_what_to_do_and_what_ends_the_program_pass_as_they_are() -> None:
     for error in (ParallelizeError("mine", "hint"), KeyboardInterrupt(), MemoryError()):
         with pytest.raises(type(error)) as caught, blaming(looked(), samples(), 0, 2):

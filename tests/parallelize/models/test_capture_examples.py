@@ -43,6 +43,14 @@ def test_a_free_first_axis_has_a_size_that_nothing_else_has() -> None:
     assert (len(a), len(b)) == (3, 5)
 
 
+def test_fixed_first_axes_and_sizes_beyond_the_first_primes_are_kept_apart_too() -> None:
+    fixed, free = resize([torch.zeros(3, 4), torch.zeros(1, 5)], [{}, {0: "batch"}])
+    assert (fixed.shape, free.shape) == ((3, 4), (7, 5))
+    primes = [3, 5, 7, 11, 13, 17, 19, 23, 24]
+    *_, free = resize([*(torch.zeros(size) for size in primes), torch.zeros(1)], [*({} for _ in primes), {0: "batch"}])
+    assert len(free) == 25
+
+
 def test_other_free_axes_are_as_long_as_in_the_example_and_no_shorter_than_two() -> None:
     x, mask = resize([torch.zeros(1, 1), torch.zeros(1, 9)], [{0: "batch", 1: "tokens"}, {0: "batch", 1: "tokens"}])
     assert x.shape == mask.shape == (3, 16)

@@ -84,4 +84,5 @@ def test_dataclasses_inside_of_anything_become_dictionaries() -> None:
 
 def test_a_name_that_is_taken_gets_the_next_free_number() -> None:
     assert unique("x", ()) == "x"
+    assert unique("x", ("x",)) == "x_1"
     assert unique("x", ("x", "x_1", "x_3")) == "x_2"

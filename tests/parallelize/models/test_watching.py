@@ -32,6 +32,8 @@ def call(operator: Any, *more: Any, **named: Any) -> Step:
         (call(aten.dropout.default, 0.1, True), True),
         (call(aten.dropout.default, 0.1, False), False),
         (call(aten.feature_dropout.default, 0.1, train=True), True),
+        (call(aten.alpha_dropout.default, 0.1, False), False),
+        (call(aten.alpha_dropout.default, 0.1, True), True),
         (call(aten.native_dropout.default, 0.5, False), False),
         (call(aten.native_dropout.default, 0.5, None), True),
         (call(aten.rrelu.default), False),
