@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -14,13 +15,14 @@ from parallelize.models.clean import clean
 from passes.plan import Plan, grouped
 from passes.stacks.find import find_stacks
 from passes.stacks.stack_graph import StackGraph, stack_graph
-from tests.parallelize.small_models import Residual, capture_vectors, mlp
+from tests.parallelize.small_models import Residual, mlp
 
 WIDTH = 6
 
 
 def graph_of(model: nn.Module) -> StackGraph:
-    return stack_graph(find_stacks(capture_vectors(model, WIDTH).module).stacks)
+    program = capture(model.double().eval(), (torch.zeros(2, WIDTH, dtype=torch.float64),), dynamic=None)
+    return stack_graph(find_stacks(program.module).stacks)
 
 
 def stack_of(terms: int) -> Residual:
@@ -32,9 +34,10 @@ def stack_of_widths(*hidden: int) -> StackGraph:
     return graph_of(Residual([mlp(WIDTH, width) for width in hidden]))
 
 
+@functools.cache
 def para_former(depth: int, branches: int) -> StackGraph:
     config = VisionConfig(depth=depth, width=8, heads=2, hidden=16, image_size=8, mode="para-former", branches=branches)
-    program = capture(VisionParaFormer(config).eval(), (torch.zeros(2, *config.input_shape),), origin="para-former")
+    program = capture(VisionParaFormer(config).eval(), (torch.zeros(2, *config.input_shape),), dynamic=None)
     return stack_graph(find_stacks(clean(program)[0].module).stacks)
 
 
