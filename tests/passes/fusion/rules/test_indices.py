@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 from passes.graph.operators import aten
 from tests.passes.fusion.rules.laid import Common, Forward, Given, Own, Parameter, check, refusal
 from tests.passes.models import normal
+from tests.sampled import sampled
 
 PLACES, TWO = torch.tensor([2, 0]), torch.tensor([[2, 0], [1, 1]])
 X = Own((2, 3, 4))
@@ -44,7 +45,7 @@ CASES: dict[str, tuple[Forward, tuple[Given, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sampled([*CASES], 2))
 def test_each_branch_has_its_value_wherever_the_branches_lie(name: str) -> None:
     forward, given = CASES[name]
     check(forward, *given)

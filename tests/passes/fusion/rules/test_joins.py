@@ -7,6 +7,7 @@ import torch
 
 from tests.passes.fusion.rules.laid import Common, Forward, Given, Own, Parameter, check, refusal
 from tests.passes.models import normal
+from tests.sampled import sampled
 
 X, Y = Own((2, 3, 4)), Own((2, 5, 4))
 
@@ -31,7 +32,7 @@ CASES: dict[str, tuple[Forward, tuple[Given, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sampled([*CASES], 2))
 def test_each_branch_has_its_value_wherever_the_branches_lie(name: str) -> None:
     forward, given = CASES[name]
     check(forward, *given)

@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 from passes.graph.operators import LINEAR, aten
 from tests.passes.fusion.rules.laid import Common, Forward, Given, Own, Parameter, check, refusal
 from tests.passes.models import normal
+from tests.sampled import sampled
 
 IMAGE, LINE = Own((2, 4, 5, 5)), Own((2, 4, 6))
 QUERY = Own((2, 2, 3, 4))
@@ -66,7 +67,7 @@ CASES: dict[str, tuple[Forward, tuple[Given, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sampled([*CASES], 2))
 def test_each_branch_has_its_product_wherever_the_branches_lie(name: str) -> None:
     forward, given = CASES[name]
     for names in check(forward, *given):

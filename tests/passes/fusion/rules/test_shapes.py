@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from tests.passes.fusion.rules.laid import Forward, Own, check, refusal
+from tests.sampled import sampled
 
 X, IMAGE = Own((2, 6, 4)), Own((2, 4, 4, 6))
 
@@ -47,7 +48,7 @@ CASES: dict[str, tuple[Forward, Own]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sampled([*CASES], 2))
 def test_each_branch_has_its_value_wherever_the_branches_lie(name: str) -> None:
     forward, given = CASES[name]
     check(forward, given)
