@@ -19,6 +19,7 @@ from parallelize.cli.options import files_of
 from parallelize.cli.output import console, descriptor_alone, echo, print_notes
 from parallelize.cli.rewriting import convert, heal, plan
 from parallelize.cli.takes import takes
+from parallelize.cli.targets import profile_gpu
 from parallelize.files.plan import read_plan
 from parallelize.inspecting.files import READERS, reader
 from parallelize.models.source import Source
@@ -159,7 +160,7 @@ def train(
     echo(f"Written to {output}: top-1 {top1:.2%} on the test images")
 
 
-register(build, doctor, compare, bench, convert, plan, heal, inspect, draw, passes, train)
+register(build, doctor, compare, bench, convert, plan, heal, inspect, draw, passes, train, profile_gpu)
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:

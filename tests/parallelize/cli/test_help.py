@@ -19,6 +19,7 @@ COMMANDS = (
     "train",
     "compare",
     "bench",
+    "profile-gpu",
 )
 HEAVY = {
     "torch",
