@@ -60,6 +60,7 @@ class Evidence:
             search=()
             if search is None
             else tuple(Searched(c.depth_blocks, c.predicted, c.scores.plain()) for c in search.measured),
+            forward_passes=0.0 if search is None else search.forward_passes,
             unfused_stacks={} if search is None else dict(search.unfused),
             backend=self.built.result(),
         )

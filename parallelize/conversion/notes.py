@@ -17,7 +17,7 @@ _PARTS = {"norms": "norms", "softmax": "softmaxes", "state": "the residual sum"}
 
 def facts(result: Result) -> list[str]:
     """What was made, the most important first: of an engine how many of its kernels wait for each other."""
-    return [*_backend_facts(result.backend), *_unscheduled_facts(result), *_depth_facts(result)]
+    return [*_backend_facts(result.backend), *_unscheduled_facts(result), *_depth_facts(result), *_search_facts(result)]
 
 
 def notes(result: Result) -> list[str]:
@@ -81,6 +81,13 @@ def _unfused_notes(result: Result) -> Iterator[str]:
         yield f"{count} side by side, not fused, which gains nothing on a GPU: {skipped[0].reason}."
     for name, reason in result.unfused_stacks.items():
         yield f"Groups of {name} that do not fuse are as deep as serial and were left out of the search: {reason}."
+
+
+def _search_facts(result: Result) -> Iterator[str]:
+    """What the search took."""
+    if result.forward_passes:
+        count = result.data.fit + result.data.held_out
+        yield f"Search and refit took {result.forward_passes:.1f} forward passes over {count} samples."
 
 
 def _healing_notes(healing: Healing | None) -> Iterator[str]:

@@ -168,6 +168,7 @@ class Result:
         healing: None where none was asked for.
         passes: what each of them did.
         search: all schedules that were measured, deepest first; empty where none was searched.
+        forward_passes: of the serial network over the calibration samples, that the search and its refits took.
         unfused_stacks: why groups of a stack, by its name, were left out of the search.
         backend: what was built.
     """
@@ -189,6 +190,7 @@ class Result:
     healing: Healing | None
     passes: tuple[PassRecord, ...]
     search: tuple[Searched, ...]
+    forward_passes: float
     unfused_stacks: Mapping[str, str]
     backend: BackendResult
 

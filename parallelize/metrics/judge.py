@@ -24,6 +24,7 @@ from parallelize.metrics.metric import Metric
 from parallelize.metrics.next_tokens import next_tokens
 from parallelize.metrics.own import find_metric, own_columns, own_scores
 from parallelize.metrics.scores import Scores
+from parallelize.models.effort import note_run
 from passes.errors import ParallelizeError
 from passes.graph.outputs import flat_outputs
 
@@ -101,7 +102,7 @@ class Judge:
 
     def _outputs(self, module: fx.GraphModule) -> Iterator[list[Tensor]]:
         """A network's outputs, batch by batch."""
-        batches = (flat_outputs(module, inputs) for inputs in self.samples.batches(self._batch_size))
+        batches = (_run(module, inputs) for inputs in self.samples.batches(self._batch_size))
         return self._counted(batches, self.samples.counts(self._batch_size))
 
     def _all_outputs(self, teacher: fx.GraphModule, first: Sequence[Tensor]) -> list[Tensor]:
@@ -207,6 +208,11 @@ def sample_axes(module: fx.GraphModule) -> list[int]:
     batch = next((size.node.expr for size in sizes if isinstance(size, torch.SymInt)), None)
     symbols = set() if batch is None else batch.free_symbols
     return [_first_axis(_shaped(node).shape, symbols) for node in output_nodes(module)]
+
+
+def _run(module: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
+    note_run(module, inputs)
+    return flat_outputs(module, inputs)
 
 
 def _shaped(node: fx.Node) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from parallelize.data import Samples
 from parallelize.data.padding import layouts
+from parallelize.models.effort import note_run
 from passes.graph import operators as ops
 from passes.graph.agreement import largest_change
 from passes.graph.dataflow import tensor_value
@@ -77,6 +78,7 @@ def placeholders(module: fx.GraphModule) -> list[fx.Node]:
 
 def run_segment(segment: fx.GraphModule, inputs: Sequence[Any]) -> tuple[Tensor, ...]:
     """Run a segment without recording gradients."""
+    note_run(segment, inputs)
     with torch.inference_mode():
         outputs: tuple[Tensor, ...] = segment(*inputs)
     return outputs

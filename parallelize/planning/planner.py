@@ -17,6 +17,7 @@ from math import inf, isnan, nan
 from parallelize.data import Samples
 from parallelize.data.fingerprint import run_identity
 from parallelize.metrics import Budget, Judge, Metric
+from parallelize.models.effort import Effort
 from parallelize.models.network import Network
 from parallelize.models.program import Program
 from parallelize.planning.costs import GroupCosts
@@ -83,6 +84,7 @@ class Planner:
             self.deadline,
             self._report,
         )
+        self.effort = Effort()
         self._measured: dict[int, Candidate] = {}
 
     @property
@@ -112,7 +114,17 @@ class Planner:
 
     def _search(self, chosen: Candidate) -> Search:
         left = self.fusibility.left.items()
-        return Search(chosen, self.measured(), tuple((self.stacks[number].name, why) for number, why in left))
+        return Search(
+            chosen,
+            self.measured(),
+            tuple((self.stacks[number].name, why) for number, why in left),
+            self.forward_passes,
+        )
+
+    @property
+    def forward_passes(self) -> float:
+        """What was run so far, in forward passes over the samples to fit on and those held out."""
+        return self.effort.forward_passes(self.program.module, self.fit, self.held_out)
 
     def within(self, budget: Budget | float | str) -> Search:
         """The shallowest schedule whose measured error is within the budget, by bisection over the depth.
@@ -172,8 +184,9 @@ class Planner:
             ParallelizeError: no partition has that depth.
         """
         if depth not in self._measured:
-            found = list(self._candidates(self.proposal(depth), depth))
-            self._measured[depth] = self._refined(min(found, key=self._error))
+            with self.effort.counting():
+                found = list(self._candidates(self.proposal(depth), depth))
+                self._measured[depth] = self._refined(min(found, key=self._error))
         return self._measured[depth]
 
     def _refined(self, best: Candidate) -> Candidate:

@@ -43,8 +43,10 @@ class Search:
 
     Attributes:
         unfused: for each stack with groups that do not fuse, and so are as deep as serial, its name and the reason.
+        forward_passes: over the calibration samples, that the search and its refits took.
     """
 
     chosen: Candidate
     measured: tuple[Candidate, ...]
     unfused: tuple[tuple[str, str], ...] = ()
+    forward_passes: float = 0.0

@@ -80,6 +80,7 @@ def result(**changes: Any) -> Result:
         "healing": None,
         "passes": (),
         "search": (),
+        "forward_passes": 0.0,
         "unfused_stacks": {},
         "backend": BACKEND,
     }

@@ -119,3 +119,7 @@ def test_what_left_the_range_and_what_was_not_compared_is_told() -> None:
         "X is infinite in float16: 2 values stay in fp32 for it, and all samples are in the range now.",
         "model.onnx was not compared with its graph: no kernel.",
     ]
+
+
+def test_what_the_search_took_is_told_in_forward_passes() -> None:
+    assert "Search and refit took 7.5 forward passes over 80 samples." in facts(result(forward_passes=7.5))

@@ -304,3 +304,11 @@ def test_the_teacher_is_not_touched() -> None:
     quick(refit="full").at_depth(2)
     assert teacher.code == code
     assert torch.equal(predict(teacher, samples)[0], before)
+
+
+def test_a_search_tells_what_it_took_in_forward_passes() -> None:
+    planner = quick()
+    assert planner.forward_passes == 0
+    search = planner.at_depth(2)
+    assert search.forward_passes == planner.forward_passes > 1
+    assert planner.at_depth(2).forward_passes == search.forward_passes, "what is known costs nothing"
