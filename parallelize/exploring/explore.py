@@ -1,7 +1,7 @@
 """`parallelize plan`: the frontier of schedules of one model, measured, and a directory to choose from.
 
     frontier.json    every schedule that was measured, with its error, depth, parameters and latency
-    frontier.svg     error against depth and against latency
+    frontier.svg     error against depth and against latency, measured or predicted
     plans/NN.json    one plan for each schedule of the frontier, for `parallelize convert --plan`
     heatmap.svg      what each term needs of the earlier ones, where it was asked for
 
@@ -28,6 +28,7 @@ from parallelize.exploring import heat_map, sensitivity
 from parallelize.exploring.frontier import Point, by_depth, frontier
 from parallelize.exploring.frontier_plot import plot
 from parallelize.exploring.options import PlanOptions
+from parallelize.exploring.prediction import AskedFor
 from parallelize.files.whole_directory import output_directory, refuse_foreign
 from parallelize.machine.measured_on import machine
 from parallelize.measuring.timing import latencies
@@ -73,29 +74,37 @@ def explore(
         ParallelizeError: with one sentence and a hint; `output` is then as it was before.
     """
     options = options or PlanOptions()
+    asked_for = AskedFor.of(options.target, options.target_precision)
     refuse_foreign(output, "frontier.json", "a search for plans")
     with output_directory(output, force=force) as directory:
         prepared = prepare(source, options.planner.seed, report)
         if prepared.random:
             raise ParallelizeError("A plan is chosen on data.", "Give calibration samples with --inputs.")
         metric = choose_metric(options.metric, prepared.program, prepared.data.judge)
-        if options.latency:  # what has no ONNX form has none after a search either
-            report("writing the serial network as ONNX", None)
-            OnnxRuntime.written(prepared.program, directory / "serial.onnx")
-            for written in directory.glob("serial.onnx*"):
-                written.unlink()
+        _require_latencies(prepared, options, asked_for, report)
         if options.heatmap:
             report("measuring what terms need of each other", None)
             found = sensitivity.measure(prepared.program.module, prepared.data.fit)
             heat_map.draw(found, directory / "heatmap.svg")
         points = _timed(_measure(prepared, metric, options, report), prepared, options, report)
-        content = _content(prepared, metric, points, options)
+        points = _predicted(points, prepared, asked_for)
+        content = {**_content(prepared, metric, points, options), "target": asked_for and asked_for.as_dict()}
         (directory / "frontier.json").write_text(json.dumps(content, indent=1) + "\n")
-        plot(points, str(metric), directory / "frontier.svg")
+        plot(points, str(metric), directory / "frontier.svg", asked_for.target.gpu if asked_for else "")
         (directory / "plans").mkdir()
         for number, point in enumerate(points):
             (directory / "plans" / f"{number:02}.json").write_text(point.plan.to_json())
     return content
+
+
+def _require_latencies(prepared: Prepared, options: PlanOptions, asked_for: AskedFor | None, report: Report) -> None:
+    """Refuse what has no ONNX form or no known kernels before the search: it has none after it either."""
+    if asked_for is not None:
+        asked_for.milliseconds(prepared.program, prepared.data.held_out)
+    if options.latency:
+        report("writing the serial network as ONNX", None)
+        with tempfile.TemporaryDirectory() as folder:
+            OnnxRuntime.written(prepared.program, Path(folder) / "serial.onnx")
 
 
 def _measure(prepared: Prepared, metric: Metric, options: PlanOptions, report: Report) -> list[Point]:
@@ -172,6 +181,14 @@ def _timed(points: Sequence[Point], prepared: Prepared, options: PlanOptions, re
     return [replace(point, latency=times[str(number)].median) for number, point in enumerate(points)]
 
 
+def _predicted(points: Sequence[Point], prepared: Prepared, asked_for: AskedFor | None) -> list[Point]:
+    """The points with their latency on a target, where one was asked for."""
+    if asked_for is None:
+        return list(points)
+    samples = prepared.data.held_out
+    return [replace(point, predicted=asked_for.milliseconds(point.network.program, samples)) for point in points]
+
+
 def _content(prepared: Prepared, metric: Metric, every: Sequence[Point], options: PlanOptions) -> dict[str, Any]:
     unbeaten, best = set(frontier(every)), set(by_depth(every[1:]))
     return {
@@ -196,26 +213,37 @@ def table(content: Mapping[str, Any]) -> Table:
     """Every measured schedule as a row; a star marks those that no other one beats."""
     metric, points = content["metric"]["name"], content["points"]
     timed = points[0]["latency_ms"] is not None
+    target = content["target"]
+    caption = f"*: no other schedule is as good in error, parameters and {'latency' if timed else 'depth'}. 95 %:"
     result = Table(
         title=Text(f"{content['model']}: {content['data']['held_out']} held-out samples", "table.title"),
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=0,
-        caption=f"*: no other schedule is as good in error, parameters and {'latency' if timed else 'depth'}. 95 %:"
-        " bootstrap interval.",
+        caption=f"{caption} bootstrap interval.{_of_target(target)}",
         caption_justify="left",
     )
     for heading in ("plan", "network"):
         result.add_column(heading, no_wrap=True)
     headings = ["blocks\ndeep", "para-\nmeters", metric, "95 %", *(["median\nms", "speed\nup"] if timed else [])]
-    for heading in headings:
+    for heading in [*headings, *(["pre-\ndicted\nms", "speed\nup"] if target else [])]:
         result.add_column(Text(heading), justify="right", no_wrap=True)
     for point in points:
-        result.add_row(*_row(point, points[0]["latency_ms"]))
+        result.add_row(*_row(point, points[0]["latency_ms"], points[0]["predicted_ms"]))
     return result
 
 
-def _row(point: Mapping[str, Any], serial_ms: float | None) -> Iterator[str]:
+def _of_target(target: Mapping[str, Any] | None) -> str:
+    """What the columns that nobody measured are."""
+    if target is None:
+        return ""
+    return (
+        f"\nPredicted, not measured: {target['gpu']} in {target['precision']} at batch 1, from the kernels of a CUDA"
+        f" graph; median error {target['error']:.0%} on {target['error_of']}."
+    )
+
+
+def _row(point: Mapping[str, Any], serial_ms: float | None, serial_predicted: float | None) -> Iterator[str]:
     low, high = point["error_interval"]
     yield point["plan_file"]
     yield point["kind"] + (" *" if point["on_frontier"] else "")
@@ -226,3 +254,6 @@ def _row(point: Mapping[str, Any], serial_ms: float | None) -> Iterator[str]:
     if serial_ms is not None:
         yield f"{point['latency_ms']:.2f}"
         yield f"{serial_ms / point['latency_ms']:.2f}x"
+    if serial_predicted is not None:
+        yield f"{point['predicted_ms']:.3f}"
+        yield f"{serial_predicted / point['predicted_ms']:.2f}x"

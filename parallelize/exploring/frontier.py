@@ -1,6 +1,6 @@
 """The frontier: schedules that no other one beats in error, parameters and latency together.
 
-Depth stands for latency where that was not measured, and does not count where it was.
+Depth stands for latency where that was not measured, and does not count where it was. What is predicted never counts.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ class Point:
         error: of the metric, on held-out samples that did not fit it.
         interval: 95 % interval of the error.
         latency: milliseconds at batch 1 on the chosen backend, None where it was not measured.
+        predicted: milliseconds at batch 1 on a target that is not here, None where none was asked for.
     """
 
     network: Network
     error: float
     interval: tuple[float, float]
     latency: float | None = None
+    predicted: float | None = None
 
     @property
     def depth_blocks(self) -> int:
@@ -51,6 +53,7 @@ class Point:
             "error": self.error,
             "error_interval": list(self.interval),
             "latency_ms": self.latency,
+            "predicted_ms": self.predicted,
             "plan": json.loads(self.plan.to_json()),
         }
 

@@ -1,4 +1,4 @@
-"""A picture of the frontier: error against depth, and against latency where that was measured."""
+"""A picture of the frontier: error against depth, and against latency where that was measured or predicted."""
 
 from __future__ import annotations
 
@@ -15,15 +15,24 @@ if TYPE_CHECKING:
 _STYLE = {"rewrite": ("#0072b2", "o"), "deletion": ("#d55e00", "x"), "serial": ("#222222", "s")}
 
 
-def plot(points: Sequence[Point], metric: str, path: Path) -> None:
-    """Write an .svg of measured schedules."""
-    timed = all(point.latency is not None for point in points)
-    with svg_figure(path, 8.0 if timed else 4.2, 3.2) as figure:
-        count = 2 if timed else 1
-        axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
-        _draw(axes[0], points, [point.depth_blocks for point in points], "blocks deep", metric)
-        if timed:
-            _draw(axes[1], points, [point.latency for point in points], "ms, batch 1", metric)
+def plot(points: Sequence[Point], metric: str, path: Path, target: str = "") -> None:
+    """Write an .svg of measured schedules.
+
+    Args:
+        points: to draw.
+        metric: that their errors are of.
+        path: to write.
+        target: the GPU that latencies are predicted for.
+    """
+    positions: dict[str, list[Any]] = {
+        "blocks deep": [point.depth_blocks for point in points],
+        "ms, batch 1": [point.latency for point in points],
+        f"ms, batch 1, predicted for {target}": [point.predicted for point in points],
+    }
+    known = {label: values for label, values in positions.items() if None not in values}
+    with svg_figure(path, 4.2 if len(known) == 1 else 4.0 * len(known), 3.2) as figure:
+        for place, (label, values) in enumerate(known.items()):
+            _draw(figure.add_subplot(1, len(known), place + 1), points, values, label, metric)
 
 
 def _draw(axes: Axes, points: Sequence[Point], positions: Sequence[Any], label: str, metric: str) -> None:

@@ -26,7 +26,7 @@ from passes.stacks.find import find_stacks
 from tests.parallelize.small_models import images, vision
 
 PLANNER = PlannerOptions(refit="affine")
-OPTIONS = PlanOptions(planner=PLANNER, rounds=1, heatmap=True)
+OPTIONS = PlanOptions(planner=PLANNER, rounds=1, heatmap=True, target="h200")
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,27 @@ def test_the_table_has_a_row_for_each_point_and_fits_the_terminal(content: dict[
     ]
 
 
+def test_latency_on_a_target_stands_beside_the_measured_one_and_says_what_it_is(content: dict[str, Any]) -> None:
+    predicted = [point["predicted_ms"] for point in content["points"]]
+    assert predicted[0] > max(predicted[1:]) > 0
+    assert content["target"]["gpu"] == "NVIDIA H200"
+    stream = io.StringIO()
+    Console(width=100, file=stream).print(table(content))
+    text = " ".join(stream.getvalue().split())
+    assert "Predicted, not measured: NVIDIA H200 in bf16 at batch 1" in text
+    assert f"{predicted[1]:.3f} {predicted[0] / predicted[1]:.2f}x" in text
+
+
+def test_what_is_predicted_is_drawn_as_such(content: dict[str, Any], output: Path) -> None:
+    assert "ms, batch 1, predicted for NVIDIA H200" in (output / "frontier.svg").read_text()
+
+
+def test_a_target_that_is_not_there_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(ParallelizeError, match="There is no target 'h300'"):
+        explore(Source("no such model", "no such data"), tmp_path / "out", PlanOptions(target="h300"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_plan_of_the_frontier_fits_the_model(output: Path, content: dict[str, Any]) -> None:
     stacks = find_stacks(vision(2).module).stacks
     for point in content["points"]:
@@ -119,7 +140,10 @@ def test_a_search_needs_data_and_depths_that_there_are(data: Path, tmp_path: Pat
 def test_without_latency_nothing_is_timed(data: Path, tmp_path: Path) -> None:
     found = explore(Source(vision(2), data), tmp_path / "out", PlanOptions(planner=PLANNER, depths=(1,), latency=False))
     assert [point["latency_ms"] for point in found["points"]] == [None] * 3
+    assert [point["predicted_ms"] for point in found["points"]] == [None] * 3
+    assert found["target"] is None
     assert not (tmp_path / "out" / "heatmap.svg").exists()
     stream = io.StringIO()
     Console(width=100, file=stream).print(table(found))
     assert "speed" not in stream.getvalue()
+    assert "redicted" not in stream.getvalue()

@@ -122,4 +122,5 @@ def test_a_point_is_plain_values_with_its_plan() -> None:
         "error": 1.0,
         "error_interval": [0.5, 1.5],
         "latency_ms": 3.0,
+        "predicted_ms": None,
     }

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from parallelize.machine.latency import Moment
+from parallelize.predicting import profile as profile_module
 from parallelize.predicting.fitting import Measured, errors, started
 from parallelize.predicting.kernel import Kernels
 from parallelize.predicting.latency import Predictor, milliseconds
 from parallelize.predicting.profile import fitted_to, profile
-from parallelize.predicting.sweep import sweep
+from parallelize.predicting.sweep import Call, Trial, sweep
 from parallelize.predicting.target import Target, load_target
 from passes.errors import EnvironmentLackError
 from tests.parallelize.predicting.targets import KNOWN
@@ -64,6 +68,43 @@ def test_without_a_gpu_there_is_nothing_to_profile() -> None:
 def test_a_gpu_that_is_not_there_is_named() -> None:
     with pytest.raises(EnvironmentLackError, match="no GPU cuda:99"):
         profile("cuda:99")
+
+
+def test_each_chain_is_made_on_the_gpu_held_in_a_graph_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With doubles of what needs a GPU: every replay of a chain takes what the known GPU takes for it."""
+    asked: list[tuple[object, bool]] = []
+    trials = sweep(["tf32"])
+    times = {id(trial): milliseconds(replace(trial.kernels, precision="bf16"), KNOWN) for trial in trials}
+    replayed: list[float] = []
+
+    def made(trial: Trial) -> Trial:
+        def make(device: torch.device) -> Call:
+            asked.append((device, torch.backends.cuda.matmul.allow_tf32))
+            return lambda: replayed.append(times[id(trial)])
+
+        return Trial(trial.kernels, make)
+
+    def clock(call: Call) -> Moment:
+        replayed.clear()
+        call()
+        return Moment(0.0, 0.0, sum(replayed))
+
+    facts = SimpleNamespace(name=KNOWN.gpu, major=9, minor=0, multi_processor_count=KNOWN.sms)
+    monkeypatch.setattr(profile_module, "choose_device", lambda _name: SimpleNamespace(type="cuda"))
+    monkeypatch.setattr(profile_module, "sweep", lambda _precisions: [made(trial) for trial in trials])
+    monkeypatch.setattr(profile_module, "new_stream", lambda: None)
+    monkeypatch.setattr(profile_module, "gpu_clock", lambda _stream: clock)
+    monkeypatch.setattr(profile_module, "graphed", lambda call, _stream: call)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: facts)
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: nullcontext())
+    said: list[str] = []
+    target = profile(precisions=["tf32"], report=lambda what, _share: said.append(what))
+    assert {tf32 for _, tf32 in asked} == {True}
+    assert len(asked) == len(trials)
+    assert said[-1] == "fitting the numbers"
+    assert (target.gpu, target.compute_capability, target.sms) == ("NVIDIA Known", "9.0", 100)
+    assert target.error < 0.02
 
 
 @with_gpu
