@@ -35,13 +35,14 @@ from parallelize.conversion.options import ConvertOptions
 from parallelize.conversion.result import Result
 from parallelize.conversion.scheduling import Schedule, chosen_schedule
 from parallelize.conversion.writing import write
-from parallelize.files.whole_directory import output_directory, refuse_foreign
+from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
 from parallelize.healing.heal import heal
 from parallelize.metrics import find_metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.capture import export
 from parallelize.models.program import Program
 from parallelize.models.source import Source
+from parallelize.planning.memory import SEARCH_FILE, remove_memory
 from parallelize.terminal.progress import Report
 from passes.plan import Plan
 
@@ -83,8 +84,9 @@ def convert(
         model: a reference as on the command line, a captured program, or a module in eval mode with `example`; or a
             `parallelize.Source`, which holds the data too.
         output: directory to make.
-        options: plan, budget and the rest. A healing keeps its state in a file beside `output`, named after it with
-            `.resume` behind, so that the same call goes on with a run that was killed.
+        options: plan, budget and the rest. What a search measures and the state of a healing are kept in files beside
+            `output`, named after it with `.search.resume` and `.resume` behind, so that the same call goes on with a
+            run that was killed; a conversion that succeeds removes them.
         force: replace an existing directory.
         report: told what is being done.
         data: what a `parallelize.Source` has beside the model: `inputs`, .npz of calibration samples, `test_inputs`,
@@ -96,12 +98,12 @@ def convert(
     source, options = Source.of(model, **data), _with_metric(options or ConvertOptions())
     goal, choice = goal_of(options), settle(options.engine)
     target = Path(output)
-    state_file = target.resolve().with_name(f"{target.resolve().name}.resume")
+    state_file, search_file = beside(target, "resume"), beside(target, SEARCH_FILE)
     refuse_foreign(target, "report.json", "a conversion")
     with output_directory(target, force=force) as directory:
         job = begin(source, goal, options, choice, report)
         write_serial(job.prepared.program, directory, report)
-        schedule = chosen_schedule(job, report)
+        schedule = chosen_schedule(job, report, search_file)
         variants = _networks(job, schedule, state_file, report)
         measured = measure(job, variants, directory, report)
         built = _build(job, variants, measured, directory, report)
@@ -111,6 +113,7 @@ def convert(
         write(result, job.graph, directory)
     if options.heal is not None:
         state_file.unlink(missing_ok=True)
+    remove_memory(search_file)
     return Conversion(target, variants.product.program, schedule.plan, result)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from parallelize.conversion.goal import AtDepth, Goal, Replay, Within
 from parallelize.conversion.job import Job
@@ -50,8 +51,13 @@ class Schedule:
     budget: Budget | None = None
 
 
-def chosen_schedule(job: Job, report: Report) -> Schedule:
+def chosen_schedule(job: Job, report: Report, memory: Path | None = None) -> Schedule:
     """The schedule that reaches the goal.
+
+    Args:
+        job: what is converted.
+        report: told what is measured.
+        memory: file in which a search keeps what it measured, and that it goes on from; the caller removes it.
 
     Raises:
         ParallelizeError: there is none, or what was asked for cannot be done where nothing is scheduled.
@@ -71,10 +77,10 @@ def chosen_schedule(job: Job, report: Report) -> Schedule:
         depth = goal.blocks if isinstance(goal, AtDepth) else None
         plan = structural_plan(job.prepared.program.module, graph, depth, seed)
         return Schedule(plan, unscheduled="no two neighbouring blocks fuse" if plan.is_serial else None)
-    return _searched(job, goal, report)
+    return _searched(job, goal, report, memory)
 
 
-def _searched(job: Job, goal: AtDepth | Within, report: Report) -> Schedule:
+def _searched(job: Job, goal: AtDepth | Within, report: Report, memory: Path | None) -> Schedule:
     def progress(what: str, done: int, total: int) -> None:
         report(what, done / total if total > 1 else None)
 
@@ -82,7 +88,11 @@ def _searched(job: Job, goal: AtDepth | Within, report: Report) -> Schedule:
         goal.budget.check(job.metric)
     options, data = job.options, job.prepared.data
     searching = PlannerOptions(
-        refit=options.refit, seed=options.seed, time_limit=options.time_limit, refine=options.refine
+        refit=options.refit,
+        seed=options.seed,
+        time_limit=options.time_limit,
+        refine=options.refine,
+        resume=memory,
     )
     planner = Planner(job.prepared.program, data.fit, data.held_out, job.metric, searching, progress)
     if isinstance(goal, AtDepth):

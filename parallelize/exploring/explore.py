@@ -29,7 +29,7 @@ from parallelize.exploring.frontier import Point, by_depth, frontier
 from parallelize.exploring.frontier_plot import plot
 from parallelize.exploring.options import PlanOptions
 from parallelize.exploring.prediction import AskedFor
-from parallelize.files.whole_directory import output_directory, refuse_foreign
+from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
 from parallelize.machine.measured_on import machine
 from parallelize.measuring.timing import latencies
 from parallelize.metrics import Metric
@@ -37,6 +37,7 @@ from parallelize.metrics.choice import choose_metric
 from parallelize.models.network import Network
 from parallelize.models.prepare import Prepared, prepare
 from parallelize.models.source import Source
+from parallelize.planning.memory import SEARCH_FILE, remove_memory
 from parallelize.planning.planner import Planner
 from parallelize.planning.search import Candidate
 from parallelize.terminal.progress import Report
@@ -63,7 +64,8 @@ def explore(
     Args:
         source: the model and its data.
         output: directory to make.
-        options: what to look for.
+        options: what to look for. Where no file is named in which to keep what is measured, it is kept beside `output`
+            in one named after it with `.search.resume` behind until the search has succeeded, and gone on from.
         force: replace an existing directory that an earlier call made.
         report: told what is being done.
 
@@ -75,6 +77,8 @@ def explore(
     """
     options = options or PlanOptions()
     asked_for = AskedFor.of(options.target, options.target_precision)
+    memory = beside(output, SEARCH_FILE)
+    options = replace(options, planner=replace(options.planner, resume=memory))
     refuse_foreign(output, "frontier.json", "a search for plans")
     with output_directory(output, force=force) as directory:
         prepared = prepare(source, options.planner.seed, report)
@@ -94,6 +98,7 @@ def explore(
         (directory / "plans").mkdir()
         for number, point in enumerate(points):
             (directory / "plans" / f"{number:02}.json").write_text(point.plan.to_json())
+    remove_memory(memory)
     return content
 
 
@@ -111,7 +116,7 @@ def _measure(prepared: Prepared, metric: Metric, options: PlanOptions, report: R
     """The serial network, and for each depth the best rewrite and the best deletion, fused."""
 
     def progress(what: str, done: int, total: int) -> None:
-        report(f"{what}{best}", done / total if total > 1 else None)
+        report(f"{what}{best}" if best else what, done / total if total > 1 else None)
 
     best = ""
     data = prepared.data

@@ -58,6 +58,17 @@ def output_directory(path: Path, *, force: bool) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def beside(path: Path, ending: str) -> Path:
+    """The file beside a directory that keeps the state of the run which makes it, named after it.
+
+    Args:
+        path: the directory.
+        ending: of the file's name, such as "resume".
+    """
+    path = path.resolve()
+    return path.with_name(f"{path.name}.{ending}")
+
+
 def refuse_foreign(path: Path, mark: str, maker: str) -> None:
     """Only what an earlier run of the same command made may be replaced, whatever the options say.
 

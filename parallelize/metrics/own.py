@@ -10,8 +10,10 @@ minus the mean of ours. The tensors are not copied: the function must not write 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,6 +78,19 @@ def own_metric(name: str, function: OwnScore) -> Metric:
         needs=(f"the scores of {name}", "Judge with this metric."),
         function=function,
     )
+
+
+def code_of(metric: Metric) -> str:
+    """The text of the file in which the function of a metric stands; empty where it has none or is typed in.
+
+    Errors that were measured by a function are of no use to what its file has become.
+    """
+    function = metric.function.function if isinstance(metric.function, _Loaded) else metric.function
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(function))  # type: ignore[arg-type]  # what is none is refused
+        return "" if file is None else Path(file).read_text(errors="replace")
+    except (TypeError, OSError):
+        return ""
 
 
 def own_columns(ours: Tensor, teacher: Tensor) -> Added:

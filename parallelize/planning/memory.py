@@ -2,13 +2,15 @@
 
     {"format": "parallelize-search/1", "identity": SHA-256, "groups": {name: error}, "networks": {plan: error}}
 
-The identity is that of the model, the data and the options. The file is written whole or not at all.
+The identity is that of the model, the data and the options. The file is written whole or not at all. One that a user
+named must be of this search; one that a command keeps on its own, beside its output, is begun anew where it is not.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from passes.errors import ParallelizeError
 
 FORMAT = "parallelize-search/1"
 SECONDS = 5.0  # between two writes
+SEARCH_FILE = "search.resume"  # the end of the name of the file beside the output of a command
 
 
 @dataclass
@@ -76,3 +79,24 @@ def open_memory(path: Path | None, identity: str) -> Memory:
             "Use the same ones to go on with that search, or delete the file to start anew.",
         )
     return Memory(groups, path, identity, networks)
+
+
+def resumed_memory(path: Path, identity: str, tell: Callable[[str], None]) -> Memory:
+    """The memory of a search that nobody asked to keep: what an earlier run of the same search left, or none.
+
+    Args:
+        path: the file.
+        identity: of the search.
+        tell: told that the file is of no use, where it is damaged or of another search.
+    """
+    try:
+        return open_memory(path, identity)
+    except ParallelizeError as error:
+        tell(f"{error} Nothing is taken from it.")
+        return Memory(path=None if path.is_dir() else path, identity=identity)
+
+
+def remove_memory(path: Path) -> None:
+    """Delete the file of a search that nobody asked to keep, once what was searched for is there."""
+    if path.is_file():
+        path.unlink()

@@ -59,6 +59,7 @@ class PlannerOptions(SearchOptions):
     Attributes:
         longest_group: blocks of a group at most; None is all for stacks of up to 16 blocks, else 4.
         memory: file that keeps what was measured.
+        resume: the same for a run that was not asked to keep anything: a file of another search is no error.
 
     Raises:
         ParallelizeError: as above, or groups of less than one block.
@@ -68,6 +69,7 @@ class PlannerOptions(SearchOptions):
     memory: Path | None = option(
         None, "Keep what is measured in FILE, and go on from it when the command is run again.", metavar="FILE"
     )
+    resume: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,17 +17,19 @@ from math import inf, isnan, nan
 from parallelize.data import Samples
 from parallelize.data.fingerprint import run_identity
 from parallelize.metrics import Budget, Judge, Metric
+from parallelize.metrics.own import code_of
 from parallelize.models.effort import Effort
 from parallelize.models.network import Network
 from parallelize.models.program import Program
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.fusibility import Fusibility
 from parallelize.planning.known_forms import Deadline, KnownForms, Partition, Progress
-from parallelize.planning.memory import open_memory
+from parallelize.planning.memory import Memory, open_memory, resumed_memory
 from parallelize.planning.neighbours import neighbours
 from parallelize.planning.options import PlannerOptions
 from parallelize.planning.search import Candidate, Search
 from parallelize.refitting.refit import refit
+from parallelize.terminal.progress import Told
 from parallelize.terminal.words import counted
 from passes.errors import CheckError, ParallelizeError
 from passes.plan import Plan, Refit, StackPlan
@@ -71,7 +73,7 @@ class Planner:
         self.graph = stack_graph(self.stacks)
         self.judge = Judge(program.module, held_out, metric)
         self.metric = self.judge.metric
-        self.memory = open_memory(self.options.memory, self._identity())
+        self.memory = self._opened_memory()
         self.fusibility = Fusibility(program.module, self.stacks)
         self.costs = GroupCosts(program.module, self.stacks, fit, self.judge, self.options.refit, self.memory.groups)
         self.deadline = Deadline(self.options.time_limit)
@@ -250,10 +252,17 @@ class Planner:
         self.groups.settle(depth)
         return self.groups.partitions[depth]
 
+    def _opened_memory(self) -> Memory:
+        if self.options.memory is None and self.options.resume is not None:
+            return resumed_memory(
+                self.options.resume, self._identity(), lambda line: self._report(Told(line), done=0, total=0)
+            )
+        return open_memory(self.options.memory, self._identity())
+
     def _identity(self) -> str:
-        if self.options.memory is None:
+        if self.options.memory is None and self.options.resume is None:
             return ""
-        options = json.dumps([str(self.metric), self.options.refit, self.options.seed])
+        options = json.dumps([str(self.metric), code_of(self.metric), self.options.refit, self.options.seed])
         return run_identity(self.program.module, (self.fit, self.held_out), options)
 
     def _report(self, what: str, done: int, total: int) -> None:

@@ -9,6 +9,13 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+
+class Told(str):
+    """A sentence that stays on the terminal, given to a report in the place of a step."""
+
+    __slots__ = ()
+
+
 Report = Callable[[str, float | None], None]  # what is being done, and the share of it that is done where known
 
 
@@ -23,6 +30,9 @@ def reporting() -> Iterator[Report]:
         task = progress.add_task("", total=None)
 
         def report(what: str, share: float | None) -> None:
+            if isinstance(what, Told):
+                progress.console.print(what, markup=False, highlight=False)
+                return
             progress.update(task, description=what, total=None if share is None else 1.0, completed=share or 0.0)
 
         yield report

@@ -85,7 +85,8 @@ def test_the_search_is_as_it_was_asked_for(data: Path, tmp_path: Path, monkeypat
     options = replace(OPTIONS, seed=7, time_limit=5.0, refine=3)
     with pytest.raises(SeenError):
         convert(two_blocks(), tmp_path / "out", inputs=data / "fit.npz", options=options)
-    assert seen == [PlannerOptions(refit="affine", seed=7, time_limit=5.0, refine=3)]
+    file = tmp_path / "out.search.resume"
+    assert seen == [PlannerOptions(refit="affine", seed=7, time_limit=5.0, refine=3, resume=file)]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -15,8 +16,7 @@ from torch import nn
 from parallelize.data import Samples
 from parallelize.data.fingerprint import run_identity
 from parallelize.metrics import Metric
-from parallelize.metrics.own import own_metric
-from parallelize.planning.costs import GroupCosts
+from parallelize.metrics.own import find_metric, own_metric
 from parallelize.planning.forms import GroupForm
 from parallelize.planning.memory import FORMAT, Memory, open_memory
 from parallelize.planning.options import PlannerOptions
@@ -25,21 +25,6 @@ from passes.errors import EnvironmentLackError, ParallelizeError
 from passes.plan import Plan
 from tests.parallelize.planning.cases import VECTORS, mlps, partitions, quick
 from tests.parallelize.small_models import Residual, capture_vectors, mlp, vectors
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the groups that are measured."""
-    names: list[str] = []
-    measure = GroupCosts._measure
-
-    def counted(self: GroupCosts, number: int, form: GroupForm) -> float:
-        names.append(self.key(number, form))
-        return measure(self, number, form)
-
-    monkeypatch.setattr(GroupCosts, "_measure", counted)
-    return names
-
 
 # ------------------------------------------------------------------------------------------------ searches
 
@@ -296,3 +281,21 @@ def test_an_own_metric_is_part_of_the_options_by_its_name(tmp_path: Path) -> Non
     quick(scores("one"), memory=path)
     with pytest.raises(ParallelizeError, match="another model, other data or options"):
         quick(scores("two"), memory=path)
+
+
+_SCORES = """
+def scores(outputs, teacher, batch):
+    return -(outputs[0] - teacher[0]).{name}().mean(1)
+"""
+
+
+def test_an_own_metric_whose_file_was_changed_is_another_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, code = tmp_path / "memory.json", tmp_path / "own_scores.py"
+    for name, is_known in (("square", False), ("square", True), ("abs", False)):
+        code.write_text(_SCORES.format(name=name))
+        monkeypatch.delitem(sys.modules, "own_scores", raising=False)
+        planner = quick(find_metric(f"{code}:scores"), resume=path)
+        assert bool(planner.memory.groups) == is_known
+        planner.partition(3)

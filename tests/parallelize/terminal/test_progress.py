@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from parallelize.terminal.progress import reporting
+from parallelize.terminal.progress import Told, reporting
 
 
 def test_without_a_terminal_each_step_is_one_line_on_the_error_stream(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +34,16 @@ def test_on_a_terminal_the_line_tells_what_is_done_as_it_is_spelled_and_is_gone_
     assert "judging [red]a" in written
     assert written.rstrip("\n").endswith("\x1b[2K")  # the line is erased
     assert capsys.readouterr().out == ""
+
+
+def test_what_is_told_stays_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with reporting() as report:
+        report("judging", 0.5)
+        report(Told("a.resume is of another [run]."), None)
+    written = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert written.count("a.resume is of another [run].\n") == 1
 
 
 def test_an_error_ends_the_line_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
