@@ -15,6 +15,7 @@ from parallelize.conversion.result import (
     Intervals,
     MeasuredNetwork,
     MetricUsed,
+    Predicted,
     Result,
     Searched,
 )
@@ -63,12 +64,22 @@ class Evidence:
             forward_passes=0.0 if search is None else search.forward_passes,
             unfused_stacks={} if search is None else dict(search.unfused),
             backend=self.built.result(),
+            predicted=self._predicted(),
         )
 
     def _data(self) -> DataUsed:
         split = self.job.prepared.data
         sizes = (len(split.fit), len(split.held_out), len(split.judge))
         return DataUsed(self.job.prepared.random, *sizes, batch=split.judge.fixed or 1)
+
+    def _predicted(self) -> Predicted | None:
+        """What the target would take for every network."""
+        asked_for, samples = self.job.asked_for, self.job.prepared.data.judge
+        if asked_for is None:
+            return None
+        target = asked_for.target
+        times = {network.name: asked_for.milliseconds(network.program, samples) for network in self.variants.items}
+        return Predicted(target.gpu, asked_for.precision, target.error, target.error_of, times)
 
     def _metric(self) -> MetricUsed:
         budget = self.schedule.budget

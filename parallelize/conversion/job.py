@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from parallelize.backends.backend import Backend
 from parallelize.backends.choice import Choice
 from parallelize.conversion.engine_options import check_precision, check_shapes
-from parallelize.conversion.goal import Goal, Replay, Within
+from parallelize.conversion.goal import Faster, Goal, Replay, Within
 from parallelize.conversion.options import ConvertOptions
 from parallelize.machine.device import choose_device
 from parallelize.metrics import Judge, Metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.prepare import Prepared, prepare
 from parallelize.models.source import Source
+from parallelize.predicting.asked_for import AskedFor
 from parallelize.terminal.progress import Report
 from passes.errors import ParallelizeError
 from passes.schedule.apply_plan import check_fits
@@ -29,6 +30,7 @@ class Job:
         metric: the one that was asked for, or that fits the outputs.
         options: with the precision of the model, and without a refit on noise.
         choice: the backend, and why it was taken.
+        asked_for: the target that latencies are predicted for; None where none is named.
     """
 
     prepared: Prepared
@@ -37,6 +39,7 @@ class Job:
     goal: Goal
     options: ConvertOptions
     choice: Choice[Backend]
+    asked_for: AskedFor | None
 
 
 def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Backend], report: Report) -> Job:
@@ -45,10 +48,13 @@ def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Ba
     Raises:
         ParallelizeError: what was asked for does not fit the model, or needs data.
     """
+    asked_for = AskedFor.of(options.target, options.target_precision)
     prepared = prepare(source, goal.plan.seed if isinstance(goal, Replay) else options.seed, report)
     options = replace(options, engine=options.engine.of_model(prepared.precision))
     check_shapes(prepared.program, options.engine)
     check_precision(prepared.program, options.engine, choice)
+    if asked_for is not None:  # what has no known kernels has none after a search either
+        asked_for.milliseconds(prepared.program, prepared.data.judge)
     graph = stack_graph(prepared.stacks.stacks)
     if options.heal is not None:
         choose_device(options.heal.device)  # what is not there is refused before the long work
@@ -58,11 +64,12 @@ def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Ba
         _refuse_without_data(goal, options)
         options = replace(options, refit="none")
     metric = choose_metric(options.metric, prepared.program, prepared.data.judge)
-    if isinstance(goal, Within) and not goal.is_default:
-        goal.budget.check(metric)
+    budget = goal.budget if isinstance(goal, Within | Faster) else None
+    if budget is not None:
+        budget.check(metric)
     if isinstance(goal, Replay) and options.metric is not None:  # a search judges before it measures anything
         Judge(prepared.program.module, prepared.data.judge, metric)
-    return Job(prepared, graph, metric, goal, options, choice)
+    return Job(prepared, graph, metric, goal, options, choice, asked_for)
 
 
 def _refuse_without_data(goal: Goal, options: ConvertOptions) -> None:
@@ -72,6 +79,11 @@ def _refuse_without_data(goal: Goal, options: ConvertOptions) -> None:
     if isinstance(goal, Replay) and any(part.refit != "none" for part in goal.plan.stacks):
         raise ParallelizeError(
             "The plan asks for a refit, which needs data.", 'Give --inputs, or set "refit": "none" in the plan.'
+        )
+    if isinstance(goal, Faster):
+        raise ParallelizeError(
+            "Which schedule of a speed-up is best is measured on data.",
+            "Give calibration samples with --inputs, or ask for a --depth.",
         )
     if isinstance(goal, Within) and not goal.is_default:
         raise ParallelizeError(

@@ -17,7 +17,8 @@ _PARTS = {"norms": "norms", "softmax": "softmaxes", "state": "the residual sum"}
 
 def facts(result: Result) -> list[str]:
     """What was made, the most important first: of an engine how many of its kernels wait for each other."""
-    return [*_backend_facts(result.backend), *_unscheduled_facts(result), *_depth_facts(result), *_search_facts(result)]
+    made = [*_backend_facts(result.backend), *_predicted_facts(result)]
+    return [*made, *_unscheduled_facts(result), *_depth_facts(result), *_search_facts(result)]
 
 
 def notes(result: Result) -> list[str]:
@@ -46,6 +47,18 @@ def _engine_facts(engine: EngineResult) -> Iterator[str]:
         f"{engine.library}, {engine.precision}: {ours.critical} kernels wait for each other,"
         f" {serial.critical} in the serial engine; built in {engine.build_seconds:.1f} s for"
         f" {', '.join(engine.targets)}; takes {'; '.join(engine.profiles)}."
+    )
+
+
+def _predicted_facts(result: Result) -> Iterator[str]:
+    """What nobody measured, and how far off such numbers are."""
+    if result.predicted is None:
+        return
+    found = result.predicted
+    serial, ours = (found.milliseconds[network.name] for network in (result.serial, result.product))
+    yield (
+        f"Predicted for {found.gpu} in {found.precision}, not measured: {ours:.3f} ms at batch 1, serial"
+        f" {serial:.3f} ms ({serial / ours:.2f}x); median error {found.error:.0%} on {found.error_of}."
     )
 
 

@@ -16,6 +16,7 @@ from parallelize.healing.options import HealOptions
 from parallelize.measuring.options import MeasureOptions
 from parallelize.metrics.budget import Budget
 from parallelize.planning.options import SearchOptions
+from parallelize.predicting.options import SpeedOptions
 from parallelize.terminal.option_field import Spelling, option, options_of
 from passes.plan import Plan
 
@@ -51,8 +52,8 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class ConvertOptions(SearchOptions, MeasureOptions):
-    """How to convert. Of `plan`, `depth` and `max_error` at most one is given.
+class ConvertOptions(SpeedOptions, SearchOptions, MeasureOptions):
+    """How to convert. Of `plan`, `depth` and `max_error` at most one is given; `min_speedup` alone or with the last.
 
     Attributes:
         plan: replay this plan.

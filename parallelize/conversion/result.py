@@ -133,6 +133,25 @@ class Healing:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """Latencies on a GPU that is not here, which nobody measured.
+
+    Attributes:
+        gpu: its name.
+        precision: of the networks there.
+        error: median relative error of such predictions.
+        error_of: what that error is of.
+        milliseconds: of one call at batch 1, by the name of each network.
+    """
+
+    gpu: str
+    precision: str
+    error: float
+    error_of: str
+    milliseconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Searched:
     """A schedule that the search measured as a whole network.
 
@@ -171,6 +190,7 @@ class Result:
         forward_passes: of the serial network over the calibration samples, that the search and its refits took.
         unfused_stacks: why groups of a stack, by its name, were left out of the search.
         backend: what was built.
+        predicted: latencies on a target; None where none was named.
     """
 
     model: str
@@ -193,6 +213,7 @@ class Result:
     forward_passes: float
     unfused_stacks: Mapping[str, str]
     backend: BackendResult
+    predicted: Predicted | None = None
 
     def __getitem__(self, name: str) -> MeasuredNetwork:
         return next(network for network in self.networks if network.name == name)

@@ -1,8 +1,8 @@
 """Which schedule a conversion runs, and whether there is anything to schedule at all.
 
-A schedule is given as a plan, searched on data within a budget or for a depth, or made of equal groups that fuse where
-there is no data. A network may be as parallel as it was asked to be already; nothing is scheduled, and a reason says
-why, where
+A schedule is given as a plan, searched on data within a budget, for a depth or for a speed-up, or made of equal groups
+that fuse where there is no data. A network may be as parallel as it was asked to be already; nothing is scheduled, and
+a reason says why, where
 
     1. a plan leaves every stack as it was captured;
     2. no two neighbouring blocks have terms of the same kinds, or no group of blocks fuses without data;
@@ -19,8 +19,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parallelize.conversion.goal import AtDepth, Goal, Replay, Within
+from parallelize.conversion.goal import AtDepth, Faster, Goal, Replay, Within
 from parallelize.conversion.job import Job
+from parallelize.conversion.speed_goal import fast_enough
 from parallelize.metrics import Budget
 from parallelize.planning.forms import alike
 from parallelize.planning.options import PlannerOptions
@@ -29,7 +30,7 @@ from parallelize.planning.search import Search
 from parallelize.planning.structure import structural_plan
 from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted
-from passes.errors import ParallelizeError
+from passes.errors import CheckError, ParallelizeError
 from passes.plan import Plan
 from passes.stacks.stack_graph import StackGraph
 from passes.stacks.terms import Stack
@@ -61,7 +62,7 @@ def chosen_schedule(job: Job, report: Report, memory: Path | None = None) -> Sch
 
     Raises:
         ParallelizeError: there is none, or what was asked for cannot be done where nothing is scheduled.
-        CheckError: no schedule is within the budget.
+        CheckError: no schedule is within the budget, or as fast as was asked for.
     """
     graph, goal, seed = job.graph, job.goal, job.options.seed
     reason = why_unscheduled(graph, goal)
@@ -69,6 +70,8 @@ def chosen_schedule(job: Job, report: Report, memory: Path | None = None) -> Sch
         raise ParallelizeError(
             f"There is nothing to heal: {reason}.", "Leave out the healing, or name a plan that schedules more."
         )
+    if reason is not None and isinstance(goal, Faster):
+        raise CheckError(f"Nothing can be made faster: {reason}.", "Leave out --min-speedup.")
     if isinstance(goal, Replay):
         return Schedule(goal.plan, unscheduled=reason)
     if reason is not None:
@@ -80,12 +83,10 @@ def chosen_schedule(job: Job, report: Report, memory: Path | None = None) -> Sch
     return _searched(job, goal, report, memory)
 
 
-def _searched(job: Job, goal: AtDepth | Within, report: Report, memory: Path | None) -> Schedule:
+def _searched(job: Job, goal: AtDepth | Within | Faster, report: Report, memory: Path | None) -> Schedule:
     def progress(what: str, done: int, total: int) -> None:
         report(what, done / total if total > 1 else None)
 
-    if isinstance(goal, Within):
-        goal.budget.check(job.metric)
     options, data = job.options, job.prepared.data
     searching = PlannerOptions(
         refit=options.refit,
@@ -98,6 +99,11 @@ def _searched(job: Job, goal: AtDepth | Within, report: Report, memory: Path | N
     if isinstance(goal, AtDepth):
         search = planner.at_depth(goal.blocks)
         return Schedule(search.chosen.plan, search)
+    if isinstance(goal, Faster):
+        assert job.asked_for is not None
+        search = fast_enough(planner, goal, job.asked_for)
+        return Schedule(search.chosen.plan, search, budget=goal.budget)
+    goal.budget.check(job.metric)
     search = planner.within(goal.budget)
     return Schedule(search.chosen.plan, search, budget=goal.budget)
 

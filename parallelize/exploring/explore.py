@@ -28,7 +28,6 @@ from parallelize.exploring import heat_map, sensitivity
 from parallelize.exploring.frontier import Point, by_depth, frontier
 from parallelize.exploring.frontier_plot import plot
 from parallelize.exploring.options import PlanOptions
-from parallelize.exploring.prediction import AskedFor
 from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
 from parallelize.machine.measured_on import machine
 from parallelize.measuring.timing import latencies
@@ -40,6 +39,7 @@ from parallelize.models.source import Source
 from parallelize.planning.memory import SEARCH_FILE, remove_memory
 from parallelize.planning.planner import Planner
 from parallelize.planning.search import Candidate
+from parallelize.predicting.asked_for import AskedFor
 from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted
 from passes.errors import ParallelizeError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from parallelize.measuring.options import MeasureOptions
 from parallelize.planning.options import PlannerOptions
-from parallelize.predicting.kernel import Precision
+from parallelize.predicting.options import TargetOptions
 from parallelize.terminal.option_field import Spelling, option, options_of
 from passes.errors import ParallelizeError
 
@@ -24,7 +24,7 @@ def _depths(text: str | None) -> tuple[int, ...] | None:
 
 
 @dataclass(frozen=True)
-class PlanOptions(MeasureOptions):
+class PlanOptions(TargetOptions, MeasureOptions):
     """What to look for.
 
     Attributes:
@@ -32,8 +32,6 @@ class PlanOptions(MeasureOptions):
         planner: how to search.
         heatmap: whether to measure and draw the sensitivity.
         latency: whether to time the schedules on ONNX Runtime at batch 1.
-        target: a GPU that latencies are predicted for as well, by its name or a file; None predicts none.
-        target_precision: of the networks there; None is the first that the target has numbers for.
     """
 
     depths: tuple[int, ...] | None = option(
@@ -45,11 +43,3 @@ class PlanOptions(MeasureOptions):
     planner: PlannerOptions = options_of(PlannerOptions)
     heatmap: bool = option(False, "Measure and draw what each term needs of the earlier ones.")
     latency: bool = option(True, "Time the schedules on ONNX Runtime at batch 1.")
-    target: str | None = option(
-        None,
-        "Predict latency on this GPU as well: h200, or a file that `profile-gpu` wrote.",
-        metavar="NAME|FILE",
-    )
-    target_precision: Precision | None = option(
-        None, "Of the networks on the target (default: the first that it has numbers for)."
-    )

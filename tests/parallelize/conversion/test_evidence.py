@@ -20,8 +20,10 @@ from parallelize.measuring.written import Comparison
 from parallelize.metrics import Budget, Judge
 from parallelize.models.acceptance import RANDOM_WARNING
 from parallelize.planning.search import Candidate, Search
+from parallelize.predicting.asked_for import AskedFor
 from parallelize.refitting.records import Refitted
 from tests.parallelize.conversion.jobs import random_job
+from tests.parallelize.predicting.targets import KNOWN
 from tests.parallelize.small_models import pairs
 
 
@@ -50,6 +52,16 @@ def test_everything_that_was_found_is_told_and_read_back(evidence: Evidence) -> 
     assert found.names == ("serial", "rewrite, as is", "deletion, as is")
     assert [network.depth_blocks for network in found.networks] == [2, 1, 1]
     assert {"apply-plan", "fuse-width"} <= {record.name for record in found.passes}
+
+
+def test_what_a_target_would_take_is_told_of_every_network(evidence: Evidence) -> None:
+    assert evidence.result().predicted is None
+    found = replace(evidence, job=replace(evidence.job, asked_for=AskedFor(KNOWN, "fp32"))).result()
+    assert found.predicted is not None
+    assert (found.predicted.gpu, found.predicted.precision) == ("NVIDIA Known", "fp32")
+    assert list(found.predicted.milliseconds) == list(found.names)
+    assert found.predicted.milliseconds["serial"] > found.predicted.milliseconds["rewrite, as is"] > 0
+    assert Result.from_json(found.to_json()) == found
 
 
 def test_random_numbers_come_with_a_warning(evidence: Evidence) -> None:

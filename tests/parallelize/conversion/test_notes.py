@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from parallelize.conversion.notes import facts, notes
-from parallelize.conversion.result import FoundStack
+from parallelize.conversion.result import FoundStack, Predicted
 from parallelize.export.precision import KeptInFp32
 from parallelize.export.precision_result import CastError, PrecisionResult
 from parallelize.machine.latency import Latency
@@ -48,6 +48,16 @@ def test_an_engine_that_ran_leads_with_its_latency() -> None:
         " output."
     )
     assert notes(made) == []
+
+
+def test_what_is_predicted_is_told_as_such_with_how_far_off_it_may_be() -> None:
+    made = result()
+    times = {network.name: 0.5 for network in made.networks} | {"serial": 1.0}
+    predicted = Predicted("NVIDIA Known", "bf16", 0.06, "five families", times)
+    assert facts(replace(made, predicted=predicted))[1] == (
+        "Predicted for NVIDIA Known in bf16, not measured: 0.500 ms at batch 1, serial 1.000 ms (2.00x); median error"
+        " 6% on five families."
+    )
 
 
 def test_where_nothing_is_scheduled_the_reason_and_the_fused_sums_are_told() -> None:

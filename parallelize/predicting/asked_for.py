@@ -1,4 +1,4 @@
-"""Latencies that `plan` predicts for a GPU that is not here, at the sizes at which it times what is here."""
+"""Latencies that a command predicts for a GPU that is not here, at the sizes at which it times what is here."""
 
 from __future__ import annotations
 

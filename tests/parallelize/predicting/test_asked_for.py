@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from parallelize.exploring.prediction import AskedFor
+from parallelize.predicting.asked_for import AskedFor
 from parallelize.predicting.kernels import kernels
 from parallelize.predicting.latency import milliseconds
 from passes.errors import ParallelizeError
