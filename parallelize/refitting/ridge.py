@@ -10,7 +10,7 @@ constant, which is not penalised.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +72,11 @@ class Moments:
 
 def solve(moments: Moments, ridges: Sequence[float] = RIDGES, *, constant: bool = True) -> list[Tensor]:
     """The solution D (columns, targets) for each ridge; `constant` says whether the last column is the constant."""
+    return list(map(_solver(moments, constant), ridges))
+
+
+def _solver(moments: Moments, constant: bool) -> Callable[[float], Tensor]:
+    """What solves for one ridge after another; each takes a factorisation, n^3 / 3."""
     gram = moments.symmetric()
     scale = (gram.diagonal() / max(moments.rows, 1)).clamp_min(0).sqrt()
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
@@ -79,7 +84,7 @@ def solve(moments: Moments, ridges: Sequence[float] = RIDGES, *, constant: bool 
     right = moments.cross / (scale[:, None] * max(moments.rows, 1))
     penalty = torch.ones_like(scale)
     penalty[-1] = 0 if constant else 1
-    return [(torch.cholesky_solve(right, _factor(normal, ridge * penalty)) / scale[:, None]).cpu() for ridge in ridges]
+    return lambda ridge: (torch.cholesky_solve(right, _factor(normal, ridge * penalty)) / scale[:, None]).cpu()
 
 
 def _factor(normal: Tensor, penalty: Tensor) -> Tensor:
@@ -102,8 +107,25 @@ class Choice:
 
 
 def choose(fit: Moments, held_out: Moments, ridges: Sequence[float] = RIDGES, *, constant: bool = True) -> Choice:
-    """Pick the ridge whose solution on `fit` is best on `held_out`."""
-    scale = max(held_out.target, 1e-300)
-    solutions = solve(fit, ridges, constant=constant)
-    found = [Choice(*pair, held_out.error(pair[1]) / scale) for pair in zip(ridges, solutions, strict=True)]
-    return min(found, key=lambda choice: choice.error)
+    """Pick the ridge whose solution on `fit` is best on `held_out`.
+
+    From the middle of the ridges one goes to the side that is better, as long as it gets better: the error on held-out
+    rows falls and rises once over the ridges, and half of the factorisations are spared.
+    """
+    scale, solution = max(held_out.target, 1e-300), _solver(fit, constant)
+
+    def tried(place: int) -> Choice:
+        found = solution(ridges[place])
+        return Choice(ridges[place], found, held_out.error(found) / scale)
+
+    middle = len(ridges) // 2
+    best = start = tried(middle)
+    for side in (range(middle - 1, -1, -1), range(middle + 1, len(ridges))):
+        for place in side:
+            choice = tried(place)
+            if choice.error >= best.error:
+                break
+            best = choice
+        if best is not start:
+            break
+    return best
