@@ -92,9 +92,9 @@ def kept(*, fresh: bool) -> dict[tuple[str, str, int], Kernels]:
     return {tuple(each["of"]): from_plain(Kernels, each["kernels"], KERNELS.name) for each in content}
 
 
-def rows(study: dict, known: dict[tuple[str, str, int], Kernels]) -> list[Row]:
-    """The latencies that PyTorch's own kernels made, each family weighing the same."""
-    every = [row for row in study["rows"] if row["runtime"] == "torch"]
+def rows(study: dict, known: dict[tuple[str, str, int], Kernels], runtime: str = "torch") -> list[Row]:
+    """The latencies of a runtime, each family weighing the same; "torch" is PyTorch's own kernels, one by one."""
+    every = [row for row in study["rows"] if row["runtime"] == runtime]
     names = [row["family"].split(",")[0] for row in every]
     found = []
     for name, row in zip(names, every, strict=True):
@@ -155,7 +155,8 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="build the networks anew")
     given = parser.parse_args()
     study = json.loads(LATENCIES.read_text())
-    every = rows(study, kept(fresh=given.fresh))
+    known = kept(fresh=given.fresh)
+    every, joined = rows(study, known), rows(study, known, "torch.compile")
     found = [judged(name, every, study) for name in dict.fromkeys(row.family for row in every)]
     target = fitted(every, study)
     own = median_error([row.measured for row in every], target)
@@ -168,7 +169,8 @@ def main() -> None:
     target.write(TARGET)
     today = dt.datetime.now(dt.timezone.utc).date().isoformat()
     built_with = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    PAGE.write_text(page(target, found, own, today, built_with))
+    compiled = errors([row.measured for row in joined], target)
+    PAGE.write_text(page(target, found, own, compiled, today, built_with))
     for family in found:
         print(f"{family.name}: tau {family.tau:.3f}, median error {family.median_error:.1%}")
     print(f"all, fitted to all: median error {own:.1%}; shipped: {', '.join(shipped())}")

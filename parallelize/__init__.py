@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from parallelize.models.program import Program
     from parallelize.models.source import Source
     from parallelize.planning.options import PlannerOptions
+    from parallelize.predicting.profile import profile_gpu
+    from parallelize.predicting.target import Target, load_target
     from passes.errors import ParallelizeError
     from passes.plan import Plan
     from passes.stacks.find import find_stacks
@@ -51,6 +53,7 @@ __all__ = [
     "PlannerOptions",
     "Program",
     "Source",
+    "Target",
     "__version__",
     "bench",
     "build",
@@ -60,6 +63,8 @@ __all__ = [
     "explore",
     "find_stacks",
     "heal",
+    "load_target",
+    "profile_gpu",
 ]
 
 _HOMES = {
@@ -80,6 +85,7 @@ _HOMES = {
     "PlannerOptions": "parallelize.planning.options",
     "Program": "parallelize.models.program",
     "Source": "parallelize.models.source",
+    "Target": "parallelize.predicting.target",
     "bench": "parallelize.measuring.bench",
     "build": "parallelize.backends.tensorrt.build",
     "capture": "parallelize.models.capture",
@@ -88,6 +94,8 @@ _HOMES = {
     "explore": "parallelize.exploring.explore",
     "find_stacks": "passes.stacks.find",
     "heal": "parallelize.healing.heal",
+    "load_target": "parallelize.predicting.target",
+    "profile_gpu": "parallelize.predicting.profile",
 }
 
 

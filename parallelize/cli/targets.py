@@ -21,7 +21,7 @@ def profile_gpu(
     from rich.text import Text
 
     from parallelize.files.whole_file import require_place
-    from parallelize.predicting.profile import profile
+    from parallelize.predicting.profile import profile_gpu as run
     from parallelize.terminal.progress import reporting
     from passes.errors import ParallelizeError
 
@@ -29,7 +29,7 @@ def profile_gpu(
     if output.exists() and not force:
         raise ParallelizeError(f"{output} exists.", "Choose another with -o, or add --force to replace it.")
     with reporting() as report:
-        target = profile(device, report=report)
+        target = run(device, report=report)
     target.write(output)
     shown = console()
     shown.print(Text(f"{target.gpu}: {target.sms} SMs, {', '.join(target.precisions)}", "bold"))

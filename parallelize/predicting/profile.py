@@ -30,7 +30,7 @@ _ROUND_MS = 1.0
 _PRIOR = 0.02  # a sweep tells all numbers, so a start weighs next to nothing
 
 
-def profile(
+def profile_gpu(
     device: str | None = None,
     precisions: Sequence[Precision] | None = None,
     report: Report = lambda _what, _share: None,

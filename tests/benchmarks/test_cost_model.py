@@ -30,7 +30,9 @@ def _family(name: str, rank: float, error: float) -> Family:
 
 def test_the_page_names_what_was_missed_and_by_how_much() -> None:
     families = [_family("good", 0.95, 0.05), _family("unordered", 0.85, 0.05), _family("wrong", 0.95, 0.2)]
-    text = page(load_target("h200"), families, 0.04, "2026-01-02", "torch 2")
+    text = page(load_target("h200"), families, 0.04, [-0.05, 0.1], "2026-01-02", "torch 2")
     assert "Both aims are met by 1 of 3 models; missed: unordered (tau 0.850, 5.0%), wrong (tau 0.950, 20.0%)." in text
     assert "| good | 10 | 0.950 | 0.95 .. 1.00 | 5.0% | -30% (depth 1, batch 1) |" in text
     assert "30 latencies" in text
+    assert "Against the 2 networks that torch.compile" in text
+    assert "predictions are -5% to +10% off." in text

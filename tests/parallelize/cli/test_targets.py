@@ -29,7 +29,7 @@ def test_an_existing_file_is_replaced_only_when_that_is_said(tmp_path: Path, mon
         assert device == "cuda:0"
         return KNOWN
 
-    monkeypatch.setattr(profile, "profile", measured)
+    monkeypatch.setattr(profile, "profile_gpu", measured)
     path = tmp_path / "my.json"
     path.write_text("mine")
     refused = run("profile-gpu", "-o", str(path), "--device", "cuda:0")

@@ -16,7 +16,7 @@ from parallelize.predicting import profile as profile_module
 from parallelize.predicting.fitting import Measured, errors, started
 from parallelize.predicting.kernel import Kernels
 from parallelize.predicting.latency import Predictor, milliseconds
-from parallelize.predicting.profile import fitted_to, profile
+from parallelize.predicting.profile import fitted_to, profile_gpu
 from parallelize.predicting.sweep import Call, Trial, sweep
 from parallelize.predicting.target import Target, load_target
 from passes.errors import EnvironmentLackError
@@ -61,13 +61,13 @@ def test_a_profile_says_how_good_it_is_and_when_it_was_made(profiled: Target, tm
 @without_gpu
 def test_without_a_gpu_there_is_nothing_to_profile() -> None:
     with pytest.raises(EnvironmentLackError, match=r"There is no CUDA GPU to profile\.") as caught:
-        profile()
+        profile_gpu()
     assert "--target h200" in caught.value.hint
 
 
 def test_a_gpu_that_is_not_there_is_named() -> None:
     with pytest.raises(EnvironmentLackError, match="no GPU cuda:99"):
-        profile("cuda:99")
+        profile_gpu("cuda:99")
 
 
 def test_each_chain_is_made_on_the_gpu_held_in_a_graph_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_each_chain_is_made_on_the_gpu_held_in_a_graph_and_timed(monkeypatch: py
     monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
     monkeypatch.setattr(torch.cuda, "stream", lambda _stream: nullcontext())
     said: list[str] = []
-    target = profile(precisions=["tf32"], report=lambda what, _share: said.append(what))
+    target = profile_gpu(precisions=["tf32"], report=lambda what, _share: said.append(what))
     assert {tf32 for _, tf32 in asked} == {True}
     assert len(asked) == len(trials)
     assert said[-1] == "fitting the numbers"
@@ -109,7 +109,7 @@ def test_each_chain_is_made_on_the_gpu_held_in_a_graph_and_timed(monkeypatch: py
 
 @with_gpu
 def test_a_profile_of_this_gpu_predicts_a_chain_that_it_was_not_fitted_to() -> None:
-    target = profile(precisions=["fp16"])
+    target = profile_gpu(precisions=["fp16"])
     assert target.gpu == torch.cuda.get_device_name()
     assert target.error < 0.3
     assert milliseconds(Kernels((), "fp16"), target) < 0.1
