@@ -28,7 +28,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the packages are those of this checkout
 
-from benchmarks.cost_model_page import Family, page  # noqa: E402
+from benchmarks.gpu.cost_model_page import Family, page  # noqa: E402
 from benchmarks.gpu.networks import families, para_formers, rewrites  # noqa: E402
 from benchmarks.sources import CACHE  # noqa: E402
 from parallelize.files.typed_json import from_plain, to_plain  # noqa: E402

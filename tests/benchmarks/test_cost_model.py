@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.cost_model import tau
-from benchmarks.cost_model_page import Family, page
+from benchmarks.gpu.cost_model_page import Family, page
 from parallelize.predicting.target import load_target
 
 

@@ -45,3 +45,30 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_measurement(tmp
     result = run("profile-gpu", "-o", str(tmp_path / "missing" / "my.json"))
     assert result.exit_code == 3
     assert "there is no folder" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (KNOWN.to_json()[:50], "target.json is no JSON"),
+        (KNOWN.to_json().replace("target/1", "target/9"), "has the format 'parallelize-target/9'"),
+        (KNOWN.to_json().replace('"sms": 100', '"sms": -1'), "target.json.sms is -1"),
+    ],
+    ids=["damaged", "another version", "a number that cannot be"],
+)
+@pytest.mark.parametrize("command", ["plan", "convert"])
+def test_a_target_file_that_is_no_target_ends_in_a_sentence_before_the_model_is_read(
+    command: str, text: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "target.json").write_text(text)
+    result = run(command, "no such model", "--target", str(tmp_path / "target.json"), "-o", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "hint:  Measure the GPU again" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["target.json"]
+
+
+def test_a_speed_up_without_a_target_is_refused_by_the_command(tmp_path: Path) -> None:
+    result = run("convert", "no such model", "--min-speedup", "2", "-o", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "A speed-up of 2 is asked of a target, and none is named." in result.stderr
