@@ -21,7 +21,7 @@ from torch import fx
 from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import States, Trial, move, states_at
 from parallelize.data import Samples
-from parallelize.machine.device import choose_device
+from parallelize.machine.torch_settings import whole_float32
 from parallelize.refitting.ridge import Moments, choose, solve
 from passes.runner import run_passes
 from passes.schedule.map_blocks import LinearMap, MapBlocks, MappedRange, range_ends
@@ -32,6 +32,7 @@ Ranges = tuple[tuple[int, int], ...]  # first and last block of each
 Costs = Mapping[tuple[int, int], float]
 
 
+@whole_float32()
 def best_maps(stacks: Sequence[Stack], depths: Depths, fit: Samples, trial: Trial) -> tuple[Ranges, ...] | None:
     """For each stack the ranges to replace; None where none make the depth.
 
@@ -62,6 +63,7 @@ def best_maps(stacks: Sequence[Stack], depths: Depths, fit: Samples, trial: Tria
     return min(found, key=lambda ranges: trial.error(replaced(trial.teacher, ranges, fit, trial.held_out)))
 
 
+@whole_float32()
 def replaced(teacher: fx.GraphModule, ranges: Sequence[Ranges], fit: Samples, held_out: Samples) -> fx.GraphModule:
     """The network with ranges of blocks of each stack replaced by linear maps, each fitted on the teacher's states."""
     maps = []
@@ -79,12 +81,12 @@ def fit_map(fit: States, fit_after: States, held_out: States, held_out_after: St
     fitting, judging = _moments(fit, fit_after, axis), _moments(held_out, held_out_after, axis)
     (solution,) = solve(fitting, [choose(fitting, judging).ridge])
     change, bias = solution[:-1].T, solution[-1]
-    return LinearMap(torch.eye(len(bias), dtype=torch.float64) + change, bias, axis)
+    return LinearMap(torch.eye(len(bias), dtype=torch.float64, device=bias.device) + change, bias, axis)
 
 
 def _moments(before: States, after: States, axis: int) -> Moments:
     width = before.values[0].shape[axis]
-    moments = Moments.none(width + 1, width, choose_device(None))
+    moments = Moments.none(width + 1, width, before.values[0].device)
     for old, new in zip(before.values, after.values, strict=True):
         rows, aims = (value.double().movedim(axis, -1).flatten(0, -2) for value in (old, new))
         moments.add(torch.cat([rows, rows.new_ones(len(rows), 1)], 1), aims - rows)

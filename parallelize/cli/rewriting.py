@@ -69,7 +69,7 @@ def heal(
     force: Force = False,
 ) -> None:
     """Convert by a plan, with self-distillation: the rewrite learns from the model itself; run again to go on."""
-    options = ConvertOptions(read_plan(plan), heal=healing, **vars(measures))
+    options = ConvertOptions(read_plan(plan), heal=healing, device=healing.device, **vars(measures))
     _convert(source, output, options, force=force)
 
 

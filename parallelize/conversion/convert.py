@@ -35,11 +35,14 @@ from parallelize.conversion.options import ConvertOptions
 from parallelize.conversion.result import Result
 from parallelize.conversion.scheduling import Schedule, chosen_schedule
 from parallelize.conversion.writing import write
+from parallelize.data.split import Split
 from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
 from parallelize.healing.heal import heal
+from parallelize.machine.device import CPU
 from parallelize.metrics import find_metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.capture import export
+from parallelize.models.placement import placed
 from parallelize.models.program import Program
 from parallelize.models.source import Source
 from parallelize.planning.memory import SEARCH_FILE, remove_memory
@@ -108,13 +111,14 @@ def convert(
         measured = measure(job, variants, directory, report)
         built = _build(job, variants, measured, directory, report)
         report("writing the report", None)
-        _save_program(variants.product.program, directory / "model.pt2")
+        product = placed(variants.product.program, CPU)
+        _save_program(product, directory / "model.pt2")
         result = Evidence(job, schedule, variants, measured, built).result()
         write(result, job.graph, directory)
     if options.heal is not None:
         state_file.unlink(missing_ok=True)
     remove_memory(search_file)
-    return Conversion(target, variants.product.program, schedule.plan, result)
+    return Conversion(target, product, schedule.plan, result)
 
 
 def _with_metric(options: ConvertOptions) -> ConvertOptions:
@@ -155,6 +159,7 @@ def _healer(job: Job, plan: Plan, state_file: Path, report: Report) -> Heal | No
         fit=data.fit,
         held_out=data.held_out,
         options=job.options.heal,
+        device=job.device,
         logits=like.reads_logits,
         state_file=state_file,
         report=report,
@@ -162,14 +167,18 @@ def _healer(job: Job, plan: Plan, state_file: Path, report: Report) -> Heal | No
 
 
 def _build(job: Job, variants: Variants, measured: Measured, directory: Path, report: Report) -> Built:
-    """Write the product anew in the precision that was asked for, and build the engine where one was."""
+    """Write the product anew in the precision that was asked for, and build the engine where one was.
+
+    That is work of the host: half precision is judged by its arithmetic, whatever device has searched.
+    """
+    data = job.prepared.data
     work = Work(
-        product=variants.product.program,
-        serial=job.prepared.program,
+        product=placed(variants.product.program, CPU),
+        serial=placed(job.prepared.program, CPU),
         directory=directory,
         options=job.options.engine,
         choice=job.choice,
-        data=job.prepared.data,
+        data=Split(data.fit.on(CPU), data.held_out.on(CPU), data.judge.on(CPU)),
         onnx_error=measured.comparisons[variants.product.name].error,
         plan=json.loads(variants.plan.to_json()),
     )

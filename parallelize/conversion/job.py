@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from parallelize.backends.backend import Backend
 from parallelize.backends.choice import Choice
 from parallelize.conversion.engine_options import check_precision, check_shapes
 from parallelize.conversion.goal import Faster, Goal, Replay, Within
 from parallelize.conversion.options import ConvertOptions
-from parallelize.machine.device import choose_device
+from parallelize.machine.device import CPU, choose_device
 from parallelize.metrics import Judge, Metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.prepare import Prepared, prepare
@@ -31,6 +33,7 @@ class Job:
         options: with the precision of the model, and without a refit on noise.
         choice: the backend, and why it was taken.
         asked_for: the target that latencies are predicted for; None where none is named.
+        device: where all of it runs up to the export.
     """
 
     prepared: Prepared
@@ -40,24 +43,27 @@ class Job:
     options: ConvertOptions
     choice: Choice[Backend]
     asked_for: AskedFor | None
+    device: torch.device = CPU
 
 
 def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Backend], report: Report) -> Job:
     """Prepare model and data, and hold what was asked for against them.
 
     Raises:
+        EnvironmentLackError: no such GPU.
         ParallelizeError: what was asked for does not fit the model, or needs data.
     """
     asked_for = AskedFor.of(options.target, options.target_precision)
-    prepared = prepare(source, goal.plan.seed if isinstance(goal, Replay) else options.seed, report)
+    device = choose_device(options.device)
+    if options.heal is not None:
+        choose_device(options.heal.device)  # what is not there is refused before the long work
+    prepared = prepare(source, goal.plan.seed if isinstance(goal, Replay) else options.seed, report, device)
     options = replace(options, engine=options.engine.of_model(prepared.precision))
     check_shapes(prepared.program, options.engine)
     check_precision(prepared.program, options.engine, choice)
     if asked_for is not None:  # what has no known kernels has none after a search either
         asked_for.milliseconds(prepared.program, prepared.data.judge)
     graph = stack_graph(prepared.stacks.stacks)
-    if options.heal is not None:
-        choose_device(options.heal.device)  # what is not there is refused before the long work
     if isinstance(goal, Replay):
         check_fits(graph.stacks, goal.plan)
     if prepared.random:
@@ -69,7 +75,7 @@ def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Ba
         budget.check(metric)
     if isinstance(goal, Replay) and options.metric is not None:  # a search judges before it measures anything
         Judge(prepared.program.module, prepared.data.judge, metric)
-    return Job(prepared, graph, metric, goal, options, choice, asked_for)
+    return Job(prepared, graph, metric, goal, options, choice, asked_for, device)
 
 
 def _refuse_without_data(goal: Goal, options: ConvertOptions) -> None:

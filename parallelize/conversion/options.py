@@ -15,7 +15,7 @@ from parallelize.files.plan import read_plan
 from parallelize.healing.options import HealOptions
 from parallelize.measuring.options import MeasureOptions
 from parallelize.metrics.budget import Budget
-from parallelize.planning.options import SearchOptions
+from parallelize.planning.options import DeviceOptions, SearchOptions
 from parallelize.predicting.options import SpeedOptions
 from parallelize.terminal.option_field import Spelling, option, options_of
 from passes.plan import Plan
@@ -52,7 +52,7 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class ConvertOptions(SpeedOptions, SearchOptions, MeasureOptions):
+class ConvertOptions(SpeedOptions, SearchOptions, MeasureOptions, DeviceOptions):
     """How to convert. Of `plan`, `depth` and `max_error` at most one is given; `min_speedup` alone or with the last.
 
     Attributes:

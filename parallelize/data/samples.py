@@ -8,7 +8,8 @@ So for each input is told how many rows of its array belong to a sample:
 
 Where the program takes batches of one size only, all batches have it: the last one is filled up with samples that are
 there already, which `counts` and `cut` leave out again. Arrays stay as they were stored, cast batch by batch, and a
-part of the samples is an index into them: data is in memory once.
+part of the samples is an index into them: data is in memory once. It stays in the memory of the host; a batch is moved
+to the device of whoever runs it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Samples:
         feeds: how inputs are fed that are not fed as they are stored.
         fixed: samples that the program takes at a time, where that is one number only.
         index: which samples of `stored` these are; None is all.
+        device: where batches and masks are wanted; None is where the arrays are.
     """
 
     stored: Mapping[str, Tensor]
@@ -56,6 +58,7 @@ class Samples:
     feeds: Mapping[str, Feed] = field(default_factory=dict)
     fixed: int | None = None
     index: Tensor | None = None
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         if self.index is not None:
@@ -75,6 +78,10 @@ class Samples:
     def arrays(self) -> dict[str, Tensor]:
         """All of these samples by input, in the dtypes that the program reads; that takes memory."""
         return {name: self._part(name, slice(None)) for name in self.stored}
+
+    def on(self, device: torch.device) -> Samples:
+        """The same samples, their batches on a device."""
+        return replace(self, device=device)
 
     def take(self, indices: Tensor | Sequence[int]) -> Samples:
         """Some of the samples, in the order of `indices`."""
@@ -103,11 +110,11 @@ class Samples:
         """For each of `batches(size)` where tokens are real, bool (n, tokens), or None where nothing is padded."""
         size = self.size(size)
         for start in range(0, len(self), size):
-            yield None if self.mask is None else self._part(self.mask, self._chosen(start, size)) != 0
+            yield None if self.mask is None else self._there(self._part(self.mask, self._chosen(start, size)) != 0)
 
     def every_real(self) -> Tensor | None:
         """Where tokens of all samples are real, bool (n, tokens), or None where nothing is padded."""
-        return None if self.mask is None else self._part(self.mask, slice(None)) != 0
+        return None if self.mask is None else self._there(self._part(self.mask, slice(None)) != 0)
 
     def batch(self, size: int) -> tuple[Tensor, ...]:
         """The first `size` samples at once, fewer where there are no more, or as many as the program is fixed to."""
@@ -144,8 +151,16 @@ class Samples:
         return start + torch.arange(size) % (end - start)
 
     def _fed(self, name: str, chosen: slice | Tensor) -> Tensor:
-        part = self._part(name, chosen)
+        part = self._there(self._part(name, chosen))
         return part[0] if self.feed(name).is_bare else part
+
+    def _there(self, value: Tensor) -> Tensor:
+        """A part of the data on the device. A GPU copies it on its own while the host makes the next one."""
+        if self.device is None or value.device == self.device:
+            return value
+        if self.device.type != "cuda":
+            return value.to(self.device)
+        return value.pin_memory().to(self.device, non_blocking=True)
 
     def _part(self, name: str, chosen: slice | Tensor) -> Tensor:
         """The array of some samples in the dtype that the program reads."""

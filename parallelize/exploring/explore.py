@@ -29,6 +29,7 @@ from parallelize.exploring.frontier import Point, by_depth, frontier
 from parallelize.exploring.frontier_plot import plot
 from parallelize.exploring.options import PlanOptions
 from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
+from parallelize.machine.device import choose_device
 from parallelize.machine.measured_on import machine
 from parallelize.measuring.timing import latencies
 from parallelize.metrics import Metric
@@ -81,7 +82,7 @@ def explore(
     options = replace(options, planner=replace(options.planner, resume=memory))
     refuse_foreign(output, "frontier.json", "a search for plans")
     with output_directory(output, force=force) as directory:
-        prepared = prepare(source, options.planner.seed, report)
+        prepared = prepare(source, options.planner.seed, report, choose_device(options.device))
         if prepared.random:
             raise ParallelizeError("A plan is chosen on data.", "Give calibration samples with --inputs.")
         metric = choose_metric(options.metric, prepared.program, prepared.data.judge)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parallelize.measuring.options import MeasureOptions
-from parallelize.planning.options import PlannerOptions
+from parallelize.planning.options import DeviceOptions, PlannerOptions
 from parallelize.predicting.options import TargetOptions
 from parallelize.terminal.option_field import Spelling, option, options_of
 from passes.errors import ParallelizeError
@@ -24,7 +24,7 @@ def _depths(text: str | None) -> tuple[int, ...] | None:
 
 
 @dataclass(frozen=True)
-class PlanOptions(TargetOptions, MeasureOptions):
+class PlanOptions(TargetOptions, MeasureOptions, DeviceOptions):
     """What to look for.
 
     Attributes:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from parallelize.data import Samples
+from parallelize.models.placement import device_of
 from parallelize.models.states import placeholders, run_segment
 from passes.errors import ParallelizeError
 from passes.graph.segment import extract
@@ -133,7 +134,7 @@ def measure(teacher: fx.GraphModule, samples: Samples, count: int = SAMPLES, bat
 
 def _measure(teacher: fx.GraphModule, stack: Stack, samples: Samples, batch_size: int) -> StackSensitivity:
     walk = _Walk(teacher, stack)
-    changes = _Changes(len(stack.terms))
+    changes = _Changes(len(stack.terms), device_of(teacher))
     for inputs, count in zip(samples.batches(batch_size), samples.counts(batch_size), strict=True):
         states, values = walk.states(inputs)
         for reader in range(len(stack.terms)):
@@ -148,8 +149,8 @@ def _measure(teacher: fx.GraphModule, stack: Stack, samples: Samples, batch_size
         stack.name,
         tuple(term.module for term in stack.terms),
         tuple(term.kind for term in stack.terms),
-        changes.relative_l2(),
-        changes.cosine(),
+        changes.relative_l2().cpu(),
+        changes.cosine().cpu(),
     )
 
 
@@ -176,11 +177,11 @@ class _Walk:
 class _Changes:
     """Sums over batches of how much what a term adds changes."""
 
-    def __init__(self, terms: int) -> None:
-        self._change = torch.zeros(terms, terms, dtype=torch.float64)
-        self._size = torch.zeros(terms, 1, dtype=torch.float64)
-        self._distance = torch.zeros(terms, terms, dtype=torch.float64)
-        self._samples = torch.zeros(terms, 1, dtype=torch.float64)
+    def __init__(self, terms: int, device: torch.device) -> None:
+        self._change = torch.zeros(terms, terms, dtype=torch.float64, device=device)
+        self._distance = torch.zeros_like(self._change)
+        self._size = torch.zeros(terms, 1, dtype=torch.float64, device=device)
+        self._samples = torch.zeros_like(self._size)
 
     def count(self, reader: int, plain: Tensor) -> None:
         """Take in what a term adds in the serial network, (samples, values)."""

@@ -22,7 +22,9 @@ from parallelize.export.refusal import unwritable
 from parallelize.export.signed import signed
 from parallelize.export.state_names import KEY, named_states, to_metadata
 from parallelize.export.translations import kept_translations, translated
+from parallelize.machine.device import CPU
 from parallelize.models.capture import export, from_exported
+from parallelize.models.placement import placed
 from parallelize.models.program import Program, unique
 from passes.errors import ParallelizeError
 from passes.graph.dataflow import tensor_value
@@ -51,6 +53,7 @@ def write_onnx(program: Program, path: Path, opset: int | None = None) -> None:
     import onnx
     import torch
 
+    program = placed(program, CPU)
     opset = opset or _least_opset(program)
     with _quiet():
         exported = signed(program, translated(opset)) or export(program)

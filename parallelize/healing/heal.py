@@ -92,6 +92,7 @@ def heal(
     options: HealOptions,
     *,
     logits: bool = True,
+    device: torch.device | None = None,
     state_file: Path | None = None,
     report: Report = lambda _what, _share: None,
 ) -> Healed:
@@ -105,6 +106,7 @@ def heal(
         held_out: samples that choose the weights.
         options: see HealOptions.
         logits: compare outputs by KL; by their relative L2 error otherwise.
+        device: where to train if the options do not say; None is a GPU where there is one.
         state_file: where the run keeps its state, and goes on from; the caller removes it. None keeps no state.
         report: told step, loss and the best error so far, and the share of the run that is done.
 
@@ -116,14 +118,16 @@ def heal(
         raise ParallelizeError(
             "Healing needs samples to train on and samples to choose on.", "Give more with --inputs."
         )
-    device, stacks = choose_device(options.device), find_stacks(teacher).stacks
+    stacks = find_stacks(teacher).stacks
+    if device is None or options.device is not None:
+        device = choose_device(options.device)
     weights = trainable(refitted.module, stacks, plan, [ours for ours, _ in refitted.ends], options, device)
     both = pair(teacher, refitted, weights, fit, device, logits=logits)
     run = ""
     if state_file is not None:
         run = run_identity(teacher, (fit, held_out), json.dumps([plan.to_json(), asdict(options), logits]))
     rate = options.rate(max(channels(stack) for stack in stacks))
-    healing = Healing(both, fit, held_out, options, rate)
+    healing = Healing(both, fit.on(device), held_out.on(device), options, rate)
     ending = healing.run(state_file, run, report)
     healing.restore_best()
     return Healed(
@@ -250,8 +254,7 @@ class Healing:
     def _batches(self, samples: Samples) -> Iterator[tuple[tuple[Tensor, ...], int]]:
         """Batches as the program takes them, on the device, each with how many of its samples count."""
         size = self.options.batch_size
-        for arrays, count in zip(samples.batches(size), samples.counts(size), strict=True):
-            yield tuple(array.to(self.pair.device) for array in arrays), count
+        yield from zip(samples.batches(size), samples.counts(size), strict=True)
 
     def _advance(self, samples: Samples) -> float:
         """One step; returns the loss, or infinity where loss or gradient is not finite and nothing was changed.

@@ -39,7 +39,8 @@ class HealOptions:
         evaluate_every: steps between two evaluations on held-out samples.
         patience: evaluations in a row without a new best that end the run.
         seed: seeds the order of the samples and the adapters.
-        device: where to train, such as "cpu" or "cuda:1"; None is a GPU where there is one.
+        device: where to train, such as "cpu" or "cuda:1"; None is where the conversion runs, or a GPU where there is
+            one.
 
     Raises:
         ParallelizeError: a number out of range, or both steps and epochs.

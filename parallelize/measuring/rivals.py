@@ -24,6 +24,7 @@ from parallelize.export.precision import cast
 from parallelize.export.precision_result import PrecisionResult
 from parallelize.files.plan import read_plan
 from parallelize.files.typed_json import from_plain
+from parallelize.machine.device import choose_device
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.prepare import Prepared, prepare
 from parallelize.models.program import Program
@@ -77,7 +78,7 @@ def rivals(
         raise ParallelizeError(
             "The plan asks for a refit, which needs data.", "Give the calibration samples with --inputs."
         )
-    prepared = prepare(options.loading(model), plan.seed, report)
+    prepared = prepare(options.loading(model), plan.seed, report, choose_device(options.device))
     check_fits(prepared.stacks.stacks, plan)
     networks = _cast(_networks(prepared, plan, report), product)
     backend = product.backend

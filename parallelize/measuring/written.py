@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -19,6 +20,7 @@ from passes.errors import CheckError
 from passes.graph.agreement import change
 from passes.graph.outputs import flat_outputs
 
+MaybeTensor = TypeVar("MaybeTensor", Tensor, Tensor | None)
 CHECKED = 32  # samples that outputs are compared on
 # Of the largest output: other kernels add in another order, and a product of TensorFloat-32 keeps ten bits.
 TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
@@ -60,7 +62,13 @@ def compared(
     batch = samples.batch(size)
     with torch.no_grad():
         expected = flat_outputs(program.module, batch)
-        moved = change(expected, run(batch), real_outputs(like or program.module, samples, batch, expected))
+        real = real_outputs(like or program.module, samples, batch, expected)
+        moved = change(_on_host(expected), _on_host(run(batch)), _on_host(real))
     if not moved.within(TOLERANCE[precision]):
         raise CheckError(f"{what} differs from its graph by {moved}.", "Please report this with the model.")
     return Comparison(moved.largest, TOLERANCE[precision], samples.fixed or min(size, len(samples)))
+
+
+def _on_host(values: Sequence[MaybeTensor]) -> list[MaybeTensor]:
+    """What runs a file may be on another device than the graph."""
+    return [value if value is None else value.cpu() for value in values]

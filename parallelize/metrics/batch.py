@@ -145,7 +145,7 @@ class Batch:
 
     def total(self, parts: Iterable[Tensor]) -> Tensor:
         """The sum of a value of each sample over outputs."""
-        return sum(parts, torch.zeros(len(self.pairs[0].ours), dtype=torch.float64))
+        return sum(parts, self.pairs[0].ours.new_zeros(len(self.pairs[0].ours), dtype=torch.float64))
 
     @property
     def _axes(self) -> int | None:

@@ -48,7 +48,8 @@ class Reference:
             if found is None:
                 continue
             part = slice(start, start + len(found[0]))
-            columns[metric.name] = Added(*found, None if metric.better is None else self._serial[metric.name][part])
+            serial = None if metric.better is None else self._serial[metric.name][part]
+            columns[metric.name] = Added(found[0].cpu(), found[1].cpu(), serial)
         return columns
 
     def _batches(self, ours: Sequence[Tensor], start: int = 0) -> Iterator[tuple[int, Batch]]:
@@ -58,11 +59,15 @@ class Reference:
             yield at, self._batch([output[at : at + step] for output in ours], start + at)
 
     def _batch(self, ours: Sequence[Tensor], start: int) -> Batch:
+        """On our device, wherever the teacher's outputs are kept."""
         part = slice(start, start + len(ours[0]))
+
+        def beside(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[part].to(ours[0].device)
+
         of_each = zip(ours, self.outputs, self._spread, self._scales, strict=True)
-        pairs = [Pair(y, t[part], None if real is None else real[part], known) for y, t, real, known in of_each]
-        labels, tokens = (None if value is None else value[part] for value in (self.labels, self.tokens))
-        return Batch(pairs, labels, tokens, self.by_token)
+        pairs = [Pair(y, t[part].to(y.device), beside(real), known) for y, t, real, known in of_each]
+        return Batch(pairs, beside(self.labels), beside(self.tokens), self.by_token)
 
     @cached_property
     def _metrics(self) -> list[Metric]:
@@ -84,7 +89,7 @@ class Reference:
         """What the teacher's own values are made of, computed once."""
         valued = [metric for metric in self._metrics if metric.better is not None]
         parts = [
-            {metric.name: found[0] for metric in valued if (found := metric.measure(batch)) is not None}
+            {metric.name: found[0].cpu() for metric in valued if (found := metric.measure(batch)) is not None}
             for _, batch in self._batches(self.outputs)
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -1,7 +1,8 @@
 """A **judge** scores networks against the teacher, batch by batch.
 
 The teacher runs once. Its outputs on all samples stay in memory as long as the judge does, in their own dtype: for a
-language model samples x tokens x vocabulary numbers, which bounds the samples that can be judged. Of every other
+language model samples x tokens x vocabulary numbers, which bounds the samples that can be judged. They are kept on the
+device of the networks while there is room for them, on the host otherwise. Of every other
 network only one batch of outputs is there at a time, and a few numbers for each sample are kept. A metric of the user's
 own needs the whole set, so with one the outputs of the network that is being scored are collected too.
 """
@@ -18,6 +19,7 @@ from torch import Tensor, fx
 
 from parallelize.data import Samples
 from parallelize.data.padding import layouts, output_nodes
+from parallelize.machine.device import CPU, has_room
 from parallelize.metrics.batch import logit_axes
 from parallelize.metrics.columns import Columns, Reference, joined
 from parallelize.metrics.metric import Metric
@@ -59,6 +61,7 @@ class Judge:
         count = samples.fixed or min(_PROBE, len(samples))
         self._axes = sample_axes(teacher)
         raw = flat_outputs(teacher, samples.batch(count))
+        self._device = raw[0].device if raw else CPU
         first = self._samples_first(raw, count)
         self._rows = raw[0].shape[self._axes[0] if self._axes else 0] // count if raw[0].ndim else 0
         self._batch_size = max(1, min(batch_size, _AT_ONCE // max(1, sum(output[0].numel() for output in first))))
@@ -67,7 +70,8 @@ class Judge:
         if self.metric.reads == "next tokens" and logit_axes(outputs) == 3:
             tokens = next_tokens(samples, outputs[0].shape[2])
         by_token = self.metric.reads == "logits"
-        self._reference = Reference(outputs, self._real(teacher), samples.labels, tokens, by_token)
+        real = [None if mask is None else mask.to(outputs[0].device) for mask in self._real(teacher)]
+        self._reference = Reference(outputs, real, samples.labels, tokens, by_token)
         self._serial_own: dict[int, Tensor] = {}
         self._require_metric()
 
@@ -95,7 +99,7 @@ class Judge:
         axis = self._axes[0] if self._axes else 0
         for batch, count in zip(batches, counts, strict=False):
             size = batch[0].shape[axis] // self._rows if self._rows else 1
-            yield [output[:count] for output in self._samples_first(batch, size)]
+            yield [output[:count].to(self._device) for output in self._samples_first(batch, size)]
 
     def _samples_first(self, outputs: Sequence[Tensor], count: int) -> list[Tensor]:
         return samples_first(outputs, count, self._axes)
@@ -107,7 +111,9 @@ class Judge:
 
     def _all_outputs(self, teacher: fx.GraphModule, first: Sequence[Tensor]) -> list[Tensor]:
         """The teacher's outputs on all samples, shaped as those of the first ones."""
-        outputs = [output.new_empty(len(self.samples), *output.shape[1:]) for output in first]
+        size = len(self.samples) * sum(output[0].nbytes for output in first)
+        home = self._device if has_room(self._device, size) else CPU
+        outputs = [output.new_empty(len(self.samples), *output.shape[1:], device=home) for output in first]
         start = 0
         for batch in self._outputs(teacher):
             count = len(batch[0])

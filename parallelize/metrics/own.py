@@ -5,7 +5,8 @@
 It is called once with the whole set: lists of output tensors, first axis samples, and a dict of the inputs by name,
 with the class labels as "labels" where there are any. The result has the shape (samples,). Scores may depend on the
 other samples, as ranks in a retrieval do. The error is the mean of function(teacher_outputs, teacher_outputs, batch)
-minus the mean of ours. The tensors are not copied: the function must not write into them.
+minus the mean of ours. The tensors are on the CPU and not copied: the function must not write
+into them.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def own_scores(metric: Metric, outputs: Sequence[Tensor], teacher: Sequence[Tens
     """
     assert metric.function is not None
     labels = {} if samples.labels is None else {"labels": samples.labels}
-    result = metric.function(list(outputs), list(teacher), {**labels, **samples.arrays})
+    ours, theirs = ([output.cpu() for output in each] for each in (outputs, teacher))
+    result = metric.function(ours, theirs, {**labels, **samples.arrays})
     if not isinstance(result, Tensor):
         raise ParallelizeError(f"The metric {metric} returned a {type(result).__name__}, not a tensor.", _HINT)
     if result.ndim != 1 or not 1 <= len(result) <= len(samples):
@@ -114,7 +116,7 @@ def own_scores(metric: Metric, outputs: Sequence[Tensor], teacher: Sequence[Tens
         raise ParallelizeError(
             f"The metric {metric} returned a tensor of shape {shape} for {len(samples)} samples.", _HINT
         )
-    scores = result.detach().double()
+    scores = result.detach().cpu().double()
     bad = ~scores.isfinite()
     if bad.any() and all(output.isfinite().all() for output in outputs):
         raise ParallelizeError(

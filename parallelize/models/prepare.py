@@ -1,6 +1,6 @@
 """What every command that rewrites begins with: the model is captured and cleaned, its data loaded and split.
 
-capture -> load data -> accept -> refuse NaN -> clean -> find stacks -> split
+capture -> load data -> accept -> onto the device -> refuse NaN -> clean -> find stacks -> split
 
 Stacks are found in the cleaned graph alone, as `inspect` finds them: clean-up brings to light residual adds that were
 written in other ways.
@@ -14,14 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from parallelize.data import Samples, load_samples, read_headers
 from parallelize.data.split import Split, split
+from parallelize.machine.device import CPU
 from parallelize.models.acceptance import accept, accepted_at_random, random_data
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
 from parallelize.models.finiteness import refuse_not_finite
+from parallelize.models.placement import placed
 from parallelize.models.program import Program
 from parallelize.models.source import Source
 from parallelize.models.sources import load_program
@@ -58,13 +61,14 @@ class Prepared:
     precision: CastPrecision = "fp32"
 
 
-def prepare(source: Source, seed: int, report: Report) -> Prepared:
+def prepare(source: Source, seed: int, report: Report, device: torch.device = CPU) -> Prepared:
     """Capture, load, clean and split.
 
     Args:
         source: the model and its data.
         seed: of the split, and of random inputs.
         report: told what is being done.
+        device: where the program is in the end, and where batches of the samples are handed out.
 
     Raises:
         ParallelizeError: a model without stacks or branches, one that is random, mixes samples or is NaN on its data,
@@ -76,7 +80,8 @@ def prepare(source: Source, seed: int, report: Report) -> Prepared:
     report("running the model on a few samples", None)
     what = "random sample" if source.inputs is None else "sample"
     notes = accept(program, samples, what=what).notes
-    program = replace(program, original=None)
+    program = placed(replace(program, original=None), device)
+    samples, judge = samples.on(device), None if judge is None else judge.on(device)
     refuse_not_finite(program, samples, what)
     if judge is not None:
         refuse_not_finite(program, judge, "judging sample")

@@ -133,7 +133,11 @@ def start_batches(teacher: fx.GraphModule, state: fx.Node, samples: Samples, bat
     counts, masks = samples.counts(batch_size), samples.real(batch_size)
     for inputs, count, mask in zip(samples.batches(batch_size), counts, masks, strict=True):
         (value,) = run_segment(embed, inputs)
-        real = mask if mask is None or samples.fixed is None else mask & (torch.arange(size) < count)[:, None]
+        real = (
+            mask
+            if mask is None or samples.fixed is None
+            else mask & (torch.arange(size, device=mask.device) < count)[:, None]
+        )
         real = real.T if turned and real is not None else real
         batches.append(Batch(samples, start, samples.fixed or count, count, value, value, real))
         start += count

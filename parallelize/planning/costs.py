@@ -14,6 +14,7 @@ from math import inf, isnan, prod
 from torch import fx
 
 from parallelize.data import Samples
+from parallelize.machine.torch_settings import whole_float32
 from parallelize.metrics import Judge
 from parallelize.models.states import Batch, Teacher, batch_size, example_size, outputs_from, start_batches
 from parallelize.planning.forms import GroupForm, main_form
@@ -75,6 +76,7 @@ class GroupCosts:
         """Whether the cost of a group is there without a measurement."""
         return form.first == form.last or self.key(number, form) in self.known
 
+    @whole_float32()
     def _measure(self, number: int, form: GroupForm) -> float:
         stack = self.stacks[number]
         before = [level for block in range(form.first) for level in _serial(stack, block)]

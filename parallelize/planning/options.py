@@ -14,6 +14,19 @@ from passes.plan import REFITS, Refit
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """On what the whole job runs: cleaning, search, refit, judging.
+
+    Attributes:
+        device: such as "cpu" or "cuda:1"; None is a GPU where there is one.
+    """
+
+    device: str | None = option(
+        None, "cpu, cuda or cuda:N, of search, refit and judging (default: a GPU where there is one)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """How to search.
 

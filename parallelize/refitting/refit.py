@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import fx
 
 from parallelize.data import Samples
+from parallelize.machine.torch_settings import whole_float32
 from parallelize.models import states
 from parallelize.models.states import start_batches
 from parallelize.refitting.records import LevelRefit, Refitted
@@ -43,6 +44,7 @@ from passes.stacks.find import Stack, find_stacks
 Progress = Callable[[int, int], None]  # levels done, levels in all
 
 
+@whole_float32()
 def refit(
     teacher: fx.GraphModule,
     plan: Plan,

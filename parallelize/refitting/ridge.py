@@ -65,7 +65,6 @@ class Moments:
 
     def error(self, solution: Tensor) -> float:
         """|F D - R|^2 on these rows."""
-        solution = solution.to(self.features.device)
         quadratic = (solution * (self.symmetric() @ solution)).sum()
         return max(0.0, float(self.target - 2 * (solution * self.cross).sum() + quadratic))
 
@@ -84,7 +83,7 @@ def _solver(moments: Moments, constant: bool) -> Callable[[float], Tensor]:
     right = moments.cross / (scale[:, None] * max(moments.rows, 1))
     penalty = torch.ones_like(scale)
     penalty[-1] = 0 if constant else 1
-    return lambda ridge: (torch.cholesky_solve(right, _factor(normal, ridge * penalty)) / scale[:, None]).cpu()
+    return lambda ridge: torch.cholesky_solve(right, _factor(normal, ridge * penalty)) / scale[:, None]
 
 
 def _factor(normal: Tensor, penalty: Tensor) -> Tensor:

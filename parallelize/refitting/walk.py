@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from parallelize.machine.device import choose_device
 from parallelize.models.states import Batch, Step, Teacher, placeholders, run_segment
 from parallelize.refitting.records import LevelRefit, ReadIns
 from parallelize.refitting.ridge import Moments, choose
@@ -180,7 +179,7 @@ class StackWalk:
         nodes = () if step is None else step.nodes
         ours = [site.source for site, _ in sites.values()]
         moments = [
-            Moments.none(width + 1, width, choose_device(None))
+            Moments.none(width + 1, width, part[0].state.device)
             for width in (source.meta["val"].shape[-1] for source in ours)
         ]
         reached: list[tuple[Tensor, Tensor]] = []
@@ -300,7 +299,7 @@ def _moments(
     for batch, found, target in zip(batches, values, targets, strict=True):
         *columns, total = (batch.rows(value, axis) for value, axis in zip(found, axes, strict=True))
         rows = _with_constant(columns)
-        moments = moments or Moments.none(rows.shape[1], total.shape[1], choose_device(None))
+        moments = moments or Moments.none(rows.shape[1], total.shape[1], rows.device)
         moments.add(rows, batch.rows(target, axes[-1]) - total)
     assert moments is not None
     return moments
@@ -323,4 +322,4 @@ def _squares(value: Tensor) -> float:
 def _with_constant(columns: Iterable[Tensor]) -> Tensor:
     """Columns side by side, a constant last."""
     parts = list(columns)
-    return torch.cat([*parts, torch.ones(len(parts[0]), 1, dtype=parts[0].dtype)], 1)
+    return torch.cat([*parts, parts[0].new_ones(len(parts[0]), 1)], 1)

@@ -54,10 +54,10 @@ def folded_bias(module: fx.GraphModule, linear: fx.Node, shift: Tensor | None, s
     """Bias of `scale * linear(n * gain + shift)` as a linear of n, computed in float64."""
     weight, bias = stored_parameters(module, linear)
     if bias is None and shift is None:
-        return torch.zeros(len(weight), dtype=weight.dtype)
+        return weight.new_zeros(len(weight))
     if shift is None and scale is None:
         return cast("Tensor", bias)
-    total = torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias.double()
+    total = weight.new_zeros(len(weight), dtype=torch.float64) if bias is None else bias.double()
     if shift is not None:
         total = total + weight.double() @ shift.double()
     return (total if scale is None else total * scale).to(weight.dtype)

@@ -250,10 +250,10 @@ def change_out_projection(module: fx.GraphModule, out: OutProjection, change: Te
 
     The weights are changed on a copy: whoever shares them keeps the old ones. A gain becomes part of them.
     """
-    gain = _fold_gains(module, out)
     weight_node = out.node.args[1]
     assert isinstance(weight_node, fx.Node)
     weight = read_parameter(module, weight_node)
+    gain = _fold_gains(module, out, weight.device)
     changed = weight.double() * gain.reshape(-1, *[1] * (weight.ndim - 1))
     at_centre = changed.flatten(2).select(2, changed[0, 0].numel() // 2) if changed.ndim > 2 else changed
     at_centre += change
@@ -263,9 +263,9 @@ def change_out_projection(module: fx.GraphModule, out: OutProjection, change: Te
         replace_parameter(module, out.node, 2, "refit_bias", (bias.double() * gain.flatten()).to(bias.dtype))
 
 
-def _fold_gains(module: fx.GraphModule, out: OutProjection) -> Tensor:
+def _fold_gains(module: fx.GraphModule, out: OutProjection, device: torch.device) -> Tensor:
     """Take the gains out of the graph; returns their product, one factor or one for each channel."""
-    product = torch.ones(1, dtype=torch.float64)
+    product = torch.ones(1, dtype=torch.float64, device=device)
     for gain in out.gains:
         stored = [arg for arg in gain.args if isinstance(arg, fx.Node) and arg.op == "get_attr"]
         if stored:

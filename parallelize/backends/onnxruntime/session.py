@@ -114,7 +114,7 @@ class OnnxRuntime:
     def _feed(self, inputs: Sequence[Tensor]) -> dict[str, object]:
         self._require_numpy()
         values = zip(self.inputs, inputs, strict=True)
-        return {spec.name: value.to(spec.dtype).numpy() for spec, value in values}
+        return {spec.name: value.to("cpu", spec.dtype).numpy() for spec, value in values}
 
     def _require_numpy(self) -> None:
         """Values go in and come out as arrays of NumPy, which has no bfloat16."""
@@ -136,7 +136,7 @@ class OnnxRuntime:
         binding = session.io_binding()
         for spec, value in zip(self.inputs, inputs, strict=True):
             binding.bind_ortvalue_input(
-                spec.name, _library().OrtValue.ortvalue_from_numpy(value.to(spec.dtype).numpy(), "cuda", 0)
+                spec.name, _library().OrtValue.ortvalue_from_numpy(value.to("cpu", spec.dtype).numpy(), "cuda", 0)
             )
         for spec in self.outputs:
             binding.bind_output(spec.name, "cuda")

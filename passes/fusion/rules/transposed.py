@@ -37,7 +37,7 @@ def _transposed(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
         return interleave([_bias(each) for each in stored], 0, outer)
 
     def _bias(each: tuple[Tensor, Tensor | None]) -> Tensor:
-        return each[1] if each[1] is not None else torch.zeros(each[0].shape[1] * groups, dtype=each[0].dtype)
+        return each[1] if each[1] is not None else each[0].new_zeros(each[0].shape[1] * groups)
 
     source = emitter.node(env[operand(node)], node) if shared else in_channels(emitter, node, env).node
     parameters = emitter.store("weight", weight), emitter.store("bias", bias) if has_bias(node) else None

@@ -116,6 +116,18 @@ BAD = {
         3,
         "cuda:77",
     ),
+    "search on a GPU that is not there": (
+        _nothing,
+        (*CONVERT, "--device", "cuda:77"),
+        3,
+        "There is no GPU cuda:77",
+    ),
+    "plans on a device that is misspelt": (
+        _nothing,
+        ("plan", "model.pt", "-o", "out", "--inputs", "data.npz", "--device", "gpu"),
+        2,
+        "'gpu' names no device",
+    ),
     "output is a file": (_nothing, replaced("out", "data.npz"), 2, "data.npz"),
 }
 

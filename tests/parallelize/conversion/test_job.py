@@ -55,6 +55,14 @@ def test_what_random_numbers_cannot_do_is_refused(goal: Goal, options: ConvertOp
     assert refusal(RANDOM, goal, options).startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    "options", [ConvertOptions(device="cuda:77"), ConvertOptions(heal=HealOptions(device="cuda:77"))]
+)
+def test_a_device_that_is_not_there_is_refused_before_the_model_is_captured(options: ConvertOptions) -> None:
+    missing = Source("no such model", "no such data")
+    assert refusal(missing, AtDepth(1), replace(options, rounds=1)) == "There is no GPU cuda:77."
+
+
 def test_a_plan_of_another_network_is_refused() -> None:
     message = refusal(RANDOM, Replay(Plan((serial(8),))), ConvertOptions())
     assert message.startswith("The plan has 8 terms for the stack ")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from parallelize.data import Feed, Samples
+from tests.parallelize.other_device import other_device
 
 
 def test_batches_cover_every_sample_once() -> None:
@@ -111,3 +112,16 @@ def test_the_elements_of_one_sample_bound_a_batch_and_those_of_tables_do_not() -
     stored = {"x": torch.zeros(9, 2), "table": large.expand(2**12, 2**12)}
     assert list(Samples(stored, feeds={"table": Feed(rows=0)}).counts(100)) == [9]
     assert list(Samples({"x": large.expand(3, 2**24)}).counts(100)) == [1, 1, 1]
+
+
+def test_data_stays_on_the_host_and_batches_and_masks_are_handed_out_on_the_device() -> None:
+    stored = {"x": torch.arange(6.0).reshape(3, 2), "mask": torch.tensor([[1, 0], [1, 1], [0, 1]])}
+    with other_device() as device:
+        samples = Samples(stored, mask="mask").on(device).take([2, 0])
+        (batch,) = samples.batches(5)
+        every, (real,) = samples.every_real(), samples.real(5)
+        assert every is not None
+        assert real is not None
+        assert {value.device for value in (*batch, every, real)} == {device}
+        assert {array.device.type for array in samples.arrays.values()} == {"cpu"}
+        assert batch[0].tolist() == [[4.0, 5.0], [0.0, 1.0]]

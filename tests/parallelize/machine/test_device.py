@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from parallelize.machine.device import choose_device
+from parallelize.machine.device import CPU, choose_device, has_room
 from passes.errors import EnvironmentLackError, ParallelizeError
 
 
@@ -17,3 +17,7 @@ def test_devices_that_do_not_exist_are_refused() -> None:
     with pytest.raises(EnvironmentLackError, match="no GPU cuda:99"):
         choose_device("cuda:99")
     assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_the_memory_of_the_host_is_not_asked() -> None:
+    assert has_room(CPU, 2**60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from parallelize.machine.torch_settings import torch_settings
+from parallelize.machine.torch_settings import torch_settings, whole_float32
 
 
 def settings() -> tuple[int, bool, bool]:
@@ -28,3 +28,14 @@ def test_settings_hold_in_the_block_and_go_with_whatever_ends_it(tf32: bool) -> 
     with pytest.raises(KeyError), torch_settings(2, tf32=tf32):
         raise KeyError
     assert settings() == before
+
+
+def test_no_product_is_shortened_in_a_fit_whatever_the_caller_has_set() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with whole_float32():
+            assert (torch.get_float32_matmul_precision(), *settings()[1:]) == ("highest", False, False)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
