@@ -5,22 +5,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from parallelize.baselines.linear_maps import replaced
 from parallelize.baselines.methods import baselines
 from parallelize.baselines.networks import build_variants
+from parallelize.conversion.convert import convert
+from parallelize.conversion.options import ConvertOptions
 from parallelize.data import Samples
 from parallelize.exploring import sensitivity
+from parallelize.exploring.explore import explore
+from parallelize.exploring.options import PlanOptions
 from parallelize.healing.heal import Healed, heal
 from parallelize.healing.options import HealOptions
+from parallelize.machine.device import CPU
 from parallelize.metrics import Judge
 from parallelize.models.clean import clean
 from parallelize.models.finiteness import refuse_not_finite
 from parallelize.models.placement import device_of, placed
 from parallelize.models.program import Program
+from parallelize.models.source import Source
 from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
 from parallelize.refitting.records import Refitted
@@ -120,3 +128,26 @@ def test_a_comparison_is_built_and_healed_there(device: torch.device, there: Pro
     assert variants.healed is not None
     assert variants.healed.steps == 4
     assert replace(variants.healed, module=there.module).device == str(device)
+
+
+@pytest.fixture
+def sources(tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Source:
+    """A model and its data, and commands that find the device where they are told to use one."""
+    for home in ("parallelize.conversion.job", "parallelize.exploring.explore"):
+        monkeypatch.setattr(f"{home}.choose_device", lambda _name: device)
+    np.savez(tmp_path / "data.npz", images=images(60, 3).arrays["images"].numpy())
+    return Source(vision(2), tmp_path / "data.npz")
+
+
+def test_a_conversion_there_is_written_by_the_host(sources: Source, tmp_path: Path) -> None:
+    options = ConvertOptions(depth=1, rounds=1, heal=HealOptions(steps=2, evaluate_every=1, batch_size=8))
+    conversion = convert(sources, tmp_path / "out", options=options)
+    assert device_of(conversion.program.module) == CPU
+    assert torch.export.load(tmp_path / "out" / "model.pt2").module()(images(2, 4).batch(2)[0]).shape == (2, 10)
+    assert {network.name for network in conversion.report.networks} >= {"serial", "rewrite, refitted"}
+
+
+@pytest.mark.slow
+def test_a_frontier_is_searched_there_and_timed_by_the_host(sources: Source, tmp_path: Path) -> None:
+    content = explore(sources, tmp_path / "out", PlanOptions(rounds=1, heatmap=True))
+    assert [point["kind"] for point in content["points"]] == ["serial", "rewrite", "deletion"]
