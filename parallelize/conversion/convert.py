@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from parallelize.baselines.networks import Heal, Variants, build_variants, fused_variants
-from parallelize.conversion.engine_options import settle
+from parallelize.conversion.engine_options import require_timing, settle
 from parallelize.conversion.engines import Built, Work, write_product
 from parallelize.conversion.evidence import Evidence
 from parallelize.conversion.goal import goal_of
@@ -100,6 +100,7 @@ def convert(
     """
     source, options = Source.of(model, **data), _with_metric(options or ConvertOptions())
     goal, choice = goal_of(options), settle(options.engine)
+    require_timing(goal, choice, options.target)
     target = Path(output)
     state_file, search_file = beside(target, "resume"), beside(target, SEARCH_FILE)
     refuse_foreign(target, "report.json", "a conversion")

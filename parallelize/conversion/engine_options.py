@@ -6,11 +6,13 @@ import torch
 
 from parallelize.backends.backend import Backend
 from parallelize.backends.choice import Choice, builders, choose_backend
+from parallelize.backends.tensorrt.choices import Precision
 from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import ShapeOptions, choose_profiles
+from parallelize.conversion.goal import Faster, Goal
 from parallelize.conversion.options import EngineOptions
 from parallelize.models.program import Program
-from passes.errors import ParallelizeError
+from passes.errors import EnvironmentLackError, ParallelizeError
 from passes.graph.dataflow import tensor_value
 from passes.graph.operators import gemms
 from passes.precision.cast_precision import Precision as CastPrecisionName
@@ -37,6 +39,35 @@ def settle(options: EngineOptions) -> Choice[Backend]:
     if options.computes_in == "tf32":
         raise ParallelizeError(f"tf32 is how an engine computes, not how a model is stored, {taken}", hint.format("it"))
     return choice
+
+
+def require_timing(goal: Goal, choice: Choice[Backend], target: str | None) -> None:
+    """Refuse a goal of latency on a backend that does not run here, where no target is named.
+
+    Raises:
+        EnvironmentLackError: naming the backend.
+    """
+    if target is not None or not isinstance(goal, Faster) or choice.builder is None:
+        return
+    if choice.builder.runs_here() is None:
+        raise EnvironmentLackError(
+            f"How fast a network is on {choice.backend.name} is measured on a GPU that runs its engines, and there is"
+            " none here.",
+            "Use --backend onnxruntime to time on the CPU, name a GPU with --target, or convert where there is one.",
+        )
+
+
+def check_timing(goal: Goal, options: EngineOptions, own: Precision, choice: Choice[Backend]) -> None:
+    """Refuse a goal of latency in a precision that networks are not timed in.
+
+    Raises:
+        ParallelizeError: ONNX Runtime times networks in the precision of the model, and another was asked for.
+    """
+    if isinstance(goal, Faster) and choice.builder is None and options.computes_in != own:
+        raise ParallelizeError(
+            f"ONNX Runtime times networks in {own}, and {options.computes_in} was asked for.",
+            "Leave out --precision, and cast the plan that is found with --plan.",
+        )
 
 
 def check_shapes(program: Program, options: EngineOptions) -> None:

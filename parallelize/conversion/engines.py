@@ -143,19 +143,24 @@ def write_product(work: Work, report: Report) -> Built:
         result = replace(result, onnx_error=error, onnx_skipped=skipped)
     if builder is None:
         return result
-    given = work.options.build.shapes
-    shapes = given if given != ShapeOptions() else _shapes(work.product, judge)
-    building = replace(work.options.build, precision=precision, shapes=shapes)
+    options = building(work.options, work.product, judge)
     errors = _errors(record, result.onnx_error)
-    sidecar = builder.build(work.onnx, work.engine(builder), building, plan=work.plan, errors=errors, report=report)
+    sidecar = builder.build(work.onnx, work.engine(builder), options, plan=work.plan, errors=errors, report=report)
     twin = work.directory / f"serial{builder.builds.suffix}"
-    other = _build_twin(work.serial, twin, builder, building, record, report)
+    other = _build_twin(work.serial, twin, builder, options, record, report)
     counts = {"serial": Counts.of(other.layers), "rewrite": Counts.of(sidecar.layers)}
     result = replace(result, sidecar=sidecar, counts=counts)
     result = _run(result, work, made, twin, report)
     for path in work.directory.glob("serial.*"):
         path.unlink()
     return result
+
+
+def building(options: EngineOptions, program: Program, judge: Samples) -> BuildOptions:
+    """How the engine of a program is built: in its precision, and for the shapes of the data where none are given."""
+    given = options.build.shapes
+    shapes = given if given != ShapeOptions() else _shapes(program, judge)
+    return replace(options.build, precision=options.computes_in, shapes=shapes)
 
 
 def _cast(work: Work, report: Report) -> tuple[Program, PrecisionRecord]:

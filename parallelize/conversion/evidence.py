@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
-from parallelize.baselines.networks import Variants
+from parallelize.baselines.networks import SERIAL, Variants
 from parallelize.conversion.engines import Built
 from parallelize.conversion.job import Job
 from parallelize.conversion.measured import Measured
+from parallelize.conversion.pace import Pace, Timed
 from parallelize.conversion.result import (
     DataUsed,
     FoundStack,
@@ -65,7 +66,25 @@ class Evidence:
             unfused_stacks={} if search is None else dict(search.unfused),
             backend=self.built.result(),
             predicted=self._predicted(),
+            pace=self._pace(),
         )
+
+    def _pace(self) -> Pace | None:
+        """What was timed for the goal, and in the end of what was written, where that could be run."""
+        pace, product = self.schedule.pace, self.variants.product
+        if pace is None:
+            return None
+        times = {name: latency.median for name, latency in self.measured.latencies.items()}
+        names = (SERIAL, product.name)
+        if self.job.asked_for is not None:
+            predicted = self._predicted()
+            times = {} if predicted is None else dict(predicted.milliseconds)
+        elif self.job.choice.builder is not None:
+            times = {name: latency.median for name, latency in self.built.latencies.items()}
+            names = ("serial", "rewrite")
+        if not times:
+            return pace
+        return replace(pace, product=Timed(product.depth_blocks, *(times[name] for name in names)))
 
     def _data(self) -> DataUsed:
         split = self.job.prepared.data

@@ -1,11 +1,12 @@
-"""What a conversion is to reach: a plan to replay, a depth, an error that is allowed, or a speed-up on a target."""
+"""What a conversion is to reach: a plan to replay, a depth, an error that is allowed, or how fast to be."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from math import inf
 
 from parallelize.conversion.options import ConvertOptions
+from parallelize.machine.duration import milliseconds
 from parallelize.metrics import Budget, Metric
 from passes.errors import ParallelizeError
 from passes.plan import Plan
@@ -41,55 +42,74 @@ class Within:
 
 @dataclass(frozen=True)
 class Faster:
-    """The best schedule that is predicted to be so many times as fast on a target; of a budget the shallowest."""
+    """The deepest schedule that is fast enough, because deeper ones lose less; of a budget the shallowest.
 
-    min_speedup: float
+    Attributes:
+        speedup: the serial network's median over that of the rewrite, at least; None where none was asked for.
+        latency: median milliseconds, at most; None where none was asked for.
+        budget: the largest error that is allowed; None allows any.
+    """
+
+    speedup: float | None = None
+    latency: float | None = None
     budget: Budget | None = None
 
 
 Goal = Replay | AtDepth | Within | Faster
+_ALONE = ("plan", "depth")
+_TOGETHER = ("max_error", "min_speedup", "max_latency")
 
 
 def goal_of(options: ConvertOptions) -> Goal:
     """The goal that options name, before anything takes time.
 
     Raises:
-        ParallelizeError: several of a plan, a depth and a budget, a speed-up beside a plan or a depth or of no target,
-            or a budget that is no number or has no meaning for the metric.
+        ParallelizeError: a plan or a depth beside anything else, a number that is none, a budget that has no meaning
+            for the metric, or a speed-up that every network has.
     """
-    given = [name for name in ("plan", "depth", "max_error") if getattr(options, name) is not None]
-    if len(given) > 1:
+    alone, together = ([name for name in names if getattr(options, name) is not None] for names in (_ALONE, _TOGETHER))
+    if len(alone) > 1 or (alone and together):
         raise ParallelizeError(
-            "Only one of a plan, a depth and a maximal error can be asked for.", "Leave out the rest."
+            "Only one of a plan, a depth and a maximal error, speed-up or latency can be asked for.",
+            "Leave out the rest; an error, a speed-up and a latency go together.",
         )
-    if options.min_speedup is not None:
-        return _faster(options, options.min_speedup)
     if options.plan is not None:
         return Replay(options.plan)
     if options.depth is not None:
         return AtDepth(options.depth)
-    if options.max_error is None:
+    if not together:
         return Within(is_default=True)
-    return Within(_budget(options.max_error, options))
-
-
-def _faster(options: ConvertOptions, least: float) -> Faster:
-    """The speed-up, held against what else was given."""
-    if options.target is None:
-        raise ParallelizeError(
-            f"A speed-up of {least:g} is asked of a target, and none is named.", "Name the GPU, as in --target h200."
-        )
-    if options.plan is not None or options.depth is not None:
-        raise ParallelizeError(
-            "A plan or a depth leaves nothing to choose by a speed-up.", "Leave out --min-speedup, or the other one."
-        )
-    if not 1 <= least < inf:
-        raise ParallelizeError(f"The speed-up {least} is not a number of one or more.", "Ask for 2, say.")
-    return Faster(least, None if options.max_error is None else _budget(options.max_error, options))
-
-
-def _budget(given: Budget | float | str, options: ConvertOptions) -> Budget:
-    budget = Budget.parse(given)
-    if isinstance(options.metric, Metric):
+    budget = None if options.max_error is None else Budget.parse(options.max_error)
+    if budget is not None and isinstance(options.metric, Metric):
         budget.check(options.metric)
-    return budget
+    if budget is not None and together == ["max_error"]:
+        return Within(budget)
+    speedup = None if options.min_speedup is None else _speedup(options.min_speedup)
+    latency = None if options.max_latency is None else milliseconds(options.max_latency, "latency")
+    return Faster(speedup, latency, budget)
+
+
+def asked_budget(goal: Goal) -> Budget | None:
+    """The largest error that was asked for, None where none was."""
+    if isinstance(goal, Faster):
+        return goal.budget
+    return goal.budget if isinstance(goal, Within) and not goal.is_default else None
+
+
+def _speedup(value: float | str) -> float:
+    """Read 2, "2" or "2x"."""
+    text = str(value).strip()
+    try:
+        number = float(text.removesuffix("x"))
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ParallelizeError(
+            f"The speed-up {text!r} is not a number above 1.", "Give one such as 2, for half the time of serial."
+        )
+    if number <= 1:
+        raise ParallelizeError(
+            f"Nothing is to be done for a speed-up of {number:g}: the serial network has it.",
+            "Give a number above 1, such as 2 for half the time of serial.",
+        )
+    return number

@@ -8,8 +8,8 @@ import torch
 
 from parallelize.backends.backend import Backend
 from parallelize.backends.choice import Choice
-from parallelize.conversion.engine_options import check_precision, check_shapes
-from parallelize.conversion.goal import Faster, Goal, Replay, Within
+from parallelize.conversion.engine_options import check_precision, check_shapes, check_timing
+from parallelize.conversion.goal import Goal, Replay, asked_budget
 from parallelize.conversion.options import ConvertOptions
 from parallelize.machine.device import CPU, choose_device
 from parallelize.metrics import Judge, Metric
@@ -63,6 +63,8 @@ def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Ba
     check_precision(prepared.program, options.engine, choice)
     if asked_for is not None:  # what has no known kernels has none after a search either
         asked_for.milliseconds(prepared.program, prepared.data.judge)
+    else:
+        check_timing(goal, options.engine, prepared.precision, choice)
     graph = stack_graph(prepared.stacks.stacks)
     if isinstance(goal, Replay):
         check_fits(graph.stacks, goal.plan)
@@ -70,7 +72,7 @@ def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Ba
         _refuse_without_data(goal, options)
         options = replace(options, refit="none")
     metric = choose_metric(options.metric, prepared.program, prepared.data.judge)
-    budget = goal.budget if isinstance(goal, Within | Faster) else None
+    budget = asked_budget(goal)
     if budget is not None:
         budget.check(metric)
     if isinstance(goal, Replay) and options.metric is not None:  # a search judges before it measures anything
@@ -86,12 +88,7 @@ def _refuse_without_data(goal: Goal, options: ConvertOptions) -> None:
         raise ParallelizeError(
             "The plan asks for a refit, which needs data.", 'Give --inputs, or set "refit": "none" in the plan.'
         )
-    if isinstance(goal, Faster):
-        raise ParallelizeError(
-            "Which schedule of a speed-up is best is measured on data.",
-            "Give calibration samples with --inputs, or ask for a --depth.",
-        )
-    if isinstance(goal, Within) and not goal.is_default:
+    if asked_budget(goal) is not None:
         raise ParallelizeError(
             "A largest error is measured on data.", "Give calibration samples with --inputs, or ask for a --depth."
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from parallelize.baselines.networks import DELETED, DELETED_REFITTED, REWRITE
 from parallelize.conversion.engine_result import BackendResult, EngineResult
+from parallelize.conversion.pace import Pace
 from parallelize.conversion.result import Healing, Result
 from parallelize.export.precision_result import PrecisionResult
 from parallelize.terminal.words import counted
@@ -17,15 +18,44 @@ _PARTS = {"norms": "norms", "softmax": "softmaxes", "state": "the residual sum"}
 
 def facts(result: Result) -> list[str]:
     """What was made, the most important first: of an engine how many of its kernels wait for each other."""
-    made = [*_backend_facts(result.backend), *_predicted_facts(result)]
-    return [*made, *_unscheduled_facts(result), *_depth_facts(result), *_search_facts(result)]
+    return [
+        *_pace_facts(result.pace),
+        *_backend_facts(result.backend),
+        *_predicted_facts(result),
+        *_unscheduled_facts(result),
+        *_depth_facts(result),
+        *_search_facts(result),
+    ]
 
 
 def notes(result: Result) -> list[str]:
     """Sentences that a reader of the table should not miss."""
-    found = [*result.warnings, *_unfused_notes(result), *_healing_notes(result.healing)]
+    found = [*result.warnings, *_pace_notes(result.pace), *_unfused_notes(result), *_healing_notes(result.healing)]
     found += [*_backend_notes(result.backend)]
     return found if result.unscheduled is not None else [*found, *_rewrite_notes(result)]
+
+
+def _pace_facts(pace: Pace | None) -> Iterator[str]:
+    """What was asked for and what was reached, when it was chosen and in the end."""
+    if pace is None:
+        return
+    reached = pace.product or pace.chosen
+    when = ""
+    if pace.product is not None and pace.chosen is not None and not pace.predicted:
+        when = f"; when it was chosen {pace.chosen.ms:.3g} ms ({pace.chosen.speed_up:.2f}x)"
+    yield f"Asked for {pace.asked}: {reached}{when}."
+
+
+def _pace_notes(pace: Pace | None) -> Iterator[str]:
+    if pace is None:
+        return
+    if pace.product is None:
+        yield f"What was written could not be timed on {pace.where} in the end."
+    elif not pace.is_reached(pace.product):
+        yield (
+            f"Timed once more in the end, the network misses {pace.asked}: timings differ a little from run to run,"
+            " more on a busy machine."
+        )
 
 
 def _backend_facts(backend: BackendResult) -> list[str]:

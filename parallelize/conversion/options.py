@@ -16,7 +16,7 @@ from parallelize.healing.options import HealOptions
 from parallelize.measuring.options import MeasureOptions
 from parallelize.metrics.budget import Budget
 from parallelize.planning.options import DeviceOptions, SearchOptions
-from parallelize.predicting.options import SpeedOptions
+from parallelize.predicting.options import TargetOptions
 from parallelize.terminal.option_field import Spelling, option, options_of
 from passes.plan import Plan
 
@@ -52,13 +52,17 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class ConvertOptions(SpeedOptions, SearchOptions, MeasureOptions, DeviceOptions):
-    """How to convert. Of `plan`, `depth` and `max_error` at most one is given; `min_speedup` alone or with the last.
+class ConvertOptions(TargetOptions, SearchOptions, MeasureOptions, DeviceOptions):
+    """How to convert. A plan and a depth stand alone, an error and how fast to be go together.
 
     Attributes:
         plan: replay this plan.
         depth: the best schedule of at most so many blocks.
         max_error: the shallowest schedule within this error of `metric`: a number, or a percentage such as "1%".
+        min_speedup: the deepest schedule that is so many times as fast as the serial network: a number above 1. It is
+            timed on the engine's backend, or predicted for the target where one is named.
+        max_latency: the deepest schedule that takes so long there at most: milliseconds, or a string such as "1.5ms".
+            With `max_error` the shallowest schedule within it is taken, which must be fast enough.
         heal: heal the rewrite by gradient steps; None does not.
         engine: backend, precision and how to build an engine.
     """
@@ -75,6 +79,19 @@ class ConvertOptions(SpeedOptions, SearchOptions, MeasureOptions, DeviceOptions)
         "The shallowest schedule whose --metric is at most E on held-out data (default: 0.02), such as 0.02 or 1%; a"
         " percentage is one of the serial value.",
         metavar="E",
+        spelling=Spelling(str | None),
+    )
+    min_speedup: float | str | None = option(
+        None,
+        "The deepest, and so most accurate, schedule that is X times as fast as the serial network: timed in turn on"
+        " --backend here, or predicted for --target; beside --max-error, the shallowest within both.",
+        metavar="X",
+        spelling=Spelling(str | None),
+    )
+    max_latency: float | str | None = option(
+        None,
+        "The same for a latency of T at most, such as 1.5ms or 800us; a plain number is milliseconds.",
+        metavar="T",
         spelling=Spelling(str | None),
     )
     heal: HealOptions | None = option(

@@ -12,6 +12,7 @@ from typing import Any
 
 from parallelize.baselines.networks import SERIAL, product_name
 from parallelize.conversion.engine_result import BackendResult
+from parallelize.conversion.pace import Pace
 from parallelize.files.typed_json import from_plain, to_plain
 from parallelize.healing.heal import Ending
 from parallelize.healing.options import HealOptions
@@ -191,6 +192,7 @@ class Result:
         unfused_stacks: why groups of a stack, by its name, were left out of the search.
         backend: what was built.
         predicted: latencies on a target; None where none was named.
+        pace: how fast it was asked to be and what it reached; None where nothing of the kind was asked for.
     """
 
     model: str
@@ -214,6 +216,7 @@ class Result:
     unfused_stacks: Mapping[str, str]
     backend: BackendResult
     predicted: Predicted | None = None
+    pace: Pace | None = None
 
     def __getitem__(self, name: str) -> MeasuredNetwork:
         return next(network for network in self.networks if network.name == name)

@@ -1,12 +1,12 @@
 """Which schedule a conversion runs, and whether there is anything to schedule at all.
 
-A schedule is given as a plan, searched on data within a budget, for a depth or for a speed-up, or made of equal groups
-that fuse where there is no data. A network may be as parallel as it was asked to be already; nothing is scheduled, and
-a reason says why, where
+A schedule is given as a plan, searched on data within a budget, for a depth or to be fast enough, or made of equal
+groups that fuse where there is no data. A network may be as parallel as it was asked to be already; nothing is
+scheduled, and a reason says why, where
 
     1. a plan leaves every stack as it was captured;
     2. no two neighbouring blocks have terms of the same kinds, or no group of blocks fuses without data;
-    3. the depth that was asked for is no less than that of the network;
+    3. the depth that was asked for is no less than that of the network, or it is fast enough as it is;
     4. nothing was asked for, and the network is made of branches that run side by side, as a Para-Former is.
 
 Such a network is still cleaned, fused, exported, built, compared and reported.
@@ -15,22 +15,26 @@ Such a network is still cleaned, fused, exported, built, compared and reported.
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from parallelize.conversion.fast_enough import Time, drafted, searched
 from parallelize.conversion.goal import AtDepth, Faster, Goal, Replay, Within
 from parallelize.conversion.job import Job
-from parallelize.conversion.speed_goal import fast_enough
+from parallelize.conversion.pace import Pace
+from parallelize.conversion.stopwatch import Stopwatch, foreseen
 from parallelize.metrics import Budget
 from parallelize.planning.forms import alike
+from parallelize.planning.fusibility import Fusibility
 from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
 from parallelize.planning.search import Search
-from parallelize.planning.structure import structural_plan
+from parallelize.planning.structure import structural_plan, structural_plans
 from parallelize.terminal.progress import Report
 from parallelize.terminal.words import counted
-from passes.errors import CheckError, ParallelizeError
+from passes.errors import ParallelizeError
 from passes.plan import Plan
 from passes.stacks.stack_graph import StackGraph
 from passes.stacks.terms import Stack
@@ -44,12 +48,14 @@ class Schedule:
         search: what was measured, None where nothing was searched.
         budget: the largest error that the search allowed; None where there was no such search.
         unscheduled: why nothing is scheduled, as the rest of a sentence; None where something is.
+        pace: what was timed where it was to be fast; None where it was not.
     """
 
     plan: Plan
     search: Search | None = None
     unscheduled: str | None = None
     budget: Budget | None = None
+    pace: Pace | None = None
 
 
 def chosen_schedule(job: Job, report: Report, memory: Path | None = None) -> Schedule:
@@ -62,16 +68,15 @@ def chosen_schedule(job: Job, report: Report, memory: Path | None = None) -> Sch
 
     Raises:
         ParallelizeError: there is none, or what was asked for cannot be done where nothing is scheduled.
-        CheckError: no schedule is within the budget, or as fast as was asked for.
+        CheckError: no schedule is within the budget, or fast enough.
+        EnvironmentLackError: how fast one is cannot be measured here.
     """
     graph, goal, seed = job.graph, job.goal, job.options.seed
     reason = why_unscheduled(graph, goal)
-    if reason is not None and job.options.heal is not None:
-        raise ParallelizeError(
-            f"There is nothing to heal: {reason}.", "Leave out the healing, or name a plan that schedules more."
-        )
-    if reason is not None and isinstance(goal, Faster):
-        raise CheckError(f"Nothing can be made faster: {reason}.", "Leave out --min-speedup.")
+    if reason is not None:
+        _refuse_healing(job, reason)
+    if isinstance(goal, Faster):
+        return _fast(job, goal, reason, report, memory)
     if isinstance(goal, Replay):
         return Schedule(goal.plan, unscheduled=reason)
     if reason is not None:
@@ -83,7 +88,55 @@ def chosen_schedule(job: Job, report: Report, memory: Path | None = None) -> Sch
     return _searched(job, goal, report, memory)
 
 
-def _searched(job: Job, goal: AtDepth | Within | Faster, report: Report, memory: Path | None) -> Schedule:
+def _refuse_healing(job: Job, reason: str) -> None:
+    if job.options.heal is not None:
+        raise ParallelizeError(
+            f"There is nothing to heal: {reason}.", "Leave out the healing, or name a plan that schedules more."
+        )
+
+
+def _fast(job: Job, goal: Faster, reason: str | None, report: Report, memory: Path | None) -> Schedule:
+    """A schedule that is fast enough: on the target that is named, else where the backend runs."""
+    if job.asked_for is not None:
+        pace = Pace(job.asked_for.target.gpu, True, goal.speedup, goal.latency)
+        return _fast_by(job, goal, pace, reason, foreseen(job, job.asked_for), report, memory)
+    pace = Pace(job.choice.backend.name, False, goal.speedup, goal.latency)
+    with tempfile.TemporaryDirectory(prefix="parallelize-") as folder:
+        return _fast_by(job, goal, pace, reason, Stopwatch(job, Path(folder), report), report, memory)
+
+
+def _fast_by(
+    job: Job, goal: Faster, pace: Pace, reason: str | None, time: Time, report: Report, memory: Path | None
+) -> Schedule:
+    """By a search where there is data, and by structure alone where there is none."""
+    teacher, graph = job.prepared.program.module, job.graph
+    plans = {graph.serial_blocks: replace(graph.serial_plan, seed=job.options.seed)}
+    if reason is not None:
+        found = drafted(job, pace, [], plans.__getitem__, time, reason)
+    elif job.prepared.random:
+        plans = {**structural_plans(Fusibility(teacher, graph.stacks), graph, job.options.seed), **plans}
+        found = drafted(job, pace, [depth for depth in plans if depth < graph.serial_blocks], plans.__getitem__, time)
+    else:
+        found = searched(job, goal, pace, _planner(job, report, memory), time)
+    if found.search is not None:
+        return Schedule(found.search.chosen.plan, found.search, budget=goal.budget, pace=found.pace)
+    if found.depth == graph.serial_blocks:
+        reason = reason or f"with its branches fused, the network reaches {found.pace.asked} as it is"
+        _refuse_healing(job, reason)
+    return Schedule(plans[found.depth], unscheduled=reason, budget=goal.budget, pace=found.pace)
+
+
+def _searched(job: Job, goal: AtDepth | Within, report: Report, memory: Path | None) -> Schedule:
+    planner = _planner(job, report, memory)
+    if isinstance(goal, AtDepth):
+        search = planner.at_depth(goal.blocks)
+        return Schedule(search.chosen.plan, search)
+    goal.budget.check(job.metric)
+    search = planner.within(goal.budget)
+    return Schedule(search.chosen.plan, search, budget=goal.budget)
+
+
+def _planner(job: Job, report: Report, memory: Path | None) -> Planner:
     def progress(what: str, done: int, total: int) -> None:
         report(what, done / total if total > 1 else None)
 
@@ -95,17 +148,7 @@ def _searched(job: Job, goal: AtDepth | Within | Faster, report: Report, memory:
         refine=options.refine,
         resume=memory,
     )
-    planner = Planner(job.prepared.program, data.fit, data.held_out, job.metric, searching, progress)
-    if isinstance(goal, AtDepth):
-        search = planner.at_depth(goal.blocks)
-        return Schedule(search.chosen.plan, search)
-    if isinstance(goal, Faster):
-        assert job.asked_for is not None
-        search = fast_enough(planner, goal, job.asked_for)
-        return Schedule(search.chosen.plan, search, budget=goal.budget)
-    goal.budget.check(job.metric)
-    search = planner.within(goal.budget)
-    return Schedule(search.chosen.plan, search, budget=goal.budget)
+    return Planner(job.prepared.program, data.fit, data.held_out, job.metric, searching, progress)
 
 
 def why_unscheduled(graph: StackGraph, goal: Goal) -> str | None:

@@ -54,6 +54,8 @@ def legend(result: Result) -> str:
         text += "95 %: bootstrap interval over samples. "
     if UNFUSED in result.names:
         text += "unfused: refitted, branches side by side; all other rewrites are fused. "
+    if result.pace is not None:
+        text += f"Asked for: {result.pace.asked}. "
     return text
 
 

@@ -10,8 +10,9 @@ Errors of disjoint groups nearly add up, so step 1 is exact where they do; steps
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from math import inf, isnan, nan
 
 from parallelize.data import Samples
@@ -28,6 +29,7 @@ from parallelize.planning.memory import Memory, open_memory, resumed_memory
 from parallelize.planning.neighbours import neighbours
 from parallelize.planning.options import PlannerOptions
 from parallelize.planning.search import Candidate, Search
+from parallelize.planning.structure import structural_plans
 from parallelize.refitting.refit import refit
 from parallelize.terminal.progress import Told
 from parallelize.terminal.words import counted
@@ -108,13 +110,14 @@ class Planner:
                 f"No schedule is {counted(depth, 'block')} deep, the shallowest has {least}{self._why_deep()}.",
                 f"Ask for --depth {least} or more.",
             )
-        return self._search(self.measure(max(there for there in self.depths if there <= depth)))
+        return self.search(self.measure(max(there for there in self.depths if there <= depth)))
 
     def _why_deep(self) -> str:
         """Why groups were left out, in brackets; empty where all fuse."""
         return "".join(f" (groups of {self.stacks[n].name}: {why})" for n, why in self.fusibility.left.items())
 
-    def _search(self, chosen: Candidate) -> Search:
+    def search(self, chosen: Candidate) -> Search:
+        """What was found so far, with what was chosen of it."""
         left = self.fusibility.left.items()
         return Search(
             chosen,
@@ -139,13 +142,26 @@ class Planner:
             ParallelizeError: no two neighbouring blocks are alike, so there is no rewrite.
         """
         parsed = Budget.parse(budget)
-        limit = parsed.limit(self.metric, self.judge.serial.value(self.metric))
         depths = [depth for depth in self.depths if depth < self.blocks]
         if not depths:
             raise ParallelizeError(
                 "No two neighbouring blocks have terms of the same kinds, so nothing can run side by side.",
                 "See `parallelize inspect MODEL` for the blocks and their terms.",
             )
+        chosen = self.shallowest(parsed, depths)
+        if chosen is None:
+            best = min((c for c in self.measured() if c.depth_blocks < self.blocks), key=self._error)
+            raise CheckError(
+                f"No rewrite is within the {self.metric} budget of {parsed}; the nearest, {best.depth_blocks} blocks"
+                f" deep, has {best.scores.error(self.metric):.3g}"
+                f" ({best.scores.interval(self.metric)[1]:.3g} at the upper end of its interval).",
+                "Raise --max-error, or give more calibration data with --inputs.",
+            )
+        return self.search(chosen)
+
+    def shallowest(self, budget: Budget, depths: Sequence[int]) -> Candidate | None:
+        """Of some depths, in order, the shallowest whose schedule is within a budget, by bisection; None if none is."""
+        limit = budget.limit(self.metric, self.judge.serial.value(self.metric))
         low, high = 0, len(depths)
         while low < high:
             middle = (low + high) // 2
@@ -153,17 +169,8 @@ class Planner:
                 high = middle
             else:
                 low = middle + 1
-        rewrites = [c for c in self.measured() if c.depth_blocks < self.blocks]
-        within = [c for c in rewrites if self._is_within(c, limit)]
-        if not within:
-            best = min(rewrites, key=self._error)
-            raise CheckError(
-                f"No rewrite is within the {self.metric} budget of {parsed}; the nearest, {best.depth_blocks} blocks"
-                f" deep, has {best.scores.error(self.metric):.3g}"
-                f" ({best.scores.interval(self.metric)[1]:.3g} at the upper end of its interval).",
-                "Raise --max-error, or give more calibration data with --inputs.",
-            )
-        return self._search(min(within, key=lambda c: c.depth_blocks))
+        measured = (self._measured[depth] for depth in depths if depth in self._measured)
+        return next((candidate for candidate in measured if self._is_within(candidate, limit)), None)
 
     def _is_within(self, candidate: Candidate, limit: float) -> bool:
         return self._error(candidate) <= limit and candidate.scores.interval(self.metric)[1] <= limit
@@ -223,6 +230,21 @@ class Planner:
                 f"There are schedules of {', '.join(map(str, self.depths))} blocks.",
             )
         self.groups.settle(depth)
+        return self._plan(depth)
+
+    def draft(self, depth: int) -> Plan:
+        """A schedule of a depth that there is, to be timed, not refitted: nothing is measured for it.
+
+        Its groups are as equal as can be, in the forms that fuse into fewest operations.
+        """
+        return self._drafts.get(depth) or self._plan(depth).with_refit("none")
+
+    @cached_property
+    def _drafts(self) -> dict[int, Plan]:
+        return structural_plans(self.fusibility, self.graph, self.options.seed)
+
+    def _plan(self, depth: int) -> Plan:
+        """The cheapest groups of a depth as far as they are known."""
         parts = (
             StackPlan(len(stack.terms), levels, self.options.refit)
             for stack, levels in zip(self.stacks, self.groups.levels(depth), strict=True)

@@ -11,6 +11,8 @@ forms of a group the first that fuses is taken: sublayer, block, GPT-J.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from torch import fx
 
 from parallelize.planning.forms import GroupForm, Span, alike, forms, main_form
@@ -19,7 +21,7 @@ from parallelize.planning.partition import best_partitions
 from parallelize.planning.shared_depth import share_depth
 from parallelize.terminal.words import counted
 from passes.errors import ParallelizeError
-from passes.plan import Plan, StackPlan
+from passes.plan import Level, Plan, StackPlan
 from passes.stacks.find import Stack
 from passes.stacks.stack_graph import StackGraph
 
@@ -39,25 +41,41 @@ def structural_plan(teacher: fx.GraphModule, graph: StackGraph, depth: int | Non
         ParallelizeError: no schedule is so shallow.
     """
     fusibility = Fusibility(teacher, graph.stacks)
+    plans = structural_plans(fusibility, graph, seed)
+    if depth is None:
+        depth = max(graph.serial_blocks // 2, min(plans))
+    fitting = [there for there in plans if there <= depth]
+    if not fitting:
+        why = "".join(f" ({reason})" for reason in list(fusibility.left.values())[:1])
+        raise ParallelizeError(
+            f"No schedule of groups that fuse is {counted(depth, 'block')} deep, the shallowest has {min(plans)}{why}.",
+            f"Ask for --depth {min(plans)} or more.",
+        )
+    return plans[max(fitting)]
+
+
+def structural_plans(fusibility: Fusibility, graph: StackGraph, seed: int = 0) -> dict[int, Plan]:
+    """For every depth in blocks that there is the schedule whose groups are as equal as can be and fuse.
+
+    Args:
+        fusibility: of the model.
+        graph: its stacks.
+        seed: of the plans.
+    """
     chosen = [_groups(fusibility, number) for number in range(len(graph.stacks))]
     costs = [{span: _cost(stack, span) for span in groups} for stack, groups in zip(graph.stacks, chosen, strict=True)]
     pairs = zip(graph.stacks, costs, strict=True)
     shared = share_depth(graph.order, [best_partitions(len(stack.blocks), cost) for stack, cost in pairs])
-    if depth is None:
-        depth = max(graph.serial_blocks // 2, min(shared))
-    fitting = [there for there in shared if there <= depth]
-    if not fitting:
-        why = "".join(f" ({reason})" for reason in list(fusibility.left.values())[:1])
-        raise ParallelizeError(
-            f"No schedule of groups that fuse is {counted(depth, 'block')} deep, the shallowest has"
-            f" {min(shared)}{why}.",
-            f"Ask for --depth {min(shared)} or more.",
-        )
-    parts = []
-    for stack, groups, spans in zip(graph.stacks, chosen, shared[max(fitting)][1], strict=True):
-        levels = tuple(level for span in spans for level in groups[span].levels)
-        parts.append(StackPlan(len(stack.terms), levels))
-    return Plan(tuple(parts), seed)
+    plans = {}
+    for depth, (_, split) in shared.items():
+        each = zip(graph.stacks, chosen, split, strict=True)
+        parts = (StackPlan(len(s.terms), _levels(groups, spans)) for s, groups, spans in each)
+        plans[depth] = Plan(tuple(parts), seed)
+    return plans
+
+
+def _levels(groups: Mapping[Span, GroupForm], spans: Iterable[Span]) -> tuple[Level, ...]:
+    return tuple(level for span in spans for level in groups[span].levels)
 
 
 def _groups(fusibility: Fusibility, number: int) -> dict[Span, GroupForm]:

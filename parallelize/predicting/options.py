@@ -28,20 +28,3 @@ class TargetOptions:
     target_precision: Precision | None = option(
         None, "Of the networks on the target (default: the first that it has numbers for)."
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeedOptions(TargetOptions):
-    """What is asked of the target.
-
-    Attributes:
-        min_speedup: the best schedule that is predicted to be so many times as fast as the serial network.
-    """
-
-    min_speedup: float | None = option(
-        None,
-        "The best schedule that is predicted to be so many times as fast on --target; beside --max-error, the"
-        " shallowest within both.",
-        metavar="TIMES",
-        least=1,
-    )

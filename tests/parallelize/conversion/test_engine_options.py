@@ -11,11 +11,12 @@ from parallelize.backends.onnxruntime.backend import ONNXRUNTIME
 from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import ShapeOptions
 from parallelize.backends.tensorrt.rtx import RTX_BACKEND
-from parallelize.conversion.engine_options import check_precision, check_shapes, settle
+from parallelize.conversion.engine_options import check_precision, check_shapes, check_timing, require_timing, settle
+from parallelize.conversion.goal import AtDepth, Faster
 from parallelize.conversion.options import EngineOptions
 from parallelize.models.capture import capture
 from parallelize.models.program import Program
-from passes.errors import ParallelizeError
+from passes.errors import EnvironmentLackError, ParallelizeError
 
 SHAPES = BuildOptions(shapes=ShapeOptions(least={"input": (1, 4)}))
 
@@ -65,3 +66,28 @@ def test_an_engine_in_fp32_of_a_model_in_half_precision_is_refused(dtype: torch.
     check_precision(half, EngineOptions(precision="fp16"), engine)
     check_precision(half, EngineOptions(), Choice(ONNXRUNTIME, ""))
     check_precision(program(), EngineOptions(), engine)
+
+
+def test_a_speed_on_an_engine_that_does_not_run_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, here = Choice(RTX_BACKEND, ""), ["there is a GPU"]
+    monkeypatch.setattr(type(RTX_BACKEND), "runs_here", lambda _self: here[0] if here else None)
+    require_timing(Faster(2.0), engine, None)
+    here.clear()
+    with pytest.raises(EnvironmentLackError) as caught:
+        require_timing(Faster(2.0), engine, None)
+    assert str(caught.value) == (
+        "How fast a network is on tensorrt-rtx is measured on a GPU that runs its engines, and there is none here."
+    )
+    assert "--backend onnxruntime" in caught.value.hint
+    require_timing(Faster(2.0), engine, "h200")
+    require_timing(AtDepth(2), engine, None)
+    require_timing(Faster(2.0), Choice(ONNXRUNTIME, ""), None)
+
+
+def test_a_speed_in_a_precision_that_onnx_runtime_is_not_timed_in_is_refused() -> None:
+    runtime = Choice(ONNXRUNTIME, "")
+    with pytest.raises(ParallelizeError, match="ONNX Runtime times networks in fp32, and fp16 was asked for"):
+        check_timing(Faster(2.0), EngineOptions(precision="fp16"), "fp32", runtime)
+    check_timing(Faster(2.0), EngineOptions(precision="fp16"), "fp16", runtime)
+    check_timing(Faster(2.0), EngineOptions(precision="fp16"), "fp32", Choice(RTX_BACKEND, ""))
+    check_timing(AtDepth(2), EngineOptions(precision="fp16"), "fp32", runtime)

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from parallelize.backends.choice import Choice
+from parallelize.backends.tensorrt.rtx import RTX_BACKEND
 from parallelize.baselines.networks import Variants, build_variants
 from parallelize.conversion.engines import Built
 from parallelize.conversion.evidence import Evidence
 from parallelize.conversion.measured import Measured
+from parallelize.conversion.pace import Pace, Timed
 from parallelize.conversion.result import Result
 from parallelize.conversion.scheduling import Schedule
 from parallelize.export.precision import PrecisionRecord
@@ -98,3 +101,20 @@ def test_a_healing_is_told_where_there_was_one(evidence: Evidence) -> None:
     told = replace(evidence, job=job, variants=variants).result().healing
     assert told is not None
     assert (told.options.steps, told.before, told.after, told.ending) == (40, 0.5, 0.25, "finished")
+
+
+def test_what_was_written_is_timed_for_a_goal_where_networks_run(evidence: Evidence) -> None:
+    pace = Pace("onnxruntime", False, 2.0, None, (Timed(1, 4.0, 1.0),))
+    aimed = replace(evidence, schedule=replace(evidence.schedule, pace=pace))
+    assert evidence.result().pace is None
+    assert aimed.result().pace == replace(pace, product=Timed(1, 1.0, 1.0))
+    built = replace(aimed, job=replace(evidence.job, choice=Choice(RTX_BACKEND, "")))
+    assert built.result().pace == pace
+    times = {"serial": Latency(3.0, 4.0, 5.0, 9), "rewrite": Latency(1.5, 2.0, 3.0, 9)}
+    run = replace(built, built=replace(built.built, latencies=times))
+    assert run.result().pace == replace(pace, product=Timed(1, 3.0, 1.5))
+    foreseen = replace(aimed, job=replace(evidence.job, asked_for=AskedFor(KNOWN, "bf16"))).result()
+    assert foreseen.pace is not None
+    assert foreseen.pace.product is not None
+    assert foreseen.predicted is not None
+    assert foreseen.pace.product.serial_ms == foreseen.predicted.milliseconds["serial"]

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from parallelize.conversion.notes import facts, notes
-from parallelize.conversion.result import FoundStack, Predicted
+from parallelize.conversion.pace import Pace, Timed
+from parallelize.conversion.result import FoundStack, Predicted, Result
+from parallelize.conversion.table import legend
 from parallelize.export.precision import KeptInFp32
 from parallelize.export.precision_result import CastError, PrecisionResult
 from parallelize.machine.latency import Latency
@@ -58,6 +60,24 @@ def test_what_is_predicted_is_told_as_such_with_how_far_off_it_may_be() -> None:
         "Predicted for NVIDIA Known in bf16, not measured: 0.500 ms at batch 1, serial 1.000 ms (2.00x); median error"
         " 6% on five families."
     )
+
+
+def test_a_goal_of_latency_is_told_with_what_was_reached_when_it_was_chosen_and_in_the_end() -> None:
+    pace = Pace("onnxruntime", False, 2.0, None, (Timed(2, 1.0, 0.4),), (Timed(2, 1.0, 0.45),), Timed(2, 1.2, 0.5))
+    made = result(pace=pace)
+    assert facts(made)[0] == (
+        "Asked for a speed-up of 2 on onnxruntime: 2 blocks deep, 0.5 ms, serial 1.2 ms (2.40x); when it was chosen"
+        " 0.45 ms (2.22x)."
+    )
+    assert notes(made) == []
+    assert "Asked for: a speed-up of 2 on onnxruntime." in legend(made)
+    assert Result.from_json(made.to_json()) == made
+    slower = result(pace=replace(pace, product=Timed(2, 1.0, 0.51)))
+    (note,) = notes(slower)
+    assert note.startswith("Timed once more in the end, the network misses a speed-up of 2 on onnxruntime: timings ")
+    assert notes(result(pace=replace(pace, product=None))) == [
+        "What was written could not be timed on onnxruntime in the end."
+    ]
 
 
 def test_where_nothing_is_scheduled_the_reason_and_the_fused_sums_are_told() -> None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 import parallelize.conversion.convert
 from parallelize.conversion.convert import convert
 from parallelize.conversion.options import ConvertOptions
 from parallelize.exploring.explore import explore
 from parallelize.exploring.options import PlanOptions
-from parallelize.models.capture import capture
-from parallelize.models.program import Program
 from parallelize.models.source import Source
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm
@@ -25,19 +20,9 @@ from parallelize.planning.memory import FORMAT
 from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
 from parallelize.terminal.progress import Told
-from tests.parallelize.conversion.conversions import SeenError
-from tests.parallelize.small_models import Residual, mlp
+from tests.parallelize.conversion.conversions import SeenError, three_mlps
 
 OPTIONS = ConvertOptions(depth=2, refit="affine", rounds=1)
-
-
-@functools.cache
-def mlps() -> Program:
-    """Three blocks of one term, measured quickly."""
-    torch.manual_seed(0)
-    return capture(
-        Residual([mlp(6, 12) for _ in range(3)], nn.Linear(6, 5)).eval(), (torch.zeros(1, 6),), origin="mlps"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +62,12 @@ def test_a_conversion_measures_each_group_once_however_often_it_is_stopped(
     for stage in ("measuring forms of groups, round 1", "judging"):
         before = len(calls)
         with pytest.raises(KeyboardInterrupt):
-            convert(mlps(), output, inputs=data, options=OPTIONS, report=_stop(stage, KeyboardInterrupt))  # type: ignore[arg-type]
+            convert(three_mlps(), output, inputs=data, options=OPTIONS, report=_stop(stage, KeyboardInterrupt))  # type: ignore[arg-type]
         assert len(calls) > before
         assert [path.name for path in tmp_path.iterdir()] == ["out.search.resume"]
     assert len(calls) == len(set(calls)) > 3
     calls.clear()
-    whole = convert(mlps(), output, inputs=data, options=OPTIONS)
+    whole = convert(three_mlps(), output, inputs=data, options=OPTIONS)
     assert calls == []
     assert whole.report.search
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -98,7 +83,9 @@ def test_a_file_of_another_search_is_told_and_begun_anew(
     path, told = tmp_path / "out.search.resume", list[str]()
     path.write_text(json.dumps({"format": FORMAT, "identity": "other", "groups": {"0 0-1 sublayer": 1.0}}))
     with pytest.raises(SeenError):
-        convert(mlps(), tmp_path / "out", inputs=data, options=OPTIONS, report=lambda what, _share: told.append(what))
+        convert(
+            three_mlps(), tmp_path / "out", inputs=data, options=OPTIONS, report=lambda what, _share: told.append(what)
+        )
     (line,) = (what for what in told if isinstance(what, Told))
     assert line.startswith(f"{path} is the record of a search with another model, other data or options.")
     assert set(json.loads(path.read_text())["groups"]) == set(calls)
@@ -108,7 +95,7 @@ def test_a_plan_goes_on_from_what_was_measured_for_the_same_output(
     data: Path, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = PlanOptions(depths=(2,), planner=PlannerOptions(refit="affine"), rounds=1, latency=False)
-    source, measure = Source(mlps(), data), Planner.measure
+    source, measure = Source(three_mlps(), data), Planner.measure
 
     def stop(self: Planner, depth: int) -> None:
         self.proposal(depth)
