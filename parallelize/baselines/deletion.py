@@ -36,8 +36,14 @@ def deletion_plan(
 
     Without a metric nothing is measured: the first block of each group stays.
     """
+    few = fit.head(CHOICE_SAMPLES), held_out.head(CHOICE_SAMPLES)
+    return fit.room.fitting(lambda: _deletion_plan(teacher, plan, *few, metric))
+
+
+def _deletion_plan(
+    teacher: fx.GraphModule, plan: Plan, fit: Samples, held_out: Samples, metric: Metric | str | None
+) -> Plan:
     stacks = find_stacks(teacher).stacks
-    fit, held_out = fit.head(CHOICE_SAMPLES), held_out.head(CHOICE_SAMPLES)
     depths = wanted_depths(stacks, plan)
     first = first_of_each_group(stacks, plan, depths)
     if metric is None:

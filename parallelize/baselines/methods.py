@@ -140,11 +140,12 @@ def baselines(
 def _networks(method: _Method, task: _Task, strength: Refit, report: Report) -> Iterator[Baseline]:
     """The network of one method as published, and refitted."""
     report(method.name)
-    chosen = method.choose(task)
+    room = task.fit.room
+    chosen = room.fitting(lambda: method.choose(task))
     if chosen is None:
         return
     if not isinstance(chosen, Plan):
-        yield _mapped(method, task, chosen)
+        yield room.fitting(partial(_mapped, method, task, chosen))
         return
     plan = replace(chosen, seed=task.target.seed) if isinstance(task.target, Plan) else chosen
     module = averaged(task.teacher, plan) if method.is_mean else rewrite(task.teacher, plan)[0]

@@ -22,7 +22,7 @@ CHOICE_SAMPLES = 256  # held-out samples that choose between ways to do a method
 
 @dataclass(frozen=True)
 class States:
-    """The values of one tensor of a network on all samples, in batches of at most `size`."""
+    """The values of one tensor of a network on all samples, in batches of `size`; whatever fits later."""
 
     samples: Samples
     size: int
@@ -31,7 +31,16 @@ class States:
     @property
     def inputs(self) -> Iterator[tuple[Tensor, ...]]:
         """The inputs that the values come from."""
-        return self.samples.batches(self.size)
+        return (self.samples.at(start, self.size) for start in self._starts)
+
+    @property
+    def counts(self) -> Iterator[int]:
+        """For each of the values how many of its samples count."""
+        return (min(self.size, len(self.samples) - start) for start in self._starts)
+
+    @property
+    def _starts(self) -> range:
+        return range(0, len(self.samples), self.size)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> States:
         """The same samples with other values."""
@@ -41,7 +50,7 @@ class States:
 def states_at(module: fx.GraphModule, node: fx.Node, samples: Samples) -> States:
     """Run a network up to a node."""
     segment = extract(module, placeholders(module), [node])
-    size = batch_size(module)
+    size = samples.size(batch_size(module))
     return States(samples, size, tuple(run_segment(segment, batch)[0] for batch in samples.batches(size)))
 
 
@@ -66,4 +75,4 @@ class Trial:
     def error_from(self, module: fx.GraphModule, node: fx.Node, states: States) -> float:
         """The error of a network that has these states at a node, whatever they come from."""
         outputs = outputs_from(module, node, zip(states.inputs, states.values, strict=True))
-        return self._judge.score_outputs(outputs, states.samples.counts(states.size)).error(self._judge.metric)
+        return self._judge.score_outputs(outputs, states.counts).error(self._judge.metric)

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from parallelize.data.room import Room
+
 AT_ONCE = 2**23  # elements of an input that a batch has at most, where its size is left open
 
 
@@ -50,6 +52,7 @@ class Samples:
         fixed: samples that the program takes at a time, where that is one number only.
         index: which samples of `stored` these are; None is all.
         device: where batches and masks are wanted; None is where the arrays are.
+        room: how many of them fit there at a time.
     """
 
     stored: Mapping[str, Tensor]
@@ -59,6 +62,7 @@ class Samples:
     fixed: int | None = None
     index: Tensor | None = None
     device: torch.device | None = None
+    room: Room = field(default_factory=Room)
 
     def __len__(self) -> int:
         if self.index is not None:
@@ -125,7 +129,7 @@ class Samples:
         if self.fixed is not None:
             return self.fixed
         largest = max(self._elements(name) for name in self.stored)
-        return max(1, min(most, AT_ONCE // max(largest, 1)))
+        return self.room.bound(max(1, min(most, AT_ONCE // max(largest, 1))))
 
     def cut(self, value: Tensor, count: int) -> Tensor:
         """The rows of the samples that count, of a value of one batch whose first axis is that of samples."""

@@ -129,7 +129,11 @@ def measure(teacher: fx.GraphModule, samples: Samples, count: int = SAMPLES, bat
     few = samples.head(count)
     if not len(few):
         raise ParallelizeError("Sensitivity is measured on samples, and there are none.", "Give some with --inputs.")
-    return Sensitivity(tuple(_measure(teacher, stack, few, batch_size) for stack in stacks), len(few))
+
+    def measured(stack: Stack) -> StackSensitivity:
+        return few.room.fitting(lambda: _measure(teacher, stack, few, batch_size))
+
+    return Sensitivity(tuple(measured(stack) for stack in stacks), len(few))
 
 
 def _measure(teacher: fx.GraphModule, stack: Stack, samples: Samples, batch_size: int) -> StackSensitivity:

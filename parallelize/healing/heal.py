@@ -259,10 +259,20 @@ class Healing:
     def _advance(self, samples: Samples) -> float:
         """One step; returns the loss, or infinity where loss or gradient is not finite and nothing was changed.
 
-        Where the program takes fewer samples at a time than a step has, their gradients add up.
+        Where the program takes, or memory holds, fewer samples at a time than a step has, their gradients add up.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.pace.rate(self.share)
+        total = samples.room.fitting(lambda: self._differentiate(samples))
+        norm = nn.utils.clip_grad_norm_(self.leaves, self.options.clip)
+        if not bool(norm.isfinite()):
+            return math.inf
+        self.optimizer.step()
+        self.progress.step += 1
+        return total
+
+    def _differentiate(self, samples: Samples) -> float:
+        """Fill in the gradients; returns the loss."""
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for inputs, count in self._batches(samples):
@@ -271,16 +281,14 @@ class Healing:
             share = loss * (count / len(samples)) if count < len(samples) else loss
             share.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             total += share.item()
-        norm = nn.utils.clip_grad_norm_(self.leaves, self.options.clip)
-        if not bool(norm.isfinite()):
-            return math.inf
-        self.optimizer.step()
-        self.progress.step += 1
         return total
 
     @torch.no_grad()
     def _error(self) -> float:
         """The error of the outputs on the held-out samples."""
+        return self.held_out.room.fitting(self._compared)
+
+    def _compared(self) -> float:
         total: Quotient | None = None
         for inputs, count in self._batches(self.held_out):
             values = (self.pair.answered(inputs), self.pair.taught(inputs), inputs)

@@ -65,7 +65,7 @@ class Judge:
         first = self._samples_first(raw, count)
         self._rows = raw[0].shape[self._axes[0] if self._axes else 0] // count if raw[0].ndim else 0
         self._batch_size = max(1, min(batch_size, _AT_ONCE // max(1, sum(output[0].numel() for output in first))))
-        outputs = self._all_outputs(teacher, first)
+        outputs = samples.room.fitting(lambda: self._all_outputs(teacher, first))
         tokens = None
         if self.metric.reads == "next tokens" and logit_axes(outputs) == 3:
             tokens = next_tokens(samples, outputs[0].shape[2])
@@ -82,7 +82,7 @@ class Judge:
 
     def score(self, module: fx.GraphModule) -> Scores:
         """Run a network on all samples and score it."""
-        return self._scores(self._outputs(module))
+        return self.samples.room.fitting(lambda: self._scores(self._outputs(module)))
 
     def score_outputs(self, batches: Iterable[Sequence[Tensor]], counts: Iterable[int] | None = None) -> Scores:
         """Score outputs that were made elsewhere.

@@ -48,7 +48,7 @@ def blaming(program: Program, samples: Samples, start: int, size: int, what: str
     """
     try:
         yield
-    except ParallelizeError:
+    except (ParallelizeError, torch.OutOfMemoryError):  # the latter is no fault of the batch but for its size
         raise
     except (RuntimeError, IndexError, ValueError, TypeError, AssertionError) as error:
         raise _blame(program, samples, start, size, what, error) from error

@@ -43,8 +43,12 @@ def refuse_not_finite(program: Program, samples: Samples, what: str = "sample", 
         ParallelizeError: naming the parameter that is NaN, or the sample and the node where NaN begins.
     """
     refuse_nan_parameters(program)
+    samples.room.fitting(lambda: _refuse_nan_samples(program, samples, what, most))
+
+
+def _refuse_nan_samples(program: Program, samples: Samples, what: str, most: int) -> None:
     place, found = mask_position(samples), layouts(program.module, samples)
-    start, most = 0, batch_size(program.module, most)
+    start, most = 0, samples.size(batch_size(program.module, most))
     for batch, count in zip(samples.batches(most), samples.counts(most), strict=True):
         size = samples.fixed or count
         with blaming(program, samples, start, size, what):

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from parallelize.data import Samples, load_samples, read_headers
+from parallelize.data.room import Room
 from parallelize.data.split import Split, split
 from parallelize.machine.device import CPU
 from parallelize.models.acceptance import accept, accepted_at_random, random_data
@@ -81,9 +82,11 @@ def prepare(source: Source, seed: int, report: Report, device: torch.device = CP
     what = "random sample" if source.inputs is None else "sample"
     notes = accept(program, samples, what=what).notes
     program = placed(replace(program, original=None), device)
-    samples, judge = samples.on(device), None if judge is None else judge.on(device)
+    room = Room(lambda said: report(said, None))
+    samples = replace(samples, device=device, room=room)
     refuse_not_finite(program, samples, what)
     if judge is not None:
+        judge = replace(judge, device=device, room=room)
         refuse_not_finite(program, judge, "judging sample")
     program, cleaning = clean(program, samples.batch(PROBE))
     stacks = find_stacks(program.module)

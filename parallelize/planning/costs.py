@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import inf, isnan, prod
 
+import torch
 from torch import fx
 
 from parallelize.data import Samples
@@ -68,13 +69,20 @@ class GroupCosts:
             return 0.0
         key = self.key(number, form)
         if key not in self.known:
-            error = self._measure(number, form)
+            error = self.fit.room.fitting(lambda: self._tried(number, form))
             self.known[key] = inf if isnan(error) else error
         return self.known[key]
 
     def is_known(self, number: int, form: GroupForm) -> bool:
         """Whether the cost of a group is there without a measurement."""
         return form.first == form.last or self.key(number, form) in self.known
+
+    def _tried(self, number: int, form: GroupForm) -> float:
+        try:
+            return self._measure(number, form)
+        except torch.OutOfMemoryError:
+            self._starts.clear()  # they are of batches that do not fit
+            raise
 
     @whole_float32()
     def _measure(self, number: int, form: GroupForm) -> float:

@@ -64,6 +64,12 @@ def refit(
         progress: called after each level.
     """
     size = batch_size or states.batch_size(teacher)
+    return fit.room.fitting(lambda: _refit(teacher, plan, fit, held_out, size, progress))
+
+
+def _refit(
+    teacher: fx.GraphModule, plan: Plan, fit: Samples, held_out: Samples, size: int, progress: Progress | None
+) -> Refitted:
     module, sites = rewrite(teacher, plan)
     stacks = find_stacks(teacher).stacks
     total, done = sum(len(site.levels) for site in sites), 0
