@@ -198,7 +198,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         "",
         "The search for one schedule and all its refits, in CPU seconds of one thread, beside one forward pass of the",
         "model over the same calibration samples. `python benchmarks/search_cost.py` measures and writes this page.",
-        "Memory: the peak of resident memory beyond that with model and data loaded.",
+        "Memory: the peak of resident memory beyond that with model and data loaded. Plans are chosen, and errors are",
+        "measured, on a fifth of the samples.",
         "",
         "| " + " | ".join(heads) + " |",
         "|" + "---|" * len(heads),
@@ -231,8 +232,10 @@ def _cells(row: Row, version: str, found: dict[str, Any]) -> list[str]:
 
 
 def _told(where: dict[str, Any]) -> str:
-    parts = [str(value) for key, value in where.items() if key != "date"]
-    return f"{where.get('date', '')}: {', '.join(parts)}"
+    return (
+        f"{where['date'][:10]}: {where['processor']}, {where['cores']} cores, torch {where['torch']},"
+        f" Python {where['python']}"
+    )
 
 
 if __name__ == "__main__":
