@@ -91,6 +91,8 @@ def test_a_goal_and_how_to_search_and_to_measure_are_handed_on(asked: Asked) -> 
         rounds=7,
     )
     assert given(asked, "convert", "m.pt2", "-o", "out", "--depth", "3")[2] == ConvertOptions(depth=3)
+    goal = given(asked, "convert", "m.pt2", "-o", "out", "--min-speedup", "2x", "--max-latency", "800us")[2]
+    assert goal == ConvertOptions(min_speedup="2x", max_latency="800us")
     _, _, options, _ = given(asked, "plan", "m.pt2", "-o", "out", *search[:4], "--metric", "cosine")
     assert (options.planner.refit, options.planner.seed, options.metric) == ("affine", 5, "cosine")
 
@@ -100,6 +102,23 @@ def test_plan_judges_on_no_other_data(asked: Asked) -> None:
     assert told.exit_code == 2
     assert "--test-inputs" in told.stderr
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("goal", "said"),
+    [
+        (("--min-speedup", "1"), "Nothing is to be done for a speed-up of 1: the serial network has it."),
+        (("--min-speedup", "-2"), "The speed-up '-2' is not a number above 1."),
+        (("--max-latency", "1.5 parsecs"), "The latency '1.5 parsecs' is not a time above zero."),
+        (("--max-latency", "1ms", "--depth", "2"), "Only one of a plan, a depth and a maximal error, speed-up or"),
+    ],
+)
+def test_a_goal_of_latency_without_a_meaning_is_refused_before_the_model_is_touched(
+    goal: tuple[str, ...], said: str
+) -> None:
+    told = run("convert", "gone.pt", "-o", "out", *goal)
+    assert told.exit_code == 2
+    assert said in " ".join(told.stderr.split())
 
 
 def test_heal_hands_the_healing_and_what_is_measured_on(asked: Asked) -> None:
