@@ -39,6 +39,7 @@ from parallelize.data.split import Split
 from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
 from parallelize.healing.heal import heal
 from parallelize.machine.device import CPU
+from parallelize.machine.torch_settings import whole_float32
 from parallelize.metrics import find_metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.capture import export
@@ -72,6 +73,7 @@ class Conversion:
     report: Result
 
 
+@whole_float32()
 def convert(
     model: Model | Source,
     output: str | os.PathLike[str],

@@ -31,6 +31,7 @@ from parallelize.exploring.options import PlanOptions
 from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
 from parallelize.machine.device import choose_device
 from parallelize.machine.measured_on import machine
+from parallelize.machine.torch_settings import whole_float32
 from parallelize.measuring.timing import latencies
 from parallelize.metrics import Metric
 from parallelize.metrics.choice import choose_metric
@@ -52,6 +53,7 @@ FORMAT = "parallelize-frontier/1"
 MOST_DEPTHS = 10  # that are measured where none are named
 
 
+@whole_float32()
 def explore(
     source: Source,
     output: Path,

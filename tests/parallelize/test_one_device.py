@@ -4,6 +4,7 @@ asked, and the numbers are those of the CPU."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,9 +140,28 @@ def sources(tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatc
     return Source(vision(2), tmp_path / "data.npz")
 
 
+@contextmanager
+def _shortened_products() -> Iterator[None]:
+    """What a caller may have set: products on a GPU rounded to TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_a_conversion_there_is_written_by_the_host(sources: Source, tmp_path: Path) -> None:
     options = ConvertOptions(depth=1, rounds=1, heal=HealOptions(steps=2, evaluate_every=1, batch_size=8))
-    conversion = convert(sources, tmp_path / "out", options=options)
+    found = set()
+    with _shortened_products():
+        conversion = convert(
+            sources,
+            tmp_path / "out",
+            options=options,
+            report=lambda _what, _share: found.add(torch.get_float32_matmul_precision()),
+        )
+    assert found == {"highest"}
     assert device_of(conversion.program.module) == CPU
     assert torch.export.load(tmp_path / "out" / "model.pt2").module()(images(2, 4).batch(2)[0]).shape == (2, 10)
     assert {network.name for network in conversion.report.networks} >= {"serial", "rewrite, refitted"}
