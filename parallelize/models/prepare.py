@@ -30,7 +30,7 @@ from parallelize.models.program import Program
 from parallelize.models.source import Source
 from parallelize.models.sources import load_program
 from parallelize.models.widening import widened
-from parallelize.terminal.progress import Report
+from parallelize.terminal.progress import Report, Told
 from passes.errors import ParallelizeError
 from passes.fusion.fuse_width import FuseWidth
 from passes.graph.editing import clone
@@ -82,7 +82,7 @@ def prepare(source: Source, seed: int, report: Report, device: torch.device = CP
     what = "random sample" if source.inputs is None else "sample"
     notes = accept(program, samples, what=what).notes
     program = placed(replace(program, original=None), device)
-    room = Room(lambda said: report(said, None))
+    room = Room(lambda said: report(Told(said), None))
     samples = replace(samples, device=device, room=room)
     refuse_not_finite(program, samples, what)
     if judge is not None:

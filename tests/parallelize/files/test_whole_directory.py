@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from parallelize.files import whole_directory as under_test
-from parallelize.files.whole_directory import output_directory
+from parallelize.files.whole_directory import beside, output_directory
 from passes.errors import EnvironmentLackError, ParallelizeError
 
 _CHILD = """
@@ -35,6 +35,14 @@ def old(tmp_path: Path) -> Path:
     (directory / "nested").mkdir(parents=True)
     (directory / "nested" / "old.txt").write_text("old")
     return directory
+
+
+def test_the_state_of_a_run_lies_beside_its_directory_however_that_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for spelled in ("out.v1", "./out.v1/", str(tmp_path / "a" / ".." / "out.v1")):
+        assert beside(Path(spelled), "resume") == tmp_path.resolve() / "out.v1.resume"
 
 
 def _files(directory: Path) -> dict[str, str]:
