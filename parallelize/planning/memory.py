@@ -1,6 +1,6 @@
 """What a search has measured, kept in a file, so that a search that was stopped goes on where it was.
 
-    {"format": "parallelize-search/1", "identity": SHA-256, "groups": {name: error}, "networks": {plan: error}}
+    {"format": "parallelize-search/2", "identity": SHA-256, "groups": {name: error}, "networks": {plan: error}}
 
 The identity is that of the model, the data and the options. The file is written whole or not at all. One that a user
 named must be of this search; one that a command keeps on its own, beside its output, is begun anew where it is not.
@@ -17,7 +17,7 @@ from pathlib import Path
 from parallelize.files.whole_file import output_file
 from passes.errors import ParallelizeError
 
-FORMAT = "parallelize-search/1"
+FORMAT = "parallelize-search/2"
 SECONDS = 5.0  # between two writes
 SEARCH_FILE = "search.resume"  # the end of the name of the file beside the output of a command
 
