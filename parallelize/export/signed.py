@@ -2,8 +2,8 @@
 
 Every node of a program has its value in `meta["val"]`; what an exported program has besides, its signature and the
 ranges of its free sizes, is written down here. Tracing the graph anew finds the same and takes longer than all the rest
-of an export to ONNX. It must be traced where it holds more than that: branches of control flow, operations that change
-their input, results that are no tensors.
+of an export to ONNX. It must be traced where it holds more than that: branches of control flow, results that are no
+tensors, weights that were cast since their values were computed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def signed(program: Program, translated: Collection[Any]) -> ExportedProgram | N
     """
     source = program.module.graph
     results, structure = pytree.tree_flatten(source.output_node().args[0])
-    if not all(isinstance(result, fx.Node) for result in results) or not all(map(_is_plain, source.nodes)):
+    stored = source.find_nodes(op="get_attr")
+    if not all(isinstance(result, fx.Node) for result in results) or not all(
+        _is_known(program.module, node) for node in stored
+    ):
         return None
     signing = _Signing(program.module)
     for node in source.nodes:  # parameters first, then inputs, then what is computed
@@ -125,9 +128,10 @@ def _spell_as_traced(cast: fx.Node) -> None:
     cast.args, cast.kwargs = cast.args[:1], {"dtype": cast.meta["val"].dtype}
 
 
-def _is_plain(node: fx.Node) -> bool:
-    """Whether a signature tells all of a node: weights are tensors, and no branch of control flow is called."""
-    return node.op != "get_attr" or tensor_value(node) is not None
+def _is_known(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether what is stored is a tensor, as it was when the values after it were computed; no branch, and not cast."""
+    known, held = tensor_value(node), operator.attrgetter(str(node.target))(module)
+    return known is not None and isinstance(held, Tensor) and (known.dtype, known.shape) == (held.dtype, held.shape)
 
 
 def _ranges(graph: fx.Graph) -> dict[Any, Any]:

@@ -151,6 +151,7 @@ def _shortened_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.slow
 def test_a_conversion_there_is_written_by_the_host(sources: Source, tmp_path: Path) -> None:
     options = ConvertOptions(depth=1, rounds=1, heal=HealOptions(steps=2, evaluate_every=1, batch_size=8))
     found = set()

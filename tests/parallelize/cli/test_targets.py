@@ -66,9 +66,3 @@ def test_a_target_file_that_is_no_target_ends_in_a_sentence_before_the_model_is_
     assert message in result.stderr
     assert "hint:  Measure the GPU again" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["target.json"]
-
-
-def test_a_speed_up_without_a_target_is_refused_by_the_command(tmp_path: Path) -> None:
-    result = run("convert", "no such model", "--min-speedup", "2", "-o", str(tmp_path / "out"))
-    assert result.exit_code == 2
-    assert "A speed-up of 2 is asked of a target, and none is named." in result.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,17 @@ def test_an_operator_without_an_onnx_form_of_its_own_is_decomposed_and_casts_are
     assert lowered is not exported
     assert torch.ops.aten.batch_norm.default not in {node.target for node in lowered.graph.nodes}
     assert torch.ops.aten._to_copy.default in {node.target for node in exported.graph.nodes}
+
+
+def test_a_graph_whose_weights_were_cast_since_its_values_were_computed_is_traced(tmp_path: Path) -> None:
+    program = _captured(Tied(), 2, 4)
+    wide = replace(
+        program,
+        module=copy.deepcopy(program.module).double(),
+        inputs=tuple(replace(spec, dtype=torch.float64) for spec in program.inputs),
+    )
+    assert signed(program, ()) is not None
+    assert signed(wide, ()) is None
 
 
 def test_branches_of_control_flow_are_traced(tmp_path: Path) -> None:
