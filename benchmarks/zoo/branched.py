@@ -18,7 +18,9 @@ def entries() -> Iterator[Entry]:
     """All networks with branches."""
     one, two = {"attention": 1, "mlp": 1}, {"attention": 2, "mlp": 2}
     side_by_side = "they are parallel already"
-    yield Entry("para-former", lambda: _para_former(branches=BLOCKS), IMAGES, (one,) * BLOCKS, (side_by_side,))
+    yield Entry(
+        "para-former", lambda: _para_former(branches=BLOCKS), IMAGES, (one,) * BLOCKS, (side_by_side,), slow=True
+    )
     yield Entry("para-former-deep", lambda: _para_former(branches=2), IMAGES, (two, two), (side_by_side,), slow=True)
     yield Entry("resnext-branches", ResNext, pixels(16), ({"convolution": BLOCKS},), slow=True)
     yield Entry("inception", Inception, pixels(16), ({"convolution": BLOCKS},), slow=True)

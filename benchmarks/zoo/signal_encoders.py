@@ -21,7 +21,7 @@ TERMS = ({"attention": BLOCKS, "mlp": BLOCKS},)
 
 def images() -> Iterator[Entry]:
     """Encoders of images."""
-    yield Entry("vit-sdpa", lambda: _vit("sdpa"), pixels(), TERMS)
+    yield Entry("vit-sdpa", lambda: _vit("sdpa"), pixels(), TERMS, slow=True)
     yield Entry("vit-eager", lambda: _vit("eager"), pixels(), TERMS, slow=True)
     yield Entry("deit", _deit, pixels(), TERMS, slow=True)
     yield Entry("beit", _beit, pixels(), TERMS, slow=True)

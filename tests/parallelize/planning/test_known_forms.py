@@ -135,7 +135,7 @@ def _pairs_cost(generator: torch.Generator, blocks: int) -> Callable[[GroupForm]
     return cost
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(seed=st.integers(0, 10_000))
 def test_the_best_partition_is_found_without_measuring_all_groups(seed: int) -> None:
     blocks = 7
@@ -180,7 +180,7 @@ def test_groups_of_every_depth_that_is_measured_are_tried_in_other_forms() -> No
     assert len(_known(planner, 0, 0, 3)) == len(_forms(planner, 0, 0, 3))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(seed=st.integers(0, 10_000))
 def test_whatever_groups_cost_what_is_proposed_has_no_cheaper_neighbouring_cut_and_no_cheaper_main_form(
     seed: int,

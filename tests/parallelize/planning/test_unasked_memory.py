@@ -85,6 +85,7 @@ planner.proposal(2)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal here")
 def test_a_process_that_was_killed_has_left_what_it_measured(tmp_path: Path, calls: list[str]) -> None:
     path = tmp_path / "out.search.resume"

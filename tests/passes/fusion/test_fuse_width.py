@@ -96,7 +96,7 @@ def _fused(name: str) -> tuple[fx.GraphModule, fx.GraphModule, PassRecord]:
     return parallel, *run(parallel, FuseWidth(), tokens(), *CASES[name].sides)
 
 
-@pytest.mark.parametrize("name", sampled([*CASES], 2))
+@pytest.mark.parametrize("name", sampled([*CASES], 4))
 def test_fused_levels_have_the_numbers_of_the_levels_at_every_batch(name: str) -> None:
     parallel, fused, record = _fused(name)
     assert record.skipped == ()
@@ -107,7 +107,7 @@ def test_fused_levels_have_the_numbers_of_the_levels_at_every_batch(name: str) -
         assert wrong_metadata(fused, *inputs) == []
 
 
-@pytest.mark.parametrize("name", sampled([*CASES], 2))
+@pytest.mark.parametrize("name", sampled([*CASES], 4))
 def test_fused_levels_run_the_operators_of_a_serial_model_with_one_term_for_each_level(name: str) -> None:
     _, fused, _ = _fused(name)
     shallow = _captured(name, len(GROUPS))
@@ -115,7 +115,7 @@ def test_fused_levels_run_the_operators_of_a_serial_model_with_one_term_for_each
     assert critical_gemms(fused) == critical_gemms(shallow)
 
 
-@pytest.mark.parametrize("name", sampled([*CASES], 2))
+@pytest.mark.parametrize("name", sampled([*CASES], 4))
 def test_a_second_run_matches_nothing_and_leaves_the_graph_as_it_is(name: str) -> None:
     _, fused, _ = _fused(name)
     again, record = run(fused, FuseWidth())
@@ -153,7 +153,7 @@ def test_the_graph_that_was_fused_is_not_changed() -> None:
     assert torch.equal(parallel(tokens()), expected)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(stack_plans(terms=5))
 def test_any_schedule_keeps_its_numbers_and_its_levels_of_single_terms_become_one_branch(plan: StackPlan) -> None:
     parallel, _ = run(mlps(5)[1], ApplyPlan(Plan((plan,))))

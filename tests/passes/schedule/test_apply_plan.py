@@ -52,7 +52,7 @@ def test_one_chain_of_all_terms_is_the_captured_graph_too() -> None:
     assert text(scheduled(graph, 8, [[list(range(8))]])) == text(graph)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(stack_plans(terms=5))
 def test_any_schedule_computes_what_its_terms_compute_in_that_order(plan: StackPlan) -> None:
     model, graph = mlps(5)

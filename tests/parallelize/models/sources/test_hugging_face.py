@@ -154,6 +154,7 @@ def test_shapes_on_the_command_line_override(home: Path) -> None:
     assert [(spec.name, spec.shape) for spec in program.inputs] == [("input_ids", (1, 9))]
 
 
+@pytest.mark.slow
 def test_data_chooses_the_inputs_and_leaves_tokens_free(home: Path) -> None:
     _saved()
     ids = np.ones((5, 9), np.int32)

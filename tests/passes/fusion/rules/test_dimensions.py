@@ -94,7 +94,7 @@ ALONE: dict[str, tuple[Forward, Own]] = {
 }
 
 
-@pytest.mark.parametrize("name", sampled([*ALONE], 2))
+@pytest.mark.parametrize("name", sampled([*ALONE], 4))
 def test_each_branch_has_its_value_wherever_the_branches_lie(name: str) -> None:
     forward, given = ALONE[name]
     check(forward, given)

@@ -48,7 +48,7 @@ CASES: dict[str, tuple[Forward, Own]] = {
 }
 
 
-@pytest.mark.parametrize("name", sampled([*CASES], 2))
+@pytest.mark.parametrize("name", sampled([*CASES], 3))
 def test_each_branch_has_its_value_wherever_the_branches_lie(name: str) -> None:
     forward, given = CASES[name]
     check(forward, given)
