@@ -37,6 +37,7 @@ from torch.export import ExportedProgram
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the packages are those of this checkout
 
+from benchmarks.resident import forget_peak, resident  # noqa: E402
 from paraformer.model import VisionConfig, VisionParaFormer  # noqa: E402
 from parallelize.models.capture import capture, from_exported  # noqa: E402
 from parallelize.models.clean import clean  # noqa: E402
@@ -139,7 +140,7 @@ def measure_memory(sizes: dict[str, int], way: str) -> dict:
     """The peak of one way to compile, in bytes beyond the loaded model."""
     model, example = vit(sizes)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    forget_peak()
     loaded = resident("VmRSS")
     if size := WAYS[way]:
         everything(model, example, size)
@@ -147,12 +148,6 @@ def measure_memory(sizes: dict[str, int], way: str) -> dict:
         export(model, example)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     return {"weights": weights, "peak": resident("VmHWM") - loaded}
-
-
-def resident(what: str) -> int:
-    """Resident memory of this process in bytes: VmRSS now, VmHWM at most."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
-    return int(line.split()[1]) * 1024
 
 
 def measure_depth(blocks: int) -> dict:

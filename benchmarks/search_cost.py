@@ -88,6 +88,7 @@ def measure(row: Row, checkout: Path) -> dict[str, Any]:
     _import_from(checkout)
     import torch
 
+    from benchmarks.resident import forget_peak, resident
     from parallelize.data.split import split
     from parallelize.machine.measured_on import machine
     from parallelize.models.clean import clean
@@ -99,13 +100,13 @@ def measure(row: Row, checkout: Path) -> dict[str, Any]:
     program, _ = clean(program, samples.batch(4))
     data = split(samples, samples.head(2), 0)
     before = _forward_seconds(program.module, data)
-    loaded = _resident("VmRSS")
-    _forget_peak()
+    loaded = resident("VmRSS")
+    forget_peak()
     start = time.process_time()
     planner = Planner(program, data.fit, data.held_out, row.metric, PlannerOptions())
     search = planner.at_depth(row.depth)
     seconds = time.process_time() - start
-    peak = _resident("VmHWM") - loaded
+    peak = resident("VmHWM") - loaded
     forward = min(before, _forward_seconds(program.module, data))
     return {
         "samples": len(data.fit) + len(data.held_out),
@@ -164,15 +165,6 @@ def _forward_seconds(module: Any, data: Any) -> float:
             for batch in part.batches(32):
                 module(*batch)
     return time.process_time() - start
-
-
-def _resident(what: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
-    return int(line.split()[1]) * 1024
-
-
-def _forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def kept() -> dict[str, dict[str, Any]]:

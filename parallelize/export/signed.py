@@ -22,12 +22,10 @@ from torch.utils import _pytree as pytree
 from parallelize.models.program import Program
 from passes.graph.dataflow import tensor_value
 from passes.graph.operators import aten
+from passes.precision.islands import CONVERSIONS
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-_CASTS = frozenset({aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other})
-
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-_CASTS = frozenset({aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other})
+_CASTS = CONVERSIONS | {aten.to.other}
 
 
 class SignedProgram(ExportedProgram):

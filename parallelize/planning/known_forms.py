@@ -11,7 +11,7 @@ no other partition can cost less then, so most groups never are;
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from math import inf
 
@@ -20,13 +20,11 @@ from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm, Span, alike, deletion, forms, main_form, other_forms
 from parallelize.planning.fusibility import Fusibility
 from parallelize.planning.memory import Memory
-from parallelize.planning.partition import Groups, best_partitions
-from parallelize.planning.shared_depth import share_depth
+from parallelize.planning.partition import Partition, shared_partitions
 from passes.plan import Level
 from passes.stacks.stack_graph import StackGraph
 
 Progress = Callable[[str, int, int], None]  # what is measured, done, in all
-Partition = tuple[float, tuple[Groups, ...]]  # sum of the costs, and the groups of each stack
 UNKNOWN = 1e-6  # of the least cost that is known, what a group of two blocks costs more than its bound
 LONG_STACK = 16  # blocks from which on groups are limited
 LONGEST_GROUP = 4  # of a long stack, in blocks
@@ -71,13 +69,14 @@ class KnownForms:
     def depths(self) -> list[int]:
         """The depths of the whole that partitions have, in blocks, the shallowest first."""
         free = [dict.fromkeys(mains, 0.0) for mains in self._mains]
-        return sorted(self._shared(free))
+        return sorted(shared_partitions(self.graph, free))
 
     @property
     def partitions(self) -> dict[int, Partition]:
         """For each depth the smallest sum of group costs that is known or bounded, and the groups of each stack."""
         if self._partitions is None:
-            self._partitions = self._shared([self._costs(number) for number in range(len(self._mains))])
+            costs = [self._costs(number) for number in range(len(self._mains))]
+            self._partitions = shared_partitions(self.graph, costs)
         return self._partitions
 
     def settle(self, depth: int) -> None:
@@ -130,10 +129,6 @@ class KnownForms:
             else least[span] + unit * (span[1] - span[0]) * (span[1] - span[0] + 1) / 2
             for span in self._mains[number]
         }
-
-    def _shared(self, costs: Sequence[Mapping[Span, float]]) -> dict[int, Partition]:
-        pairs = zip(self.graph.stacks, costs, strict=True)
-        return share_depth(self.graph.order, [best_partitions(len(stack.blocks), each) for stack, each in pairs])
 
     def _measure_groups(self, depth: int) -> None:
         """Measure groups until those of the cheapest partition of a depth are known, or the time is up.

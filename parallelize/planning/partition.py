@@ -5,11 +5,25 @@ best[j][D] = min over i of best[i][D-1] + cost(i..j-1)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from parallelize.planning.forms import Span
+from parallelize.planning.shared_depth import share_depth
+from passes.stacks.stack_graph import StackGraph
 
 Groups = tuple[Span, ...]
+Partition = tuple[float, tuple[Groups, ...]]  # sum of the costs, and the groups of each stack
+
+
+def shared_partitions(graph: StackGraph, costs: Sequence[Mapping[Span, float]]) -> dict[int, Partition]:
+    """For every depth of the whole the cheapest groups of each stack.
+
+    Args:
+        graph: the stacks.
+        costs: for each stack those of the groups that are allowed.
+    """
+    pairs = zip(graph.stacks, costs, strict=True)
+    return share_depth(graph.order, [best_partitions(len(stack.blocks), each) for stack, each in pairs])
 
 
 def best_partitions(count: int, costs: Mapping[Span, float]) -> dict[int, tuple[float, Groups]]:

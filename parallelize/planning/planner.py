@@ -24,10 +24,11 @@ from parallelize.models.network import Network
 from parallelize.models.program import Program
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.fusibility import Fusibility
-from parallelize.planning.known_forms import Deadline, KnownForms, Partition, Progress
+from parallelize.planning.known_forms import Deadline, KnownForms, Progress
 from parallelize.planning.memory import Memory, open_memory, resumed_memory
 from parallelize.planning.neighbours import neighbours
 from parallelize.planning.options import PlannerOptions
+from parallelize.planning.partition import Partition
 from parallelize.planning.search import Candidate, Search
 from parallelize.planning.structure import structural_plans
 from parallelize.refitting.refit import refit

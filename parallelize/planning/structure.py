@@ -17,8 +17,7 @@ from torch import fx
 
 from parallelize.planning.forms import GroupForm, Span, alike, forms, main_form
 from parallelize.planning.fusibility import Fusibility
-from parallelize.planning.partition import best_partitions
-from parallelize.planning.shared_depth import share_depth
+from parallelize.planning.partition import shared_partitions
 from parallelize.terminal.words import counted
 from passes.errors import ParallelizeError
 from passes.plan import Level, Plan, StackPlan
@@ -64,10 +63,8 @@ def structural_plans(fusibility: Fusibility, graph: StackGraph, seed: int = 0) -
     """
     chosen = [_groups(fusibility, number) for number in range(len(graph.stacks))]
     costs = [{span: _cost(stack, span) for span in groups} for stack, groups in zip(graph.stacks, chosen, strict=True)]
-    pairs = zip(graph.stacks, costs, strict=True)
-    shared = share_depth(graph.order, [best_partitions(len(stack.blocks), cost) for stack, cost in pairs])
     plans = {}
-    for depth, (_, split) in shared.items():
+    for depth, (_, split) in shared_partitions(graph, costs).items():
         each = zip(graph.stacks, chosen, split, strict=True)
         parts = (StackPlan(len(s.terms), _levels(groups, spans)) for s, groups, spans in each)
         plans[depth] = Plan(tuple(parts), seed)

@@ -14,8 +14,6 @@ from parallelize.conversion.options import ConvertOptions
 from parallelize.exploring.explore import explore
 from parallelize.exploring.options import PlanOptions
 from parallelize.models.source import Source
-from parallelize.planning.costs import GroupCosts
-from parallelize.planning.forms import GroupForm
 from parallelize.planning.memory import FORMAT
 from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
@@ -32,19 +30,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the groups that are measured, each kept at once."""
-    names: list[str] = []
-    measure = GroupCosts._measure
-
-    def counted(self: GroupCosts, number: int, form: GroupForm) -> float:
-        names.append(self.key(number, form))
-        return measure(self, number, form)
-
-    monkeypatch.setattr(GroupCosts, "_measure", counted)
+@pytest.fixture(autouse=True)
+def _kept_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured is written each time."""
     monkeypatch.setattr("parallelize.planning.memory.SECONDS", -1.0)
-    return names
 
 
 def _stop(stage: str, error: type[BaseException]) -> object:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from parallelize.metrics import Metric
 from parallelize.models.program import Program
-from parallelize.planning.known_forms import Partition
 from parallelize.planning.options import PlannerOptions
+from parallelize.planning.partition import Partition
 from parallelize.planning.planner import Planner
 from passes.plan import Plan
 from passes.stacks.find import Stack, find_stacks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -25,6 +25,13 @@ def respelled(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[fx.Grap
     assert second.matches == ()
     assert text(again) == text(graph)
     return graph, record
+
+
+def check_spelling(function: Callable[..., Tensor], targets: Sequence[object] | None, *inputs: Tensor) -> None:
+    """The pass finds something in a function, and leaves these operators where they are named."""
+    graph, record = respelled(function, *inputs)
+    assert record.matches
+    assert targets is None or operators(graph) == targets
 
 
 def operators(graph: fx.GraphModule) -> list[object]:
