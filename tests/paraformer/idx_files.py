@@ -1,4 +1,4 @@
-"""Write IDX files, the format of Fashion-MNIST, so that tests have data sets of their own."""
+"""Write IDX files, the format of MNIST, so that tests have data sets of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from paraformer.fashion_mnist import LabelledImages
+from paraformer.data.labelled import Labelled
 
 
 def idx(values: Tensor, element_type: int = 8) -> bytes:
@@ -17,18 +17,18 @@ def idx(values: Tensor, element_type: int = 8) -> bytes:
     return bytes([0, 0, element_type, values.ndim]) + sizes + values.contiguous().numpy().tobytes()
 
 
-def write_split(root: Path, prefix: str, data: LabelledImages) -> None:
+def write_split(root: Path, prefix: str, data: Labelled) -> None:
     """Write one split under the names that Fashion-MNIST has."""
     root.mkdir(parents=True, exist_ok=True)
-    (root / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(data.images.squeeze(1)), mtime=0))
-    (root / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(data.labels), mtime=0))
+    (root / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(data.inputs[0].squeeze(1)), mtime=0))
+    (root / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(data.labels.to(torch.uint8)), mtime=0))
 
 
-def stripes(count: int, size: int, seed: int) -> LabelledImages:
+def stripes(count: int, size: int, seed: int) -> Labelled:
     """A problem that is easy to learn: images of label 1 have horizontal stripes, those of label 0 vertical ones."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randint(0, 100, (count, 1, size, size), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, 2, (count,), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 2, (count,), generator=generator)
     vertical = (torch.arange(size, dtype=torch.uint8) % 2 * 150).expand(size, size)
     is_horizontal = (labels == 1)[:, None, None, None]
-    return LabelledImages(noise + torch.where(is_horizontal, vertical.T, vertical), labels)
+    return Labelled((noise + torch.where(is_horizontal, vertical.T, vertical),), labels)
