@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from paraformer.checkpoint import Checkpoint, read_plain, save, write_atomically
+from paraformer.data.augmentation import augment
+from paraformer.data.labelled import Dataset, Labelled
 from paraformer.errors import CheckpointError
-from paraformer.fashion_mnist import LabelledImages, augment
 from paraformer.model import VisionConfig, VisionParaFormer
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
@@ -59,32 +60,37 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
-    """Logits (n, classes) for uint8 images (n, channels, height, width), in batches."""
+def predict(model: nn.Module, data: Labelled, batch_size: int = 500) -> Tensor:
+    """Logits (n, classes), in batches."""
     model.eval()
-    return torch.cat([model(part.float()) for part in torch.split(images, batch_size)])
+    parts = (torch.split(value, batch_size) for value in data.inputs)
+    return torch.cat([model(*map(read, inputs)) for inputs in zip(*parts, strict=True)])
 
 
-def top1(model: nn.Module, data: LabelledImages) -> float:
-    """Share of images whose largest logit is at the label."""
-    return float((predict(model, data.images).argmax(1) == data.labels).float().mean())
+def read(value: Tensor) -> Tensor:
+    """What a model reads of stored inputs: pixels are stored as bytes."""
+    return value.float() if value.dtype == torch.uint8 else value
+
+
+def top1(model: nn.Module, data: Labelled) -> float:
+    """Share of samples whose largest logit is at the label."""
+    return float((predict(model, data).argmax(1) == data.labels).float().mean())
 
 
 class Trainer:
     """One training run. `run` goes on from the last finished epoch when a resume file of the same run is there."""
 
-    def __init__(
-        self, config: VisionConfig, options: TrainingOptions, train: LabelledImages, test: LabelledImages
-    ) -> None:
+    def __init__(self, config: VisionConfig, options: TrainingOptions, data: Dataset) -> None:
         torch.manual_seed(options.seed)
-        self.config, self.options, self.train_data, self.test_data = config, options, train, test
+        self.config, self.options, self.data = config, options, data
         self.model = VisionParaFormer(config)
-        self.steps_per_epoch = len(train) // options.batch_size
+        self.steps_per_epoch = len(data.train) // options.batch_size
         if self.steps_per_epoch == 0 or options.epochs < 1:
             raise ValueError("training needs at least one epoch of at least one whole batch")
-        for data in (train, test):
-            if tuple(data.images.shape[1:]) != config.input_shape:
-                raise ValueError(f"the model reads images of {config.input_shape}, not {tuple(data.images.shape[1:])}")
+        if data.sample_shape != config.input_shape:
+            raise ValueError(f"the model reads images of {config.input_shape}, not {data.sample_shape}")
+        if len(data.classes) > config.classes:
+            raise ValueError(f"the model tells {config.classes} classes apart, the data has {len(data.classes)}")
         groups = _groups(self.model, options.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.99))
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -94,7 +100,7 @@ class Trainer:
 
     def _identity(self) -> str:
         """Two runs with the same identity are the same run, so one may go on from the other's state."""
-        return json.dumps([self.config.to_dict(), asdict(self.options), len(self.train_data)])
+        return json.dumps([self.config.to_dict(), asdict(self.options), self.data.what, self.data.fingerprint])
 
     def _resume(self, path: Path) -> None:
         if not path.exists():
@@ -124,12 +130,11 @@ class Trainer:
         """One pass over the training images; returns the mean loss."""
         options, total = self.options, 0.0
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.train_data), generator=generator)
+        order = torch.randperm(len(self.data.train), generator=generator)
         self.model.train()
         for step in range(self.steps_per_epoch):
-            chosen = order[step * options.batch_size : (step + 1) * options.batch_size]
-            images = augment(self.train_data.images[chosen], generator, options.shift).float()
-            loss = F.cross_entropy(self.model(images), self.train_data.labels[chosen].long())
+            batch = self.data.train[order[step * options.batch_size : (step + 1) * options.batch_size]]
+            loss = F.cross_entropy(self.model(*self._read(batch, generator)), batch.labels)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
@@ -139,6 +144,13 @@ class Trainer:
             if progress is not None:
                 progress(epoch * self.steps_per_epoch + step + 1, self.scheduler.total_steps, loss.item())
         return total / self.steps_per_epoch
+
+    def _read(self, batch: Labelled, generator: torch.Generator) -> list[Tensor]:
+        """What the model reads of a training batch."""
+        inputs = batch.inputs
+        if not self.data.is_text:
+            inputs = (augment(inputs[0], generator, self.options.shift, mirrors=self.data.mirrors),)
+        return [read(value) for value in inputs]
 
     def run(self, output: Path, progress: Progress | None = None) -> Checkpoint:
         """Train to the end, keep the state after every epoch, write the checkpoint to `output` and return it.
@@ -152,7 +164,7 @@ class Trainer:
             start = time.perf_counter()
             loss = self._epoch(epoch, progress)
             seconds = time.perf_counter() - start
-            self.history.append(EpochRecord(epoch + 1, loss, top1(self.model, self.test_data), seconds))
+            self.history.append(EpochRecord(epoch + 1, loss, top1(self.model, self.data.test), seconds))
             self._keep(resume)
         checkpoint = Checkpoint(self.config, self.model.state_dict(), self.record())
         save(output, checkpoint)
@@ -162,7 +174,9 @@ class Trainer:
     def record(self) -> dict[str, Any]:
         """How the model was trained, as plain values: options, machine, versions, one row per epoch."""
         return {
-            "data": "Fashion-MNIST, 60,000 training images; top1 on the 10,000 test images",
+            "data": self.data.what,
+            "classes": list(self.data.classes),
+            "words": list(self.data.words),
             "options": asdict(self.options),
             "torch": str(torch.__version__),
             "python": platform.python_version(),

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.tasks.task import LABELS, Data, Task, make_task
-from paraformer import fashion_mnist
+from paraformer.data.loading import load_data
 from parallelize.models.sources import LoadOptions, load_program
 
 MODEL = Path(__file__).resolve().parents[2] / "examples" / "fashion_vit" / "vit12.pt"
@@ -30,7 +30,8 @@ def task() -> Task:
 
 
 def _data(name: str) -> Data:
-    train, test = fashion_mnist.load("train"), fashion_mnist.load("test")
+    data = load_data()
+    (train,), (test,) = data.train.inputs, data.test.inputs
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SEED))
-    calibration = {name: train.images[order[:CALIBRATION_IMAGES]].numpy()}
-    return Data(calibration, {name: test.images.numpy(), LABELS: test.labels.numpy()})
+    calibration = {name: train[order[:CALIBRATION_IMAGES]].numpy()}
+    return Data(calibration, {name: test.numpy(), LABELS: data.test.labels.numpy()})

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from paraformer import fashion_mnist
+from paraformer.data.loading import load_data
 
 COUNT = 2000
 
@@ -19,10 +19,11 @@ COUNT = 2000
 def main() -> None:
     """Write both files beside this script."""
     here = Path(__file__).parent
-    train, test = fashion_mnist.load("train"), fashion_mnist.load("test")
+    data = load_data()
+    (train,), (test,) = data.train.inputs, data.test.inputs
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:COUNT].sort().values
-    np.savez_compressed(here / "calibration.npz", images=train.images[chosen].numpy())
-    np.savez_compressed(here / "test.npz", images=test.images[:COUNT].numpy(), labels=test.labels[:COUNT].numpy())
+    np.savez_compressed(here / "calibration.npz", images=train[chosen].numpy())
+    np.savez_compressed(here / "test.npz", images=test[:COUNT].numpy(), labels=data.test.labels[:COUNT].byte().numpy())
 
 
 if __name__ == "__main__":

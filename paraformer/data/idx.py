@@ -39,9 +39,10 @@ def read_idx_folder(folder: Path) -> Dataset:
     """
     train, test = (_split(folder, prefix) for prefix in _PREFIXES)
     is_fashion = "fashion" in folder.resolve().name
-    count = max(10, int(max(part.labels.max() if len(part) else 0 for part in (train, test))) + 1)
-    classes = CLOTHES if is_fashion and count == len(CLOTHES) else tuple(map(str, range(count)))
-    return checked(Dataset("Fashion-MNIST" if is_fashion else folder.resolve().name, train, test, classes), HINT)
+    count = int(max(part.labels.max() if len(part) else 0 for part in (train, test))) + 1
+    classes = CLOTHES if is_fashion and count <= len(CLOTHES) else tuple(map(str, range(count)))
+    name = "Fashion-MNIST" if is_fashion else folder.resolve().name
+    return checked(Dataset(name, train, test, classes, mirrors=is_fashion), HINT)
 
 
 def read_idx(path: Path) -> Tensor:

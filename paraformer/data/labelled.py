@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from paraformer.errors import DatasetError
+
+_LOOKED_AT = 100  # samples of each split
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,7 @@ class Dataset:
         test: samples that are only scored.
         classes: names of the classes, by their numbers.
         words: of texts, by their token ids; none for images.
+        mirrors: whether a mirrored image is of the same class.
     """
 
     name: str
@@ -52,6 +56,16 @@ class Dataset:
     test: Labelled
     classes: tuple[str, ...]
     words: tuple[str, ...] = ()
+    mirrors: bool = True
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the labels and of the first samples of both splits: whether it is the same data."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.test):
+            for value in (part.labels, *(value[:_LOOKED_AT] for value in part.inputs)):
+                digest.update(value.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def is_text(self) -> bool:

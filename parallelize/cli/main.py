@@ -123,9 +123,9 @@ def passes(name: Annotated[str | None, typer.Argument(help="Show one pass.", sho
 
 def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.", metavar="FILE.pt")],
-    data: Annotated[Path, typer.Option(help="Folder of the Fashion-MNIST IDX files.", metavar="DIR")] = Path(
-        "/usr/share/datasets/fashion-mnist"
-    ),
+    data: Annotated[
+        Path, typer.Option(help="IDX files, CIFAR-10, pictures by class, .npz, or texts.", metavar="DIR|FILE")
+    ] = Path("/usr/share/datasets/fashion-mnist"),
     mode: Annotated[Mode, typer.Option(help="Serial, or branches that all read the embedding.")] = "serial",
     branches: Annotated[int, typer.Option(help="Branches of a para-former.", min=1)] = 1,
     depth: Annotated[int, typer.Option(help="Blocks in all.", min=1)] = 12,
@@ -133,15 +133,15 @@ def train(
     heads: Annotated[int, typer.Option(help="Attention heads.", min=1)] = 4,
     hidden: Annotated[int | None, typer.Option(help="Hidden features of an MLP (default: 4 x width).", min=1)] = None,
     patch_size: Annotated[int, typer.Option(help="Pixels of a patch's side.", min=1)] = 4,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 18,
-    batch_size: Annotated[int, typer.Option(help="Images in a step.", min=1)] = 128,
+    epochs: Annotated[int, typer.Option(help="Passes over the training samples.", min=1)] = 18,
+    batch_size: Annotated[int, typer.Option(help="Samples in a step.", min=1)] = 128,
     learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.", min=0.0)] = 2e-3,
     seed: Annotated[int, typer.Option(help="Seeds weights, order and augmentation.")] = 0,
     limit: Annotated[
-        int | None, typer.Option(help="Train and test on the first N images only.", min=1, show_default=False)
+        int | None, typer.Option(help="Train and test on the first N samples only.", min=1, show_default=False)
     ] = None,
 ) -> None:
-    """Train a Para-Former or its serial twin on Fashion-MNIST; run again to go on with a stopped training."""
+    """Train a Para-Former or its serial twin; run again to go on with a stopped training."""
     from parallelize.cli.training import train_model
     from parallelize.terminal.progress import reporting
 
@@ -157,7 +157,7 @@ def train(
     schedule = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     with reporting() as report:
         top1 = train_model(output, data, sizes, schedule, limit, report)
-    echo(f"Written to {output}: top-1 {top1:.2%} on the test images")
+    echo(f"Written to {output}: top-1 {top1:.2%} on the test samples")
 
 
 register(build, doctor, compare, bench, convert, plan, heal, inspect, draw, passes, train, profile_gpu)

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from paraformer import fashion_mnist
-from paraformer.fashion_mnist import LabelledImages
+from paraformer.data.loading import load_data
 from paraformer.model import VisionConfig
 from paraformer.training import Trainer, TrainingOptions
 from parallelize.terminal.progress import Report
@@ -21,18 +20,22 @@ def train_model(
 
     Args:
         output: checkpoint to write.
-        data: folder of the IDX files.
+        data: folder or file, see paraformer.data.loading.
         sizes: fields of VisionConfig.
         schedule: fields of TrainingOptions.
-        limit: use the first images only.
+        limit: use the first samples only.
         report: told epoch, loss and accuracy.
 
     Raises:
         ParallelizeError: sizes that do not fit each other, or too few images for one batch.
     """
-    train, test = (_first(fashion_mnist.load(split, data), limit) for split in ("train", "test"))
+    dataset = load_data(data).head(limit)
+    channels, image_size, _ = dataset.sample_shape
+    pixels = dataset.train.inputs[0].float()
+    known = {"channels": channels, "image_size": image_size, "classes": len(dataset.classes)}
+    scale = {"pixel_mean": round(float(pixels.mean()), 2), "pixel_std": round(float(pixels.std()), 2) or 1.0}
     try:
-        trainer = Trainer(VisionConfig(**sizes), TrainingOptions(**schedule), train, test)
+        trainer = Trainer(VisionConfig(**{**known, **scale, **sizes}), TrainingOptions(**schedule), dataset)
     except ValueError as error:
         raise ParallelizeError(f"The model cannot be trained: {error}.", "See `parallelize train --help`.") from error
 
@@ -43,7 +46,3 @@ def train_model(
 
     trainer.run(output, progress)
     return trainer.history[-1].top1
-
-
-def _first(data: LabelledImages, limit: int | None) -> LabelledImages:
-    return data if limit is None else LabelledImages(data.images[:limit], data.labels[:limit])

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.sources import CACHE, SOURCES
 from benchmarks.tasks import TASKS, Task
 from benchmarks.tasks.recall import recall_at_1
-from paraformer.fashion_mnist import DEFAULT_ROOT
+from paraformer.data.idx import FASHION_MNIST
 from parallelize.data import Samples
 from parallelize.models.clean import clean
 from passes.stacks.find import find_stacks
@@ -82,7 +82,7 @@ def task(name: str) -> Task:
     absent = [source for source in EXPECTED[name].sources if not SOURCES[source].is_fetched(CACHE)]
     if absent:
         pytest.skip(f"not fetched: run `python benchmarks/fetch.py {' '.join(absent)}`")
-    if name == "fashion" and not DEFAULT_ROOT.exists():
+    if name == "fashion" and not FASHION_MNIST.exists():
         pytest.skip("needs the Debian package dataset-fashion-mnist")
     return _task(name)
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from paraformer import training
 from paraformer.checkpoint import Checkpoint, load
+from paraformer.data.augmentation import augment
+from paraformer.data.labelled import Dataset, Labelled
 from paraformer.errors import CheckpointError
-from paraformer.fashion_mnist import LabelledImages, augment
 from paraformer.model import VisionConfig, VisionParaFormer
 from paraformer.training import Trainer, TrainingOptions, predict, top1
 from tests.paraformer.idx_files import stripes
@@ -20,10 +21,11 @@ from tests.paraformer.idx_files import stripes
 CONFIG = VisionConfig(depth=2, width=16, heads=2, hidden=32, image_size=8, patch_size=4, classes=2)
 OPTIONS = TrainingOptions(epochs=3, batch_size=16)
 TRAIN, TEST = stripes(70, 8, 0), stripes(30, 8, 1)
+DATA = Dataset("stripes", TRAIN, TEST, ("vertical", "horizontal"))
 
 
 def _trainer(options: TrainingOptions = OPTIONS, config: VisionConfig = CONFIG) -> Trainer:
-    return Trainer(config, options, TRAIN, TEST)
+    return Trainer(config, options, DATA)
 
 
 def _equal(first: Checkpoint, second: Checkpoint) -> bool:
@@ -116,9 +118,9 @@ def test_a_resume_with_other_options_is_refused_and_the_file_kept(
 def test_a_resume_with_another_number_of_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         _trainer().run(tmp_path / "model.pt", _stop_at(5))
-    fewer = LabelledImages(TRAIN.images[:64], TRAIN.labels[:64])
+    fewer = replace(DATA, train=TRAIN.head(64))
     with pytest.raises(CheckpointError, match="other options"):
-        Trainer(CONFIG, OPTIONS, fewer, TEST).run(tmp_path / "model.pt")
+        Trainer(CONFIG, OPTIONS, fewer).run(tmp_path / "model.pt")
 
 
 def test_a_damaged_resume_file_is_refused(tmp_path: Path) -> None:
@@ -154,15 +156,15 @@ def test_every_epoch_draws_its_own_order_and_its_own_augmentation(
 ) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def spy(images: Tensor, generator: torch.Generator, shift: int) -> Tensor:
-        augmented = augment(images, generator, shift)
+    def spy(images: Tensor, generator: torch.Generator, shift: int, *, mirrors: bool) -> Tensor:
+        augmented = augment(images, generator, shift, mirrors=mirrors)
         seen.append((images, augmented))
         return augmented
 
     monkeypatch.setattr(training, "augment", spy)
     _trainer(replace(OPTIONS, epochs=2)).run(tmp_path / "model.pt")
     orders = [torch.cat([images for images, _ in seen[epoch : epoch + 4]]) for epoch in (0, 4)]
-    numbers = [[int((TRAIN.images == image).flatten(1).all(1).nonzero()) for image in order] for order in orders]
+    numbers = [[int((TRAIN.inputs[0] == image).flatten(1).all(1).nonzero()) for image in order] for order in orders]
     assert len(set(numbers[0])) == len(set(numbers[1])) == 64
     assert numbers[0] != numbers[1]
     common = [(numbers[0].index(n), numbers[1].index(n)) for n in set(numbers[0]) & set(numbers[1])]
@@ -215,23 +217,23 @@ class Stripes(nn.Module):
 
 def test_predictions_are_made_in_batches_without_changing_them() -> None:
     model = Stripes().train()
-    logits = predict(model, TEST.images, batch_size=8)
+    logits = predict(model, TEST, batch_size=8)
     assert model.batches == [8, 8, 8, 6]
     assert not model.training
-    assert torch.equal(logits, Stripes()(TEST.images.float()))
+    assert torch.equal(logits, Stripes()(TEST.inputs[0].float()))
 
 
 def test_top1_is_the_share_of_images_classified_rightly() -> None:
     assert top1(Stripes(), TEST) == 1.0
     wrong = TEST.labels.clone()
     wrong[:6] = 1 - wrong[:6]
-    assert top1(Stripes(), LabelledImages(TEST.images, wrong)) == pytest.approx(0.8)
+    assert top1(Stripes(), Labelled(TEST.inputs, wrong)) == pytest.approx(0.8)
 
 
 def test_training_leaves_the_images_as_they_were(tmp_path: Path) -> None:
-    before = TRAIN.images.clone(), TRAIN.labels.clone()
+    before = TRAIN.inputs[0].clone(), TRAIN.labels.clone()
     _trainer().run(tmp_path / "model.pt")
-    assert torch.equal(TRAIN.images, before[0])
+    assert torch.equal(TRAIN.inputs[0], before[0])
     assert torch.equal(TRAIN.labels, before[1])
 
 
@@ -241,4 +243,4 @@ def test_a_trained_checkpoint_builds_the_model_that_was_judged(tmp_path: Path) -
     built = load(tmp_path / "model.pt").build()
     assert isinstance(built, VisionParaFormer)
     assert top1(built, TEST) == trainer.history[-1].top1
-    assert torch.equal(predict(built, TEST.images), predict(trainer.model, TEST.images))
+    assert torch.equal(predict(built, TEST), predict(trainer.model, TEST))
