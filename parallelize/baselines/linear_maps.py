@@ -85,11 +85,12 @@ def fit_map(fit: States, fit_after: States, held_out: States, held_out_after: St
 
 
 def _moments(before: States, after: States, axis: int) -> Moments:
-    width = before.values[0].shape[axis]
-    moments = Moments.none(width + 1, width, before.values[0].device)
+    moments: Moments | None = None
     for old, new in zip(before.values, after.values, strict=True):
         rows, aims = (value.double().movedim(axis, -1).flatten(0, -2) for value in (old, new))
+        moments = moments or Moments.none(rows.shape[1] + 1, aims.shape[1], rows.device)
         moments.add(torch.cat([rows, rows.new_ones(len(rows), 1)], 1), aims - rows)
+    assert moments is not None
     return moments
 
 

@@ -7,12 +7,13 @@ segment behind it with the states before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from torch import Tensor, fx
 
 from parallelize.data import Samples
+from parallelize.data.buffer import Kept
 from parallelize.metrics import Judge, Metric
 from parallelize.models.states import batch_size, outputs_from, placeholders, run_segment
 from passes.graph.segment import extract
@@ -22,11 +23,24 @@ CHOICE_SAMPLES = 256  # held-out samples that choose between ways to do a method
 
 @dataclass(frozen=True)
 class States:
-    """The values of one tensor of a network on all samples, in batches of `size`; whatever fits later."""
+    """The values of one tensor of a network on all samples, in batches of `size`; whatever fits later.
+
+    They are kept in the memory of the job.
+    """
 
     samples: Samples
     size: int
-    values: tuple[Tensor, ...]
+    kept: tuple[Kept, ...]
+
+    @classmethod
+    def keep(cls, samples: Samples, size: int, values: Iterable[Tensor]) -> States:
+        """Values as they come, one for each batch."""
+        return cls(samples, size, tuple(map(samples.buffer.keep, values)))
+
+    @property
+    def values(self) -> Iterator[Tensor]:
+        """The values, one after another."""
+        return (kept.value for kept in self.kept)
 
     @property
     def inputs(self) -> Iterator[tuple[Tensor, ...]]:
@@ -44,21 +58,21 @@ class States:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> States:
         """The same samples with other values."""
-        return replace(self, values=tuple(function(value) for value in self.values))
+        return States.keep(self.samples, self.size, map(function, self.values))
 
 
 def states_at(module: fx.GraphModule, node: fx.Node, samples: Samples) -> States:
     """Run a network up to a node."""
     segment = extract(module, placeholders(module), [node])
     size = samples.size(batch_size(module))
-    return States(samples, size, tuple(run_segment(segment, batch)[0] for batch in samples.batches(size)))
+    return States.keep(samples, size, (run_segment(segment, batch)[0] for batch in samples.batches(size)))
 
 
 def move(module: fx.GraphModule, start: fx.Node, end: fx.Node, states: States) -> States:
     """Run a network from one node, where it has these states, to another."""
     segment = extract(module, [*placeholders(module), start], [end])
     pairs = zip(states.inputs, states.values, strict=True)
-    return replace(states, values=tuple(run_segment(segment, (*batch, value))[0] for batch, value in pairs))
+    return States.keep(states.samples, states.size, (run_segment(segment, (*b, value))[0] for b, value in pairs))
 
 
 class Trial:

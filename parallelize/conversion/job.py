@@ -57,7 +57,8 @@ def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Ba
     device = choose_device(options.device)
     if options.heal is not None:
         choose_device(options.heal.device)  # what is not there is refused before the long work
-    prepared = prepare(source, goal.plan.seed if isinstance(goal, Replay) else options.seed, report, device)
+    seed = goal.plan.seed if isinstance(goal, Replay) else options.seed
+    prepared = prepare(source, seed, report, device, options.buffer_bytes)
     options = replace(options, engine=options.engine.of_model(prepared.precision))
     check_shapes(prepared.program, options.engine)
     check_precision(prepared.program, options.engine, choice)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from parallelize.data.buffer import Buffer
 from parallelize.data.room import Room
 
 AT_ONCE = 2**23  # elements of an input that a batch has at most, where its size is left open
@@ -53,6 +54,7 @@ class Samples:
         index: which samples of `stored` these are; None is all.
         device: where batches and masks are wanted; None is where the arrays are.
         room: how many of them fit there at a time.
+        buffer: what is computed of them and held, by the whole job.
     """
 
     stored: Mapping[str, Tensor]
@@ -63,6 +65,7 @@ class Samples:
     index: Tensor | None = None
     device: torch.device | None = None
     room: Room = field(default_factory=Room)
+    buffer: Buffer = field(default_factory=Buffer)
 
     def __len__(self) -> int:
         if self.index is not None:

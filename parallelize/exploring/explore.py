@@ -84,7 +84,8 @@ def explore(
     options = replace(options, planner=replace(options.planner, resume=memory))
     refuse_foreign(output, "frontier.json", "a search for plans")
     with output_directory(output, force=force) as directory:
-        prepared = prepare(source, options.planner.seed, report, choose_device(options.device))
+        device = choose_device(options.device)
+        prepared = prepare(source, options.planner.seed, report, device, options.buffer_bytes)
         if prepared.random:
             raise ParallelizeError("A plan is chosen on data.", "Give calibration samples with --inputs.")
         metric = choose_metric(options.metric, prepared.program, prepared.data.judge)

@@ -30,6 +30,18 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def has_room(device: torch.device, size: int) -> bool:
-    """Whether so many bytes take a small part of what is free on a GPU; the host's memory is not asked."""
-    return device.type != "cuda" or size <= _SHARE * torch.cuda.mem_get_info(device)[0]
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a job can still take on a GPU, with what torch holds there unused; None on the host, which swaps."""
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused
+
+
+def has_room(device: torch.device, size: int, held: int = 0) -> bool:
+    """Whether so many bytes, with those that are held there, take a small part of what would be free on a GPU.
+
+    The host's memory is not asked.
+    """
+    free = free_memory(device)
+    return free is None or size + held <= _SHARE * (free + held)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from parallelize.data import Samples, load_samples, read_headers
+from parallelize.data.buffer import BOUND, Buffer
 from parallelize.data.room import Room
 from parallelize.data.split import Split, split
 from parallelize.machine.device import CPU
@@ -62,7 +63,7 @@ class Prepared:
     precision: CastPrecision = "fp32"
 
 
-def prepare(source: Source, seed: int, report: Report, device: torch.device = CPU) -> Prepared:
+def prepare(source: Source, seed: int, report: Report, device: torch.device = CPU, memory: int = BOUND) -> Prepared:
     """Capture, load, clean and split.
 
     Args:
@@ -70,6 +71,7 @@ def prepare(source: Source, seed: int, report: Report, device: torch.device = CP
         seed: of the split, and of random inputs.
         report: told what is being done.
         device: where the program is in the end, and where batches of the samples are handed out.
+        memory: bytes of the host for what is computed of the samples and held.
 
     Raises:
         ParallelizeError: a model without stacks or branches, one that is random, mixes samples or is NaN on its data,
@@ -82,11 +84,11 @@ def prepare(source: Source, seed: int, report: Report, device: torch.device = CP
     what = "random sample" if source.inputs is None else "sample"
     notes = accept(program, samples, what=what).notes
     program = placed(replace(program, original=None), device)
-    room = Room(lambda said: report(Told(said), None))
-    samples = replace(samples, device=device, room=room)
+    room, buffer = Room(lambda said: report(Told(said), None)), Buffer(memory)
+    samples = replace(samples, device=device, room=room, buffer=buffer)
     refuse_not_finite(program, samples, what)
     if judge is not None:
-        judge = replace(judge, device=device, room=room)
+        judge = replace(judge, device=device, room=room, buffer=buffer)
         refuse_not_finite(program, judge, "judging sample")
     program, cleaning = clean(program, samples.batch(PROBE))
     stacks = find_stacks(program.module)

@@ -1,7 +1,7 @@
 """States of samples on their way through a stack: what the teacher has there, and what the rewritten network has.
 
 A stack is walked level by level. For each batch are kept the teacher's state before the first term that has not run,
-and the rewritten network's state; everything else is computed again from these.
+and the rewritten network's state, both in the job's buffer; everything else is computed again from these.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from parallelize.data import Samples
+from parallelize.data.buffer import Kept
 from parallelize.data.padding import layouts
 from parallelize.models.effort import note_run
 from passes.graph import operators as ops
@@ -48,14 +49,18 @@ class Batch:
     start: int
     size: int
     count: int
-    teacher: Tensor
-    state: Tensor
+    teacher: Kept
+    state: Kept
     real: Tensor | None = None
 
     @property
     def inputs(self) -> Inputs:
         """Of the model."""
         return self.samples.at(self.start, self.size)
+
+    def keep(self, value: Tensor) -> Kept:
+        """Hold a value of this batch in the memory of the job."""
+        return self.samples.buffer.keep(value)
 
     def rows(self, value: Tensor, axis: int = -1) -> Tensor:
         """Every position of every sample as a row (rows, channels), padding left out."""
@@ -132,7 +137,7 @@ def start_batches(teacher: fx.GraphModule, state: fx.Node, samples: Samples, bat
     batches, start, size = [], 0, samples.size(batch_size)
     counts, masks = samples.counts(batch_size), samples.real(batch_size)
     for inputs, count, mask in zip(samples.batches(batch_size), counts, masks, strict=True):
-        (value,) = run_segment(embed, inputs)
+        value = samples.buffer.keep(run_segment(embed, inputs)[0])
         real = (
             mask
             if mask is None or samples.fixed is None
@@ -160,7 +165,7 @@ class Teacher:
     def values(self, wanted: Sequence[fx.Node], batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
         """Values of nodes of the terms from `prefix` on, batch by batch."""
         segment = extract(self.module, [*placeholders(self.module), self.stack.terms[self.prefix].skip], wanted)
-        return (run_segment(segment, (*batch.inputs, batch.teacher)) for batch in batches)
+        return (run_segment(segment, (*batch.inputs, batch.teacher.value)) for batch in batches)
 
     def step(self, terms: Iterable[int], owner: Term | None) -> Step:
         """What to compute when some more terms run; nothing has run before `take`.
@@ -179,8 +184,8 @@ class Teacher:
         nodes = [node for term in waiting for node in (term.result, term.skip)]
         return Step(self.module, frozenset(ran), self.prefix, False, (*nodes, waiting[-1].total), waiting[-1], owner)
 
-    def take(self, step: Step, batches: Iterable[Batch], states: Iterable[Tensor]) -> None:
-        """Move on to the states that `Step.reach` returned, one for each batch."""
+    def take(self, step: Step, batches: Iterable[Batch], states: Iterable[Kept]) -> None:
+        """Move on to the states that `Step.reach` returned, kept, one for each batch."""
         self.ran, self.prefix = set(step.ran), step.prefix
         for batch, state in zip(batches, states, strict=True):
             batch.teacher = state
@@ -207,11 +212,11 @@ class Step:
     last: Term
     owner: Term | None
 
-    def reach(self, teacher: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def reach(self, batch: Batch, values: Sequence[Tensor]) -> tuple[Kept, Kept]:
         """What the sum of the rewritten level should be, and the teacher's state before the first term that waits.
 
         Args:
-            teacher: that state as it was.
+            batch: with that state as it was.
             values: of `nodes`.
         """
         *states, total = values
@@ -219,9 +224,12 @@ class Step:
             (state,) = states
         else:
             parts = zip(states[::2], states[1::2], strict=True)
-            state = teacher + sum(after - before for after, before in parts)
+            state = batch.teacher.value + sum(after - before for after, before in parts)
         target = state if self.owner is None else before_post(self.module, self.owner, self.last, state, total)
-        return target, state if self.is_prefix else teacher
+        kept = batch.keep(target)
+        if not self.is_prefix:
+            return kept, batch.teacher
+        return kept, kept if target is state else batch.keep(state)
 
 
 def before_post(module: fx.GraphModule, owner: Term, last: Term, state: Tensor, total: Tensor) -> Tensor:

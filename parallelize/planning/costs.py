@@ -97,7 +97,7 @@ class GroupCosts:
         walk = StackWalk(self.teacher, stack, module, sites[number], part, (parts[0], parts[1]), len(before))
         for level in range(len(before), len(before) + len(form.levels)):
             walk.refit_level(level)
-        outputs = outputs_from(module, walk.entry, ((batch.inputs, batch.state) for batch in parts[1]))
+        outputs = outputs_from(module, walk.entry, ((batch.inputs, batch.state.value) for batch in parts[1]))
         return self.judge.score_outputs(outputs, [batch.count for batch in parts[1]]).error(self.judge.metric)
 
     def _start(self, number: int, block: int) -> Parts:
@@ -120,8 +120,9 @@ class GroupCosts:
         teacher = Teacher(self.teacher, stack, [term for before in stack.blocks[:start] for term in before])
         fit, held_out = (
             [
-                replace(batch, teacher=value, state=value)
+                replace(batch, teacher=kept, state=kept)
                 for batch, (value,) in zip(part, teacher.values([self._state(number, block)], part), strict=True)
+                for kept in (batch.keep(value),)
             ]
             for part in self._starts[number, start]
         )

@@ -8,22 +8,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from parallelize.terminal.option_field import option
+from parallelize.machine.byte_size import read_size
+from parallelize.terminal.option_field import Spelling, option
 from passes.errors import ParallelizeError
 from passes.plan import REFITS, Refit
+
+LEAST_BUFFER = 2**22  # bytes that a job can be asked to be content with
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
-    """On what the whole job runs: cleaning, search, refit, judging.
+    """On what the whole job runs, cleaning, search, refit and judging, and in how much of the host's memory.
 
     Attributes:
         device: such as "cpu" or "cuda:1"; None is a GPU where there is one.
+        buffer: memory beside the model's for what is computed of the samples and held, such as states and normal
+            equations: bytes, or a string such as "512MiB". More goes into a temporary file.
     """
 
     device: str | None = option(
         None, "cpu, cuda or cuda:N, of search, refit and judging (default: a GPU where there is one)."
     )
+    buffer: int | str = option(
+        "2GiB",
+        "Memory beside the model's for states and normal equations, such as 512MiB; more goes into a temporary file.",
+        metavar="SIZE",
+        spelling=Spelling(str, default="2GiB"),
+    )
+
+    @property
+    def buffer_bytes(self) -> int:
+        """`buffer` in bytes.
+
+        Raises:
+            ParallelizeError: it is no amount of memory, or too little to work with.
+        """
+        return read_size(self.buffer, LEAST_BUFFER)
 
 
 @dataclass(frozen=True, kw_only=True)

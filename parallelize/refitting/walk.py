@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from parallelize.data.buffer import Kept
 from parallelize.models.states import Batch, Step, Teacher, placeholders, run_segment
 from parallelize.refitting.records import LevelRefit, ReadIns
 from parallelize.refitting.ridge import Moments, choose
@@ -22,6 +23,7 @@ from passes.schedule.sites import LevelSite, StackSite
 from passes.stacks.find import Stack
 from passes.stacks.terms import Term
 
+Targets = tuple[list[Kept], list[Kept]]  # of samples to fit on and of samples to choose on
 Sites = dict[int, tuple[InProjection, fx.Node]]  # by term: where it reads, and the teacher's node of what it read there
 NEGLIGIBLE = 1e-12  # relative error of a state that rounding explains
 WORTHWHILE = 0.98  # of the error of a term's input must be left at most, or the term reads what it reads
@@ -78,7 +80,7 @@ class StackWalk:
         weights = _weights(level)
         read_ins, targets = self._taught(number, level)
         features = level_features(level)
-        size = max(self._size(targets[1], features.axis), 1e-300)
+        size = max(self._size((target.value for target in targets[1]), features.axis), 1e-300)
         record = LevelRefit(self.stack.name, number, "none", 0.0, 0.0, 0.0, (), features.skipped)
         before = self._before(level, weights, targets[1], features.axis) / size if read_ins else None
         if self._is_exact(level, targets[1], features.axis) if before is None else before <= NEGLIGIBLE:
@@ -89,7 +91,8 @@ class StackWalk:
         before = found.unchanged if before is None else before
         if read_ins and found.error > before:
             _restore(weights)
-            read_ins, (found, sums) = (), self._fit(level, features, source, targets, size)
+            read_ins, sums = (), []
+            found, sums = self._fit(level, features, source, targets, size)
         record = replace(
             record, strength=found.strength, ridge=found.ridge, before=before, after=found.error, read_ins=read_ins
         )
@@ -97,38 +100,35 @@ class StackWalk:
             return self._leave(level, level.result, record, sums)
         total = self._install(level, features, source, found)
         result = total if level.result is level.sum else level.result
-        return self._leave(level, result, record, sums if found.strength == "affine" else None)
+        return self._leave(level, result, record, sums if found.strength == "affine" else ())
 
-    def _leave(
-        self, level: LevelSite, result: fx.Node, record: LevelRefit, sums: Sequence[Tensor] | None = None
-    ) -> LevelRefit:
+    def _leave(self, level: LevelSite, result: fx.Node, record: LevelRefit, sums: Sequence[Kept] = ()) -> LevelRefit:
         """Move all samples past a level that ends in `result`; where the level's sums are known, from these on."""
-        if sums is None:
+        if not sums:
             for batch, (state,) in zip(self._batches(), self._values([result], self._batches()), strict=True):
-                batch.state = state
+                batch.state = batch.keep(state)
         else:
             segment = extract(self.module, [*placeholders(self.module), self.entry, level.sum], [result])
             for batch, total in zip(self._batches(), sums, strict=True):
-                (batch.state,) = run_segment(segment, (*batch.inputs, batch.state, total))
+                batch.state = batch.keep(run_segment(segment, (*batch.inputs, batch.state.value, total.value))[0])
         self.entry = result
         return record
 
     def _before(
-        self, level: LevelSite, weights: dict[fx.Node, tuple[Any, ...]], targets: Sequence[Tensor], axis: int
+        self, level: LevelSite, weights: dict[fx.Node, tuple[Any, ...]], targets: Sequence[Kept], axis: int
     ) -> float:
         """|target - sum|^2 on held-out samples where all terms read as they did."""
         changed = _weights(level)
         _restore(weights)
         bare = self._values([level.sum], self.parts[1])
-        lack = self._size((t - y for t, (y,) in zip(targets, bare, strict=True)), axis)
+        lack = self._size((t.value - y for t, (y,) in zip(targets, bare, strict=True)), axis)
         _restore(changed)
         return lack
 
-    def _is_exact(self, level: LevelSite, targets: Sequence[Tensor], axis: int) -> bool:
+    def _is_exact(self, level: LevelSite, targets: Sequence[Kept], axis: int) -> bool:
         """Whether the level comes to its target on held-out samples; the first batch that tells is the last one run."""
-        for batch, target, (bare,) in zip(
-            self.parts[1], targets, self._values([level.sum], self.parts[1]), strict=True
-        ):
+        for batch, kept, (bare,) in zip(self.parts[1], targets, self._values([level.sum], self.parts[1]), strict=True):
+            target = kept.value
             lack = _squares(batch.rows(target - bare, axis))
             if not lack <= NEGLIGIBLE * max(_squares(batch.rows(target, axis)), 1e-300):
                 return False
@@ -137,7 +137,7 @@ class StackWalk:
     def _values(self, wanted: Sequence[fx.Node], batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
         """Values of nodes of the level that the samples stand before, batch by batch."""
         segment = extract(self.module, [*placeholders(self.module), self.entry], wanted)
-        return (run_segment(segment, (*batch.inputs, batch.state)) for batch in batches)
+        return (run_segment(segment, (*batch.inputs, batch.state.value)) for batch in batches)
 
     def _size(self, values: Iterable[Tensor], axis: int) -> float:
         """|values|^2 of one tensor for each held-out batch, padding left out."""
@@ -147,14 +147,14 @@ class StackWalk:
     def _batches(self) -> Iterator[Batch]:
         return (batch for part in self.parts for batch in part)
 
-    def _taught(self, number: int, level: LevelSite) -> tuple[ReadIns, tuple[list[Tensor], list[Tensor]]]:
+    def _taught(self, number: int, level: LevelSite) -> tuple[ReadIns, Targets]:
         """Foretell what the level's terms read, and compute targets of its sum for both parts of the samples.
 
         The teacher runs once for both, and once more for the second terms of chains, whose input is foretold first.
         """
         step = self._step(number, level)
         read_ins: list[tuple[int, float]] = []
-        reached: list[list[tuple[Tensor, Tensor]]] = []
+        reached: list[list[tuple[Kept, Kept]]] = []
         for place in range(level.level.depth):
             sites = self._sites(level, place)
             passes = [self._pass(sites, part, None if place else step) for part in self.parts]
@@ -174,7 +174,7 @@ class StackWalk:
 
     def _pass(
         self, sites: Sites, part: Sequence[Batch], step: Step | None
-    ) -> tuple[list[Moments], list[tuple[Tensor, Tensor]]]:
+    ) -> tuple[list[Moments], list[tuple[Kept, Kept]]]:
         """Run the teacher once: normal equations of what the terms' inputs lack, and what `step` reaches."""
         nodes = () if step is None else step.nodes
         ours = [site.source for site, _ in sites.values()]
@@ -182,13 +182,13 @@ class StackWalk:
             Moments.none(width + 1, width, part[0].state.device)
             for width in (source.meta["val"].shape[-1] for source in ours)
         ]
-        reached: list[tuple[Tensor, Tensor]] = []
+        reached: list[tuple[Kept, Kept]] = []
         if not nodes and not ours:
             return moments, reached
         theirs = self.teacher.values([*nodes, *(node for _, node in sites.values())], part)
         for batch, have, want in zip(part, self._values(ours, part), theirs, strict=True):
             if step is not None:
-                reached.append(step.reach(batch.teacher, want[: len(nodes)]))
+                reached.append(step.reach(batch, want[: len(nodes)]))
             for sums, ours_, theirs_ in zip(moments, have, want[len(nodes) :], strict=True):
                 rows = batch.rows(ours_)
                 sums.add(_with_constant([rows]), batch.rows(theirs_) - rows)
@@ -234,20 +234,20 @@ class StackWalk:
         level: LevelSite,
         features: LevelFeatures,
         source: fx.Node,
-        targets: tuple[list[Tensor], list[Tensor]],
+        targets: Targets,
         size: float,
-    ) -> tuple[Fit, list[Tensor]]:
+    ) -> tuple[Fit, list[Kept]]:
         """Choose between no change, affine and full, and a ridge; `size` is |target|^2 on held-out samples.
 
         Returns:
-            What was chosen, and the level's sum without it for each batch.
+            What was chosen, and the level's sum without it for each batch where only an affine change was tried.
         """
         outs = features.outs if self.plan.refit == "full" else ()
         wanted = [*(out.features for out in outs), source, level.sum]
         axes = [*(out.axis for out in outs), features.axis, features.axis]
-        sums: list[Tensor] = []
+        sums: list[Kept] = []
         fit, held_out = (
-            _moments(part, _noting_last(self._values(wanted, part), sums), axes, target)
+            _moments(part, self._values(wanted, part), axes, target, None if outs else sums)
             for part, target in zip(self.parts, targets, strict=True)
         )
         unchanged = held_out.target / size
@@ -284,23 +284,22 @@ class StackWalk:
         return add_branch(self.module, total, source, affine, constant, features.axis)
 
 
-def _noting_last(values: Iterable[tuple[Tensor, ...]], kept: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """The values as they come; the last of each batch is kept."""
-    for found in values:
-        kept.append(found[-1])
-        yield found
-
-
 def _moments(
-    batches: Sequence[Batch], values: Iterable[tuple[Tensor, ...]], axes: Sequence[int], targets: Sequence[Tensor]
+    batches: Sequence[Batch],
+    values: Iterable[tuple[Tensor, ...]],
+    axes: Sequence[int],
+    targets: Sequence[Kept],
+    sums: list[Kept] | None,
 ) -> Moments:
-    """Normal equations of what a level's sum lacks, from the (features..., sum) of each batch."""
+    """Normal equations of what a level's sum lacks, from the (features..., sum) of each batch; `sums` gets the last."""
     moments: Moments | None = None
     for batch, found, target in zip(batches, values, targets, strict=True):
         *columns, total = (batch.rows(value, axis) for value, axis in zip(found, axes, strict=True))
         rows = _with_constant(columns)
         moments = moments or Moments.none(rows.shape[1], total.shape[1], rows.device)
-        moments.add(rows, batch.rows(target, axes[-1]) - total)
+        moments.add(rows, batch.rows(target.value, axes[-1]) - total)
+        if sums is not None:
+            sums.append(batch.keep(found[-1]))
     assert moments is not None
     return moments
 

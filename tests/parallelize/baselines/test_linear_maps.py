@@ -35,7 +35,7 @@ FIT, HELD_OUT, JUDGE = (vectors(count, 6, seed) for seed, count in enumerate((20
 
 
 def _states(*values: Tensor) -> States:
-    return States(Samples({"x": torch.cat(values)}), len(values[0]), values)
+    return States.keep(Samples({"x": torch.cat(values)}), len(values[0]), values)
 
 
 def test_an_affine_relation_of_two_states_is_found_up_to_the_ridge() -> None:
@@ -55,7 +55,7 @@ def test_what_no_map_explains_is_left_to_the_identity() -> None:
     before, after = (
         [_states(torch.randn(12, 8, generator=generator, dtype=torch.float64)) for _ in range(2)] for _ in range(2)
     )
-    after = [_states(b.values[0] + a.values[0]) for a, b in zip(after, before, strict=True)]
+    after = [_states(next(b.values) + next(a.values)) for a, b in zip(after, before, strict=True)]
     found = fit_map(before[0], after[0], before[1], after[1], -1)
     small = fit_map(before[0], after[0], before[0], after[0], -1)
     distance = [(each.weight - torch.eye(8)).norm() for each in (found, small)]

@@ -128,6 +128,18 @@ BAD = {
         2,
         "'gpu' names no device",
     ),
+    "search in an amount of memory that is none": (
+        _nothing,
+        (*CONVERT, "--buffer", "a lot"),
+        2,
+        "'a lot' is no amount of memory",
+    ),
+    "plans in too little memory": (
+        _nothing,
+        ("plan", "model.pt", "-o", "out", "--inputs", "data.npz", "--buffer", "1k"),
+        2,
+        "'1k' is too little memory",
+    ),
     "output is a file": (_nothing, replaced("out", "data.npz"), 2, "data.npz"),
 }
 

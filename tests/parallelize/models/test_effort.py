@@ -26,7 +26,7 @@ def test_parts_of_a_model_add_up_to_one_forward_pass_however_it_is_cut_into_batc
     state = stack.terms[3].result
     with effort.counting():
         batches = start_batches(module, state, samples, batch_size=8)
-        list(outputs_from(module, state, [(batch.inputs, batch.state) for batch in batches]))
+        list(outputs_from(module, state, [(batch.inputs, batch.state.value) for batch in batches]))
     assert effort.forward_passes(module, samples) == pytest.approx(1)
     assert effort.forward_passes(module, samples, samples) == pytest.approx(0.5)
 

@@ -23,7 +23,8 @@ REAL = torch.tensor([[True, True, False], [True, False, False]])
 
 
 def _batch(real: Tensor | None) -> Batch:
-    nothing, two = torch.zeros(0), Samples({"x": torch.zeros(2, 1)})
+    two = Samples({"x": torch.zeros(2, 1)})
+    nothing = two.buffer.keep(torch.zeros(0))
     return Batch(two, 0, 2, 2, nothing, nothing, real)
 
 
@@ -85,7 +86,7 @@ def test_rows_at_padding_are_left_out_where_tokens_come_before_samples() -> None
     module = capture(_TokensFirst().eval(), (x[:2], keep[:2]), dynamic=dims, origin="tokens first").module
     (stack,) = find_stacks(module).stacks
     (batch,) = start_batches(module, stack.terms[0].skip, Samples({"x": x, "keep": keep}, mask="keep"))
-    assert torch.equal(batch.rows(batch.state), batch.state[keep.T.bool()])
+    assert torch.equal(batch.rows(batch.state.value), batch.state.value[keep.T.bool()])
 
 
 def test_a_value_without_the_masks_positions_keeps_all_rows() -> None:
@@ -99,9 +100,9 @@ def test_a_value_without_the_masks_positions_keeps_all_rows() -> None:
 def test_the_teacher_and_the_rewritten_network_start_from_the_state_of_every_sample() -> None:
     graph = capture_vectors(Residual([mlp(WIDTH, HIDDEN)], scale=3.0), WIDTH).module
     batches = start_batches(graph, find_stacks(graph).stacks[0].entry, SAMPLES, 8)
-    assert [len(batch.state) for batch in batches] == [8, 8, 4]
-    torch.testing.assert_close(torch.cat([batch.state for batch in batches]), 3.0 * SAMPLES.arrays["x"])
-    assert all(torch.equal(batch.teacher, batch.state) and batch.real is None for batch in batches)
+    assert [len(batch.state.value) for batch in batches] == [8, 8, 4]
+    torch.testing.assert_close(torch.cat([batch.state.value for batch in batches]), 3.0 * SAMPLES.arrays["x"])
+    assert all(batch.teacher is batch.state and batch.real is None for batch in batches)
 
 
 def test_no_samples_are_no_batches() -> None:
@@ -122,16 +123,17 @@ def _walk(model: Residual, ran: Sequence[int] = ()) -> tuple[Teacher, list[Batch
         for term in model.terms:
             states.append(states[-1] + term(states[-1]))
     start = states[len(ran)]
-    return Teacher(program.module, stack, ran), [Batch(SAMPLES, 0, len(SAMPLES), len(SAMPLES), start, start)], states
+    kept = SAMPLES.buffer.keep(start)
+    return Teacher(program.module, stack, ran), [Batch(SAMPLES, 0, len(SAMPLES), len(SAMPLES), kept, kept)], states
 
 
 def _advance(teacher: Teacher, terms: Sequence[int], owner: Term | None, batches: Sequence[Batch]) -> list[Tensor]:
     """Let terms run; the targets."""
     step = teacher.step(terms, owner)
     values = list(teacher.values(step.nodes, batches))
-    reached = [step.reach(batch.teacher, each) for batch, each in zip(batches, values, strict=True)]
+    reached = [step.reach(batch, each) for batch, each in zip(batches, values, strict=True)]
     teacher.take(step, batches, [state for _, state in reached])
-    return [target for target, _ in reached]
+    return [target.value for target, _ in reached]
 
 
 def _model() -> Residual:
@@ -146,7 +148,7 @@ def test_after_a_prefix_the_target_is_the_teachers_state_and_the_teacher_moves_o
     teacher, batches, states = _walk(_model(), range(first))
     (target,) = _advance(teacher, [2, 1] if first else [0, 1, 2], None, batches)
     torch.testing.assert_close(target, states[3], rtol=0, atol=1e-12)
-    torch.testing.assert_close(batches[0].teacher, states[3], rtol=0, atol=1e-12)
+    torch.testing.assert_close(batches[0].teacher.value, states[3], rtol=0, atol=1e-12)
     assert teacher.prefix == 3
 
 
@@ -156,7 +158,7 @@ def test_after_terms_with_a_gap_the_target_is_the_sum_of_the_teachers_own_and_th
     expected = states[1] + (states[3] - states[2])
     torch.testing.assert_close(target, expected, rtol=0, atol=1e-12)
     assert teacher.prefix == 0
-    assert torch.equal(batches[0].teacher, states[0])
+    assert torch.equal(batches[0].teacher.value, states[0])
     (target,) = _advance(teacher, [1, 3], None, batches)
     torch.testing.assert_close(target, states[4], rtol=0, atol=1e-12)
 
@@ -243,4 +245,4 @@ def test_the_target_under_a_shared_norm_is_the_sum_before_the_teachers_last_norm
     batches = start_batches(graph, stack.entry, Samples({"x": x}))
     (target,) = _advance(Teacher(graph, stack), [0, 1], stack.terms[1], batches)
     torch.testing.assert_close(target, total, rtol=0, atol=1e-12)
-    torch.testing.assert_close(batches[0].teacher, model.posts[1](total).detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(batches[0].teacher.value, model.posts[1](total).detach(), rtol=0, atol=1e-12)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parallelize.planning.options import PlannerOptions, SearchOptions
+from parallelize.planning.options import DeviceOptions, PlannerOptions, SearchOptions
 from passes.errors import ParallelizeError
 
 
@@ -31,3 +31,11 @@ def test_any_time_and_no_time_at_all_are_limits() -> None:
     for limit in (None, 0, 0.5, float("inf")):
         assert SearchOptions(time_limit=limit).time_limit == limit
     assert PlannerOptions(longest_group=1, refine=0, refit="none").longest_group == 1
+
+
+def test_memory_is_asked_for_in_bytes_or_words() -> None:
+    assert DeviceOptions().buffer_bytes == 2**31
+    assert DeviceOptions(buffer="512MiB").buffer_bytes == DeviceOptions(buffer=2**29).buffer_bytes == 2**29
+    with pytest.raises(ParallelizeError, match="'1MiB' is too little memory") as caught:
+        _ = DeviceOptions(buffer="1MiB").buffer_bytes
+    assert caught.value.hint == "Give at least 4MiB."

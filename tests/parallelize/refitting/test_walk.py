@@ -128,7 +128,7 @@ def test_samples_move_level_by_level_with_the_states_of_the_rewrite() -> None:
     for first in (0, 2):
         assert walk.refit_level(first // 2).strength == "none"
         x = x + model.terms[first](x) + model.terms[first + 1](x)
-        torch.testing.assert_close(torch.cat([batch.state for batch in walk.parts[0]]), x)
+        torch.testing.assert_close(torch.cat([batch.state.value for batch in walk.parts[0]]), x)
 
 
 def test_a_walk_may_begin_behind_levels_that_are_exact() -> None:
@@ -142,7 +142,7 @@ def test_a_walk_may_begin_behind_levels_that_are_exact() -> None:
     assert (record.strength, record.ridge) == ("affine", records[2].ridge)
     assert record.after == pytest.approx(records[2].after)
     for ours, theirs in zip(late.parts[1], whole.parts[1], strict=True):
-        torch.testing.assert_close(ours.state, theirs.state)
+        torch.testing.assert_close(ours.state.value, theirs.state.value)
 
 
 @pytest.mark.parametrize("counts", [(0, 30), (60, 0)])
