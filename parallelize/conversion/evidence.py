@@ -21,6 +21,7 @@ from parallelize.conversion.result import (
     Searched,
 )
 from parallelize.conversion.scheduling import Schedule
+from parallelize.machine.device import described
 from parallelize.machine.measured_on import this_machine
 from parallelize.metrics import known_metrics
 from parallelize.metrics.bootstrap import CONFIDENCE, RESAMPLES
@@ -47,6 +48,7 @@ class Evidence:
             measured_on=this_machine(options.threads),
             warnings=(*([RANDOM_WARNING] if prepared.random else []), *prepared.notes),
             data=self._data(),
+            device=described(self.job.device),
             metric=self._metric(),
             intervals=Intervals("BCa bootstrap over samples", CONFIDENCE, RESAMPLES),
             refit_allowed=options.refit,

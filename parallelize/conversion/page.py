@@ -79,6 +79,7 @@ def _levels(result: Result) -> str:
 
 def _machine(result: Result) -> str:
     values = {part.name: getattr(result.measured_on, part.name) for part in fields(result.measured_on)}
+    values["searched and judged on"] = result.device
     return "".join(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in values.items())
 
 

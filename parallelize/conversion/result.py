@@ -175,6 +175,7 @@ class Result:
         measured_on: where and when.
         warnings: what a reader of any number should know.
         data: on what was measured.
+        device: that searched, refitted and judged; latencies are of the backend.
         metric: what was minimised.
         intervals: how they were made.
         refit_allowed: the strongest refit that a level could get.
@@ -199,6 +200,7 @@ class Result:
     measured_on: Machine
     warnings: tuple[str, ...]
     data: DataUsed
+    device: str
     metric: MetricUsed
     intervals: Intervals
     refit_allowed: Refit

@@ -29,7 +29,7 @@ from parallelize.exploring.frontier import Point, by_depth, frontier
 from parallelize.exploring.frontier_plot import plot
 from parallelize.exploring.options import PlanOptions
 from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
-from parallelize.machine.device import choose_device
+from parallelize.machine.device import choose_device, described
 from parallelize.machine.measured_on import machine
 from parallelize.machine.torch_settings import whole_float32
 from parallelize.measuring.timing import latencies
@@ -204,6 +204,7 @@ def _content(prepared: Prepared, metric: Metric, every: Sequence[Point], options
         "format": FORMAT,
         "model": prepared.program.origin,
         "measured_on": machine(options.threads),
+        "device": described(choose_device(options.device)),
         "metric": {"name": str(metric), "meaning": metric.meaning},
         "data": {"fit": len(prepared.data.fit), "held_out": len(prepared.data.held_out)},
         "points": [

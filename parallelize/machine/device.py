@@ -30,6 +30,11 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
+def described(device: torch.device) -> str:
+    """The device as a reader of a report should know it: "cpu", or "cuda:0, NVIDIA H200"."""
+    return str(device) if device.type != "cuda" else f"{device}, {torch.cuda.get_device_name(device)}"
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that a job can still take on a GPU, with what torch holds there unused; None on the host, which swaps."""
     if device.type != "cuda":

@@ -67,6 +67,7 @@ def result(**changes: Any) -> Result:
         "measured_on": Machine("2026-01-01", "a <processor>", 4, 1, "Linux", "3.12", "0.1", "2.9", "1.19", "1.23"),
         "warnings": (),
         "data": DataUsed(random=False, fit=60, held_out=20, judge=20, batch=1),
+        "device": "cuda, a <gpu>",
         "metric": MetricUsed("kl", "divergence from the teacher", None),
         "intervals": Intervals("BCa bootstrap over samples", 0.95, 1000),
         "refit_allowed": "full",

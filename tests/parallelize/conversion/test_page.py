@@ -18,6 +18,7 @@ def test_the_page_holds_everything() -> None:
     assert "<td>rewrite, as is</td><td>2</td><td>12.3k</td>" in text
     assert "<td>layers 1</td><td>full</td><td>0.001</td><td>5.00e-01</td><td>2.50e-01</td>" in text
     assert "<td>processor</td><td>a &lt;processor&gt;</td>" in text
+    assert "<td>searched and judged on</td><td>cuda, a &lt;gpu&gt;</td>" in text
     assert html.escape(made.plan.to_json()) in text
 
 
