@@ -1,12 +1,16 @@
 """The networks that a conversion compares: serial, the rewrite in its stages, and deletion to the same depth.
 
 Where nothing is scheduled there are two: the network as it was captured, and with its branches fused.
+
+Each network has wide weights of its own, so they are made one after another, and a caller who lets go of one before it
+asks for the next never holds more than the serial network, the product and one other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from torch import fx
 
@@ -14,7 +18,7 @@ from parallelize.baselines.deletion import deletion_plan
 from parallelize.data import Samples
 from parallelize.healing.heal import Healed
 from parallelize.metrics import Metric
-from parallelize.models.network import Network
+from parallelize.models.network import Described, Network
 from parallelize.models.program import Program
 from parallelize.refitting.records import LevelRefit, Refitted
 from parallelize.refitting.refit import refit
@@ -38,30 +42,52 @@ PRODUCTS = (HEALED, REWRITE, AS_IS, FUSED)  # what a conversion may be for, the 
 
 Report = Callable[[str], None]
 Heal = Callable[[Refitted], Healed]
+Kept = TypeVar("Kept", bound=Described)
 
 
 @dataclass(frozen=True)
-class Variants:
-    """All networks of the comparison, what the passes did for the rewrite, what the refits chose and a healing did.
+class Made:
+    """What is left when all networks of a comparison were made.
 
     Attributes:
+        product: the network that a conversion is for.
         deletion: the plan of the deletion; None where nothing was scheduled, so that there is none.
+        records: what the passes did for the rewrite.
+        levels: what the refits chose.
+        healed: what a healing did; its module is that of the product.
     """
 
-    items: tuple[Network, ...]
+    product: Network
     plan: Plan
     deletion: Plan | None
     records: tuple[PassRecord, ...]
     levels: tuple[LevelRefit, ...] = ()
     healed: Healed | None = None
 
-    def __getitem__(self, name: str) -> Network:
+
+@dataclass(frozen=True)
+class Variants(Made, Generic[Kept]):
+    """The networks of a comparison, or what was kept of each."""
+
+    items: tuple[Kept, ...] = ()
+
+    def __getitem__(self, name: str) -> Kept:
         return next(network for network in self.items if network.name == name)
 
-    @property
-    def product(self) -> Network:
-        """The network that a conversion is for."""
-        return self[product_name(network.name for network in self.items)]
+
+Networks = Generator[Network, None, Made]  # one network after another, then what is left
+
+
+def taken(networks: Networks, take: Callable[[Network], Kept]) -> Variants[Kept]:
+    """Give each network to `take` when it is made; it goes again, and what that returns stays."""
+    items: list[Kept] = []
+    while True:
+        try:
+            network = next(networks)
+        except StopIteration as end:
+            return Variants(**{**vars(end.value), "items": tuple(items)})
+        items.append(take(network))
+        del network
 
 
 def product_name(names: Iterable[str]) -> str:
@@ -74,7 +100,7 @@ def product_name(names: Iterable[str]) -> str:
     return next(name for name in PRODUCTS if name in there)
 
 
-def fused_variants(program: Program, plan: Plan, held_out: Samples) -> Variants:
+def fused_networks(program: Program, plan: Plan, held_out: Samples) -> Networks:
     """The network as it was captured, and with its branches fused: what there is where nothing is scheduled.
 
     Args:
@@ -82,10 +108,12 @@ def fused_variants(program: Program, plan: Plan, held_out: Samples) -> Variants:
         plan: its serial plan.
         held_out: samples on which the fusion must change nothing.
     """
-    fused, records = run_passes(program.module, FUSION, held_out.batch(4))
     graph = _graph(program)
-    serial = Network.of(SERIAL, program, graph.serial_plan, graph)
-    return Variants((serial, Network.of(FUSED, replace(program, module=fused), plan, graph)), plan, None, records)
+    yield Network.of(SERIAL, program, graph.serial_plan, graph)
+    fused, records = run_passes(program.module, FUSION, held_out.batch(4))
+    product = Network.of(FUSED, replace(program, module=fused), plan, graph)
+    yield product
+    return Made(product, plan, None, records)
 
 
 def build_variants(
@@ -97,8 +125,22 @@ def build_variants(
     refitted: Refitted | None = None,
     report: Report = lambda _: None,
     heal: Heal | None = None,
-) -> Variants:
-    """Build every network of the comparison.
+) -> Variants[Network]:
+    """All networks of the comparison at once; see `each_network`."""
+    return taken(each_network(program, plan, fit, held_out, metric, refitted, report, heal), lambda network: network)
+
+
+def each_network(
+    program: Program,
+    plan: Plan,
+    fit: Samples,
+    held_out: Samples,
+    metric: Metric | str | None,
+    refitted: Refitted | None = None,
+    report: Report = lambda _: None,
+    heal: Heal | None = None,
+) -> Networks:
+    """Make every network of the comparison, one after another.
 
     Args:
         program: the captured model.
@@ -111,39 +153,47 @@ def build_variants(
         report: told what is being done.
         heal: heals the rewrite; the healed row is there where that helped.
     """
-    teacher, graph = program.module, _graph(program)
-
-    def add(name: str, module: fx.GraphModule, plan: Plan) -> None:
-        networks.append(Network.of(name, replace(program, module=module), plan, graph))
-
-    probe = held_out.batch(4)
-    as_is, records = run_passes(teacher, [ApplyPlan(plan), *FUSION], probe)
-    networks = [Network.of(SERIAL, program, graph.serial_plan, graph)]
-    add(AS_IS, as_is, plan)
-    levels: tuple[LevelRefit, ...] = ()
+    teacher, graph, probe = program.module, _graph(program), held_out.batch(4)
     wants_refit = any(part.refit != "none" for part in plan.stacks)
+
+    def made(name: str, module: fx.GraphModule, plan: Plan) -> Network:
+        return Network.of(name, replace(program, module=module), plan, graph)
+
+    yield Network.of(SERIAL, program, graph.serial_plan, graph)
+    fused, records = run_passes(teacher, [ApplyPlan(plan), *FUSION], probe)
+    product = made(AS_IS, fused, plan)
+    del fused
+    yield product
+    levels: tuple[LevelRefit, ...] = ()
     if wants_refit:
+        del product
         report("refitting the rewrite")
         refitted = refitted or refit(teacher, plan, fit, held_out)
+        yield made(UNFUSED, refitted.module, plan)
         fused, fusion = run_passes(refitted.module, FUSION, probe)
         records, levels = (*records[: -len(FUSION)], *fusion), refitted.levels
-        add(UNFUSED, refitted.module, plan)
-        add(REWRITE, fused, plan)
+        product = made(REWRITE, fused, plan)
+        del fused
+        yield product
     healed = None
     if heal is not None:
         healed = heal(refitted or refit(teacher, plan, fit, held_out))
         if healed.helped:
+            del product
             fused, _ = run_passes(healed.module, FUSION, probe)
-            add(HEALED, fused, plan)
+            product = made(HEALED, fused, plan)
+            del fused
+            yield product
+        healed = replace(healed, module=product.module)
+    del refitted
     report("deleting blocks to the same depth")
     deletion = deletion_plan(teacher, plan, fit, held_out, metric)
-    deleted, _ = run_passes(teacher, [ApplyPlan(deletion)])
-    add(DELETED, deleted, deletion)
+    yield made(DELETED, run_passes(teacher, [ApplyPlan(deletion)])[0], deletion)
     if wants_refit:
         report("refitting the deletion")
-        deleted, _ = run_passes(refit(teacher, deletion, fit, held_out).module, FUSION, probe)
-        add(DELETED_REFITTED, deleted, deletion)
-    return Variants(tuple(networks), plan, deletion, records, levels, healed)
+        deleted = refit(teacher, deletion, fit, held_out).module
+        yield made(DELETED_REFITTED, run_passes(deleted, FUSION, probe)[0], deletion)
+    return Made(product, plan, deletion, records, levels, healed)
 
 
 def _graph(program: Program) -> StackGraph:

@@ -2,8 +2,8 @@
 
     begin      capture -> clean -> find stacks                                    (job)
     schedule   plan, by search or as it was asked for                             (scheduling)
-    networks   rewrite -> refit -> (heal) -> width fusion, and what to compare with
-    measure    ONNX -> scores, latency                                            (measured)
+    networks   rewrite -> refit -> (heal) -> width fusion, and what to compare with, one after another
+    measure    scores, ONNX of each, latency of all                               (measured)
     build      cast -> ONNX -> (engine)                                           (engines)
     write      report, diagrams, plan, model                                      (evidence, writing)
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from parallelize.baselines.networks import Heal, Variants, build_variants, fused_variants
+from parallelize.baselines.networks import Heal, Networks, Variants, each_network, fused_networks
 from parallelize.conversion.engine_options import require_timing, settle
 from parallelize.conversion.engines import Built, Work, write_product
 from parallelize.conversion.evidence import Evidence
@@ -43,6 +43,7 @@ from parallelize.machine.torch_settings import whole_float32
 from parallelize.metrics import find_metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.capture import export
+from parallelize.models.network import NetworkFacts
 from parallelize.models.placement import placed
 from parallelize.models.program import Program
 from parallelize.models.source import Source
@@ -110,8 +111,7 @@ def convert(
         job = begin(source, goal, options, choice, report)
         write_serial(job.prepared.program, directory, report)
         schedule = chosen_schedule(job, report, search_file)
-        variants = _networks(job, schedule, state_file, report)
-        measured = measure(job, variants, directory, report)
+        variants, measured = measure(job, _networks(job, schedule, state_file, report), directory, report)
         built = _build(job, variants, measured, directory, report)
         report("writing the report", None)
         product = placed(variants.product.program, CPU)
@@ -129,12 +129,12 @@ def _with_metric(options: ConvertOptions) -> ConvertOptions:
     return options if options.metric is None else replace(options, metric=find_metric(options.metric))
 
 
-def _networks(job: Job, schedule: Schedule, state_file: Path, report: Report) -> Variants:
+def _networks(job: Job, schedule: Schedule, state_file: Path, report: Report) -> Networks:
     """The rewrite in its stages and what it is compared with, or the fused network where nothing is scheduled."""
     program, data, search = job.prepared.program, job.prepared.data, schedule.search
     if schedule.unscheduled is not None:
-        return fused_variants(program, schedule.plan, data.held_out)
-    return build_variants(
+        return fused_networks(program, schedule.plan, data.held_out)
+    return each_network(
         program,
         schedule.plan,
         data.fit,
@@ -169,7 +169,7 @@ def _healer(job: Job, plan: Plan, state_file: Path, report: Report) -> Heal | No
     )
 
 
-def _build(job: Job, variants: Variants, measured: Measured, directory: Path, report: Report) -> Built:
+def _build(job: Job, variants: Variants[NetworkFacts], measured: Measured, directory: Path, report: Report) -> Built:
     """Write the product anew in the precision that was asked for, and build the engine where one was.
 
     That is work of the host: half precision is judged by its arithmetic, whatever device has searched.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Generic
 
-from parallelize.baselines.networks import SERIAL, Variants
+from parallelize.baselines.networks import SERIAL, Kept, Variants
 from parallelize.conversion.engines import Built
 from parallelize.conversion.job import Job
 from parallelize.conversion.measured import Measured
@@ -26,16 +27,21 @@ from parallelize.machine.measured_on import this_machine
 from parallelize.metrics import known_metrics
 from parallelize.metrics.bootstrap import CONFIDENCE, RESAMPLES
 from parallelize.models.acceptance import RANDOM_WARNING
-from parallelize.models.network import Network
+from parallelize.models.network import Described
+
+RELOADED = (
+    "The networks are too large to be in memory at once: each was loaded anew for each of its turns of timing, so"
+    " other things that ran meanwhile had more time to meet one of them alone."
+)
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(Generic[Kept]):
     """What every stage of a conversion found."""
 
     job: Job
     schedule: Schedule
-    variants: Variants
+    variants: Variants[Kept]
     measured: Measured
     built: Built
 
@@ -46,7 +52,11 @@ class Evidence:
         return Result(
             model=prepared.program.origin,
             measured_on=this_machine(options.threads),
-            warnings=(*([RANDOM_WARNING] if prepared.random else []), *prepared.notes),
+            warnings=(
+                *([RANDOM_WARNING] if prepared.random else []),
+                *prepared.notes,
+                *([RELOADED] if self.measured.reloaded else []),
+            ),
             data=self._data(),
             device=described(self.job.device),
             metric=self._metric(),
@@ -95,12 +105,11 @@ class Evidence:
 
     def _predicted(self) -> Predicted | None:
         """What the target would take for every network."""
-        asked_for, samples = self.job.asked_for, self.job.prepared.data.judge
+        asked_for = self.job.asked_for
         if asked_for is None:
             return None
         target = asked_for.target
-        times = {network.name: asked_for.milliseconds(network.program, samples) for network in self.variants.items}
-        return Predicted(target.gpu, asked_for.precision, target.error, target.error_of, times)
+        return Predicted(target.gpu, asked_for.precision, target.error, target.error_of, self.measured.predicted)
 
     def _metric(self) -> MetricUsed:
         budget = self.schedule.budget
@@ -119,7 +128,7 @@ class Evidence:
             for number, stack in enumerate(self.job.prepared.stacks.stacks)
         )
 
-    def _network(self, network: Network) -> MeasuredNetwork:
+    def _network(self, network: Described) -> MeasuredNetwork:
         """What was measured by every metric that there is for its outputs, with intervals."""
         metric, measured, scores = self.job.metric, self.measured, self.measured.scores[network.name]
         every = [m for m in {**known_metrics(), metric.name: metric}.values() if scores.has(m)]

@@ -1,36 +1,54 @@
 """What is measured of every network of a conversion: scores, its ONNX file against its graph, and latency.
 
+    made -> scored -> written as ONNX -> compared with its graph -> let go                one network after another
+    all files timed in turn
+
 Scores are of samples that neither fitted nor chose the plan. Latencies are measured in turn in one run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+from torch import Tensor
 
 from parallelize.backends.backend import ONNX
 from parallelize.backends.onnxruntime.session import OnnxRuntime
-from parallelize.baselines.networks import SERIAL, Variants
+from parallelize.baselines.networks import SERIAL, Networks, Variants, taken
 from parallelize.conversion.job import Job
-from parallelize.data import Samples
+from parallelize.export.onnx import write_onnx
 from parallelize.machine.latency import Latency
-from parallelize.measuring.timing import latencies
+from parallelize.measuring.timing import latencies, latencies_of_files
 from parallelize.measuring.written import Comparison, compared
-from parallelize.metrics import Judge, Metric, Scores
+from parallelize.metrics import Judge, Scores
+from parallelize.models.network import Network, NetworkFacts
 from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
 
 SCRATCH, SERIAL_ONNX = "scratch", "serial.onnx"  # beside the products, removed in the end
+AT_ONCE = 1 << 30  # bytes of ONNX files that are open at a time
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of every network, by its name."""
+    """What was measured of every network, by its name.
+
+    Attributes:
+        scores: on the samples that judge.
+        latencies: of a call at batch 1.
+        comparisons: of its ONNX file with its graph.
+        predicted: milliseconds on a target; empty where none is named.
+        reloaded: whether each network was loaded anew for each of its turns of timing.
+    """
 
     scores: Mapping[str, Scores]
     latencies: Mapping[str, Latency]
     comparisons: Mapping[str, Comparison]
+    predicted: Mapping[str, float] = field(default_factory=dict)
+    reloaded: bool = False
 
 
 def write_serial(program: Program, directory: Path, report: Report) -> None:
@@ -45,51 +63,90 @@ def write_serial(program: Program, directory: Path, report: Report) -> None:
     OnnxRuntime.written(program, path)
 
 
-def measure(job: Job, variants: Variants, directory: Path, report: Report) -> Measured:
-    """Score all networks, write each as ONNX, compare it with its graph and time all of them in turn at batch 1.
+def measure(job: Job, networks: Networks, directory: Path, report: Report) -> tuple[Variants[NetworkFacts], Measured]:
+    """Score each network when it is made, write it as ONNX and compare it with its graph; time all in the end.
 
     Args:
         job: whose serial network `write_serial` has written.
-        variants: what to measure.
+        networks: what to measure; of each the facts stay.
         directory: where model.onnx of the product stays; the other files are removed.
         report: told what is being done.
 
     Raises:
         CheckError: an ONNX file does not compute what its graph computes.
     """
-    judge = job.prepared.data.judge
-    scores = _score(variants, judge, job.metric, report)
-    comparisons, sessions = {}, {}
-    for number, network in enumerate(variants.items):
-        report("writing and checking ONNX", number / len(variants.items))
-        name = ONNX.product if network.name == variants.product.name else f"{SCRATCH}/{number}.onnx"
-        sessions[network.name] = session = _session(network.program, job, directory, name)
-        what = f"The ONNX of '{network.name}'"
-        comparisons[network.name] = compared(
-            what, session, network.program, judge, like=variants[SERIAL].program.module
-        )
-    report("timing", None)
-    times = latencies(sessions, judge, job.options.rounds)
-    for path in (directory / SCRATCH).iterdir():
-        path.unlink()
+    report("judging", None)
+    measuring = _Measuring(job, directory, report)
+    variants = taken(networks, measuring.take)
+    measured = measuring.timed()
+    product = measuring.files[variants.product.name]
+    for path in product.parent.glob(f"{product.name}*"):
+        path.rename(directory / path.name)
+    for path in sorted((directory / SCRATCH).rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
     (directory / SCRATCH).rmdir()
-    return Measured(scores, times, comparisons)
+    return variants, measured
 
 
-def _score(variants: Variants, samples: Samples, metric: Metric, report: Report) -> dict[str, Scores]:
-    """Scores of every network on the samples that judge."""
-    report("judging", 0)
-    judge = Judge(variants[SERIAL].program.module, samples, metric)
-    scores = {SERIAL: judge.serial}
-    others = [network for network in variants.items if network.name != SERIAL]
-    for number, network in enumerate(others, 1):
-        report("judging", number / len(variants.items))
-        scores[network.name] = judge.score(network.module)
-    return scores
+class _Measuring:
+    """Takes one network after another and keeps numbers and files."""
+
+    def __init__(self, job: Job, directory: Path, report: Report) -> None:
+        self.job, self.scratch, self.report = job, directory / SCRATCH, report
+        self.files: dict[str, Path] = {}
+        self._samples = job.prepared.data.judge
+        self._judge = Judge(job.prepared.program.module, self._samples, job.metric)
+        self._scores: dict[str, Scores] = {}
+        self._comparisons: dict[str, Comparison] = {}
+        self._predicted: dict[str, float] = {}
+
+    def take(self, network: Network) -> NetworkFacts:
+        """Measure all of a network but its latency."""
+        name, target = network.name, self.job.asked_for
+        self.report(f"judging '{name}'", None)
+        self._scores[name] = self._judge.serial if name == SERIAL else self._judge.score(network.module)
+        if target is not None:
+            self._predicted[name] = target.milliseconds(network.program, self._samples)
+        self.report(f"writing and checking the ONNX of '{name}'", None)
+        self.files[name] = self._written(network)
+        self._comparisons[name] = compared(
+            f"The ONNX of '{name}'",
+            partial(self._run, name),
+            network.program,
+            self._samples,
+            like=self.job.prepared.program.module,
+        )
+        return NetworkFacts.of(network)
+
+    def _written(self, network: Network) -> Path:
+        """The ONNX file of a network; that of the serial one has been written."""
+        if network.program.module is self.job.prepared.program.module:
+            return self.scratch / SERIAL_ONNX
+        path = self.scratch / str(len(self.files)) / ONNX.product  # the product's file is in a folder of its own
+        path.parent.mkdir()
+        write_onnx(network.program, path)
+        return path
+
+    def _opened(self, name: str) -> OnnxRuntime:
+        return OnnxRuntime(self.files[name], self.job.options.threads)
+
+    def _run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The outputs of a file, which is open meanwhile and no longer."""
+        return self._opened(name)(inputs)
+
+    def timed(self) -> Measured:
+        """Time all files in turn."""
+        self.report("timing", None)
+        openers = {name: partial(self._opened, name) for name in self.files}
+        reloaded = sum(_size(path) for path in self.files.values()) > AT_ONCE
+        if reloaded:
+            times = latencies_of_files(openers, self._samples, self.job.options.rounds)
+        else:
+            sessions = {name: opened() for name, opened in openers.items()}
+            times = latencies(sessions, self._samples, self.job.options.rounds)
+        return Measured(self._scores, times, self._comparisons, self._predicted, reloaded)
 
 
-def _session(program: Program, job: Job, directory: Path, name: str) -> OnnxRuntime:
-    """The ONNX file of a network; that of the serial one has been written."""
-    if program.module is job.prepared.program.module:
-        return OnnxRuntime(directory / SCRATCH / SERIAL_ONNX, job.options.threads)
-    return OnnxRuntime.written(program, directory / name, job.options.threads)
+def _size(path: Path) -> int:
+    """Of an ONNX file with the weights beside it."""
+    return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))

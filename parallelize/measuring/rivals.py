@@ -18,7 +18,7 @@ from parallelize.backends.tensorrt.backend import EngineBackend
 from parallelize.backends.tensorrt.options import BuildOptions
 from parallelize.backends.tensorrt.profiles import ShapeOptions
 from parallelize.backends.tensorrt.sidecar import Sidecar
-from parallelize.baselines.networks import UNFUSED, build_variants
+from parallelize.baselines.networks import UNFUSED, each_network
 from parallelize.export.onnx import write_onnx
 from parallelize.export.precision import cast
 from parallelize.export.precision_result import PrecisionResult
@@ -114,9 +114,12 @@ def _cast(networks: Iterator[tuple[str, Program]], product: Artefact) -> Iterato
 def _networks(prepared: Prepared, plan: Plan, report: Report) -> Iterator[tuple[str, Program]]:
     program, data = prepared.program, prepared.data
     metric = choose_metric(None, prepared.program, prepared.data.judge)
-    built = build_variants(program, plan, data.fit, data.held_out, metric, report=lambda what: report(what, None)).items
-    yield from ((network.name, network.program) for network in built)
-    if all(network.name != UNFUSED for network in built):
+    names = []
+    for network in each_network(program, plan, data.fit, data.held_out, metric, report=lambda what: report(what, None)):
+        names.append(network.name)
+        yield network.name, network.program
+        del network  # before the next one is made
+    if UNFUSED not in names:
         module, _ = run_passes(program.module, [ApplyPlan(plan)])
         yield UNFUSED, replace(program, module=module)
 

@@ -7,7 +7,7 @@ can.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,8 +16,21 @@ import torch
 from parallelize.backends.runner import Runner
 from parallelize.data import Samples
 from parallelize.machine.gpu_clock import gpu_clock, graphed, new_stream
-from parallelize.machine.latency import Call, Clock, Latency, host_clock, in_rounds
+from parallelize.machine.latency import (
+    WARM_UP,
+    Call,
+    Clock,
+    Latency,
+    Length,
+    Moment,
+    host_clock,
+    in_rounds,
+    in_turn,
+)
 from parallelize.models.capture import first_sentence
+
+TURNS = 2  # that a network has which is loaded anew for each
+_WARM_UP_SECONDS = 1.0  # of such a network, whose calls are long
 
 
 @dataclass(frozen=True)
@@ -75,3 +88,32 @@ def latencies(runners: Mapping[str, Runner], samples: Samples, rounds: int) -> d
     with timing_stream(runners.values()) as stream:
         calls = {name: ready(runner, single, stream) for name, runner in runners.items()}
         return in_rounds({name: (each.call, each.clock) for name, each in calls.items()}, rounds)
+
+
+def latencies_of_files(
+    openers: Mapping[str, Callable[[], Runner]], samples: Samples, rounds: int
+) -> dict[str, Latency]:
+    """As `latencies`, of networks that are not in memory at once: A B A B, each opened for its turn and closed again.
+
+    Args:
+        openers: what opens each network.
+        samples: of which the first are run.
+        rounds: calls of each network that are counted, spread over its turns.
+    """
+    single, counted = samples.batch(1), {name: list[Moment]() for name in openers}
+    turns = min(TURNS, rounds)
+    for turn in range(turns):
+        calls = rounds * (turn + 1) // turns - rounds * turn // turns
+        for name, opened in openers.items():
+            counted[name] += _turn(opened(), single, calls)
+    return {name: Latency.of(moments) for name, moments in counted.items()}
+
+
+def _turn(runner: Runner, inputs: Sequence[torch.Tensor], calls: int) -> list[Moment]:
+    """Calls of one network, after as many that are not counted as a second has, 20 at most."""
+    with timing_stream([runner]) as stream:
+        network = ready(runner, inputs, stream)
+        once = network.clock(network.call).host / 1e3
+        warm_up = max(1, min(WARM_UP, int(_WARM_UP_SECONDS / max(once, 1e-9))))
+        length = Length(calls=calls, warm_up_calls=warm_up)
+        return in_turn({"": (network.call, network.clock)}, length)[""]

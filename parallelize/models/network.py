@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from torch import fx
 
@@ -54,3 +55,40 @@ class Network:
     def critical_gemms(self) -> int:
         """Matrix products on the critical path of the whole graph."""
         return critical_gemms(self.module)
+
+
+class Described(Protocol):
+    """What is told of a network; a `Network` tells it, and so do its facts where the network itself is gone."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102  (as `Network`)
+
+    @property
+    def depth_terms(self) -> int: ...  # noqa: D102
+
+    @property
+    def depth_blocks(self) -> int: ...  # noqa: D102
+
+    @property
+    def parameters(self) -> int: ...  # noqa: D102
+
+    @property
+    def critical_gemms(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What is told of a network, without its graph and weights; attributes as those of `Network`."""
+
+    name: str
+    depth_terms: int
+    depth_blocks: int
+    parameters: int
+    critical_gemms: int
+
+    @staticmethod
+    def of(network: Described) -> NetworkFacts:
+        """Those of a network."""
+        return NetworkFacts(
+            network.name, network.depth_terms, network.depth_blocks, network.parameters, network.critical_gemms
+        )
