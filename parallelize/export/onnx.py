@@ -19,6 +19,7 @@ import onnx_ir
 
 from parallelize.export.onnx_file import PRODUCTS, WIDE
 from parallelize.export.refusal import unwritable
+from parallelize.export.rewrite_rules import rules_where_they_begin
 from parallelize.export.signed import signed
 from parallelize.export.state_names import KEY, named_states, to_metadata
 from parallelize.export.translations import kept_translations, translated
@@ -60,7 +61,7 @@ def write_onnx(program: Program, path: Path, opset: int | None = None) -> None:
     size = sum(value.numel() * value.element_size() for value in exported.state_dict.values())
     try:
         # with gradients on, attention with a learned bias is traced with other strides than it was exported with
-        with _quiet(), kept_translations(), torch.no_grad():
+        with _quiet(), kept_translations(), rules_where_they_begin(), torch.no_grad():
             result = torch.onnx.export(
                 exported,
                 (),
