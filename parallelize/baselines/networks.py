@@ -3,7 +3,8 @@
 Where nothing is scheduled there are two: the network as it was captured, and with its branches fused.
 
 Each network has wide weights of its own, so they are made one after another, and a caller who lets go of one before it
-asks for the next never holds more than the serial network, the product and one other.
+asks for the next never holds more than the serial network, the product and one other. Large ones of the product lie on
+the disk, as those of the serial network do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from parallelize.data import Samples
 from parallelize.healing.heal import Healed
 from parallelize.metrics import Metric
 from parallelize.models.network import Described, Network
+from parallelize.models.on_disk import on_disk
 from parallelize.models.program import Program
 from parallelize.refitting.records import LevelRefit, Refitted
 from parallelize.refitting.refit import refit
@@ -159,9 +161,13 @@ def each_network(
     def made(name: str, module: fx.GraphModule, plan: Plan) -> Network:
         return Network.of(name, replace(program, module=module), plan, graph)
 
+    def lasting(name: str, module: fx.GraphModule) -> Network:
+        there = on_disk(replace(program, module=module), lambda what, _share: report(what))
+        return Network.of(name, there, plan, graph)
+
     yield Network.of(SERIAL, program, graph.serial_plan, graph)
     fused, records = run_passes(teacher, [ApplyPlan(plan), *FUSION], probe)
-    product = made(AS_IS, fused, plan)
+    product = made(AS_IS, fused, plan) if wants_refit else lasting(AS_IS, fused)
     del fused
     yield product
     levels: tuple[LevelRefit, ...] = ()
@@ -172,7 +178,7 @@ def each_network(
         yield made(UNFUSED, refitted.module, plan)
         fused, fusion = run_passes(refitted.module, FUSION, probe)
         records, levels = (*records[: -len(FUSION)], *fusion), refitted.levels
-        product = made(REWRITE, fused, plan)
+        product = lasting(REWRITE, fused)
         del fused
         yield product
     healed = None
@@ -181,7 +187,7 @@ def each_network(
         if healed.helped:
             del product
             fused, _ = run_passes(healed.module, FUSION, probe)
-            product = made(HEALED, fused, plan)
+            product = lasting(HEALED, fused)
             del fused
             yield product
         healed = replace(healed, module=product.module)

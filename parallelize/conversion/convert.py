@@ -39,6 +39,7 @@ from parallelize.data.split import Split
 from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
 from parallelize.healing.heal import heal
 from parallelize.machine.device import CPU
+from parallelize.machine.mapped import let_go
 from parallelize.machine.torch_settings import whole_float32
 from parallelize.metrics import find_metric
 from parallelize.metrics.choice import choose_metric
@@ -109,13 +110,16 @@ def convert(
     refuse_foreign(target, "report.json", "a conversion")
     with output_directory(target, force=force) as directory:
         job = begin(source, goal, options, choice, report)
-        write_serial(job.prepared.program, directory, report)
+        shared = write_serial(job.prepared.program, directory, report)
         schedule = chosen_schedule(job, report, search_file)
-        variants, measured = measure(job, _networks(job, schedule, state_file, report), directory, report)
+        networks = _networks(job, schedule, state_file, report)
+        variants, measured = measure(job, networks, shared, directory, report)
         built = _build(job, variants, measured, directory, report)
-        report("writing the report", None)
+        report("writing the model", None)
+        let_go()
         product = placed(variants.product.program, CPU)
         _save_program(product, directory / "model.pt2")
+        report("writing the report", None)
         result = Evidence(job, schedule, variants, measured, built).result()
         write(result, job.graph, directory)
     if options.heal is not None:

@@ -3,6 +3,7 @@
     made -> scored -> written as ONNX -> compared with its graph -> let go                one network after another
     all files timed in turn
 
+What the networks have in common is written once, with the serial one, and in the end the product as a file of its own.
 Scores are of samples that neither fitted nor chose the plan. Latencies are measured in turn in one run.
 """
 
@@ -20,7 +21,9 @@ from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.baselines.networks import SERIAL, Networks, Variants, taken
 from parallelize.conversion.job import Job
 from parallelize.export.onnx import write_onnx
+from parallelize.export.weight_files import SharedWeights, gathered, size_of
 from parallelize.machine.latency import Latency
+from parallelize.machine.mapped import let_go
 from parallelize.measuring.timing import latencies, latencies_of_files
 from parallelize.measuring.written import Comparison, compared
 from parallelize.metrics import Judge, Scores
@@ -51,24 +54,33 @@ class Measured:
     reloaded: bool = False
 
 
-def write_serial(program: Program, directory: Path, report: Report) -> None:
+def write_serial(program: Program, directory: Path, report: Report) -> SharedWeights:
     """Write the network as it is before anything takes time: what has no ONNX form has none after a search either.
+
+    Returns:
+        Its weights, for other files beside it.
 
     Raises:
         ParallelizeError: an operator has no ONNX form, or ONNX Runtime refuses the file.
     """
     report("writing the serial network as ONNX", None)
-    path = directory / SCRATCH / SERIAL_ONNX
+    path, shared = directory / SCRATCH / SERIAL_ONNX, SharedWeights()
     path.parent.mkdir()
-    OnnxRuntime.written(program, path)
+    write_onnx(program, path, shared=shared)
+    let_go()
+    OnnxRuntime(path, 1)
+    return shared
 
 
-def measure(job: Job, networks: Networks, directory: Path, report: Report) -> tuple[Variants[NetworkFacts], Measured]:
+def measure(
+    job: Job, networks: Networks, shared: SharedWeights, directory: Path, report: Report
+) -> tuple[Variants[NetworkFacts], Measured]:
     """Score each network when it is made, write it as ONNX and compare it with its graph; time all in the end.
 
     Args:
-        job: whose serial network `write_serial` has written.
+        job: what is converted.
         networks: what to measure; of each the facts stay.
+        shared: weights of the serial network as `write_serial` has written it.
         directory: where model.onnx of the product stays; the other files are removed.
         report: told what is being done.
 
@@ -76,14 +88,12 @@ def measure(job: Job, networks: Networks, directory: Path, report: Report) -> tu
         CheckError: an ONNX file does not compute what its graph computes.
     """
     report("judging", None)
-    measuring = _Measuring(job, directory, report)
+    measuring = _Measuring(job, shared, directory / SCRATCH, report)
     variants = taken(networks, measuring.take)
     measured = measuring.timed()
-    product = measuring.files[variants.product.name]
-    for path in product.parent.glob(f"{product.name}*"):
-        path.rename(directory / path.name)
-    for path in sorted((directory / SCRATCH).rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
+    gathered(measuring.files[variants.product.name], directory / ONNX.product)
+    for path in (directory / SCRATCH).iterdir():
+        path.unlink()
     (directory / SCRATCH).rmdir()
     return variants, measured
 
@@ -91,9 +101,10 @@ def measure(job: Job, networks: Networks, directory: Path, report: Report) -> tu
 class _Measuring:
     """Takes one network after another and keeps numbers and files."""
 
-    def __init__(self, job: Job, directory: Path, report: Report) -> None:
-        self.job, self.scratch, self.report = job, directory / SCRATCH, report
+    def __init__(self, job: Job, shared: SharedWeights, folder: Path, report: Report) -> None:
+        self.job, self.folder, self.report = job, folder, report
         self.files: dict[str, Path] = {}
+        self._shared = shared
         self._samples = job.prepared.data.judge
         self._judge = Judge(job.prepared.program.module, self._samples, job.metric)
         self._scores: dict[str, Scores] = {}
@@ -121,10 +132,9 @@ class _Measuring:
     def _written(self, network: Network) -> Path:
         """The ONNX file of a network; that of the serial one has been written."""
         if network.program.module is self.job.prepared.program.module:
-            return self.scratch / SERIAL_ONNX
-        path = self.scratch / str(len(self.files)) / ONNX.product  # the product's file is in a folder of its own
-        path.parent.mkdir()
-        write_onnx(network.program, path)
+            return self.folder / SERIAL_ONNX
+        path = self.folder / f"{len(self.files)}{ONNX.suffix}"
+        write_onnx(network.program, path, shared=self._shared)
         return path
 
     def _opened(self, name: str) -> OnnxRuntime:
@@ -132,21 +142,18 @@ class _Measuring:
 
     def _run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs of a file, which is open meanwhile and no longer."""
+        let_go()
         return self._opened(name)(inputs)
 
     def timed(self) -> Measured:
         """Time all files in turn."""
         self.report("timing", None)
+        let_go()
         openers = {name: partial(self._opened, name) for name in self.files}
-        reloaded = sum(_size(path) for path in self.files.values()) > AT_ONCE
+        reloaded = sum(size_of(path) for path in self.files.values()) > AT_ONCE
         if reloaded:
             times = latencies_of_files(openers, self._samples, self.job.options.rounds)
         else:
             sessions = {name: opened() for name, opened in openers.items()}
             times = latencies(sessions, self._samples, self.job.options.rounds)
         return Measured(self._scores, times, self._comparisons, self._predicted, reloaded)
-
-
-def _size(path: Path) -> int:
-    """Of an ONNX file with the weights beside it."""
-    return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))

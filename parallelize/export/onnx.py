@@ -23,6 +23,7 @@ from parallelize.export.rewrite_rules import rules_where_they_begin
 from parallelize.export.signed import signed
 from parallelize.export.state_names import KEY, named_states, to_metadata
 from parallelize.export.translations import kept_translations, translated
+from parallelize.export.weight_files import SharedWeights, save
 from parallelize.machine.device import CPU
 from parallelize.models.capture import export, from_exported
 from parallelize.models.placement import placed
@@ -37,16 +38,16 @@ if TYPE_CHECKING:
 OPSET = 18
 _BFLOAT16_OPSET = 22  # the first in which convolutions, pooling and sines take bfloat16
 _WIDE_WEIGHT = re.compile(r"%[pbc]_(wide_weight\w*)")  # as the exporter spells a parameter of the graph
-_INLINE_LIMIT = 1 << 30  # bytes of weights that go into the .onnx file itself; a protobuf ends at 2 GiB
 
 
-def write_onnx(program: Program, path: Path, opset: int | None = None) -> None:
+def write_onnx(program: Program, path: Path, opset: int | None = None, *, shared: SharedWeights | None = None) -> None:
     """Export to ONNX and check the result.
 
     Args:
         program: what to export.
-        path: the .onnx file; weights of 1 GiB and more go to a file beside it.
+        path: the .onnx file; weights of 512 MiB and more go to a file beside it.
         opset: at least 18; None is 18, and 22 for a program that computes in bfloat16.
+        shared: weights that another file of the same folder has, which are not written again.
 
     Raises:
         ParallelizeError: an operator has no ONNX form, or the checker refuses the model.
@@ -58,7 +59,6 @@ def write_onnx(program: Program, path: Path, opset: int | None = None) -> None:
     opset = opset or _least_opset(program)
     with _quiet():
         exported = signed(program, translated(opset)) or export(program)
-    size = sum(value.numel() * value.element_size() for value in exported.state_dict.values())
     try:
         # with gradients on, attention with a learned bias is traced with other strides than it was exported with
         with _quiet(), kept_translations(), rules_where_they_begin(), torch.no_grad():
@@ -76,7 +76,8 @@ def write_onnx(program: Program, path: Path, opset: int | None = None) -> None:
             _mark_wide(result.model)
             _forget_origins(result.model)
             _note_states(result)
-            result.save(str(path), external_data=size >= _INLINE_LIMIT)
+            save(result.model, path, shared)
+            del result
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise unwritable(error, program) from error
     try:

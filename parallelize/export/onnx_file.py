@@ -6,6 +6,7 @@ import ast
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,7 +184,7 @@ def _external(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
         ParallelizeError: one is missing, shorter than the model says, or outside the model's folder.
     """
     ends: dict[str, int] = {}
-    for tensor in model.graph.initializer:
+    for tensor in _stored(model.graph):
         if not tensor.external_data:
             continue
         location, end = _place(tensor, path)
@@ -204,6 +205,15 @@ def _external(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
                 f"{location} ends after {file.stat().st_size} bytes; {path.name} needs {end}.", "Copy it again."
             )
     return tuple(path.parent / location for location in sorted(ends))
+
+
+def _stored(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The weights of a graph and of the graphs inside its nodes, such as the branches of control flow."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _stored(inner)
 
 
 def _place(tensor: onnx.TensorProto, path: Path) -> tuple[str, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,8 @@ from parallelize.machine.device import CPU
 from parallelize.models.program import Program
 from passes.graph.dataflow import tensor_value
 
+Copied = Callable[[Tensor], Tensor]
+
 
 def placed(program: Program, device: torch.device) -> Program:
     """The program on `device`; the same one where it is there."""
@@ -32,9 +34,15 @@ def placed(program: Program, device: torch.device) -> Program:
     return replace(program, module=placed_module(program.module, device), original=None)
 
 
-def placed_module(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
-    """A copy of a graph on `device`: parameters stay parameters, nodes keep their names."""
-    made = _moved(module, device, _Storages(device))
+def placed_module(module: fx.GraphModule, device: torch.device, copied: Copied | None = None) -> fx.GraphModule:
+    """A copy of a graph on `device`: parameters stay parameters, nodes keep their names.
+
+    Args:
+        module: it is not changed.
+        device: where the copy is.
+        copied: copies the bytes of a storage to a place of its own there.
+    """
+    made = _moved(module, device, _Storages(device, copied or (lambda data: data.to(device, copy=True))))
     for node in made.graph.nodes:
         if "val" in node.meta:
             node.meta["val"] = pytree.tree_map(lambda value: _example(value, device), node.meta["val"])
@@ -49,6 +57,16 @@ def on_device(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
 def held(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor that is not trained, on `device`; copied only where it must be."""
     return tensor.detach().to(device, copy=tensor.is_inference())
+
+
+def stored(module: fx.GraphModule) -> Iterator[Tensor]:
+    """The tensors that a graph reads, those in its branches and loops too, whose storages can be copied as bytes."""
+    for node in module.graph.find_nodes(op="get_attr"):
+        value = operator.attrgetter(str(node.target))(module)
+        if isinstance(value, fx.GraphModule):
+            yield from stored(value)
+        elif isinstance(value, Tensor) and _has_bytes(value):
+            yield value
 
 
 def device_of(module: fx.GraphModule) -> torch.device:
@@ -105,11 +123,15 @@ def _example(value: Any, device: torch.device) -> Any:
         return value.to(device)
 
 
+def _has_bytes(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_quantized and tensor.numel() > 0
+
+
 class _Storages:
     """Tensors on a device. Each storage moves once: tensors that share one, such as tied weights, do so there too."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, copied: Copied) -> None:
+        self.device, self._copied = device, copied
         self._tensors: dict[int, tuple[Tensor, Tensor]] = {}  # by identity; the old one stays, so that its id is its
         self._bytes: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -124,12 +146,12 @@ class _Storages:
         return known[1]
 
     def _view(self, tensor: Tensor) -> Tensor:
-        if tensor.layout is not torch.strided or tensor.is_quantized or not tensor.numel():
+        if not _has_bytes(tensor):
             return held(tensor, self.device)
         storage = tensor.untyped_storage()
         if storage._cdata not in self._bytes:
             every = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
-            self._bytes[storage._cdata] = every, every.to(self.device, copy=True)
+            self._bytes[storage._cdata] = every, self._copied(every)
         there = self._bytes[storage._cdata][1].untyped_storage()
         made = torch.empty(0, dtype=tensor.dtype, device=self.device)
         return made.set_(there, tensor.storage_offset(), tensor.shape, tensor.stride())

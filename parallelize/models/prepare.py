@@ -1,6 +1,6 @@
 """What every command that rewrites begins with: the model is captured and cleaned, its data loaded and split.
 
-capture -> load data -> accept -> onto the device -> refuse NaN -> clean -> find stacks -> split
+capture -> load data -> accept -> onto the device, large weights to disk -> refuse NaN -> clean -> find stacks -> split
 
 Stacks are found in the cleaned graph alone, as `inspect` finds them: clean-up brings to light residual adds that were
 written in other ways.
@@ -22,10 +22,12 @@ from parallelize.data.buffer import BOUND, Buffer
 from parallelize.data.room import Room
 from parallelize.data.split import Split, split
 from parallelize.machine.device import CPU
+from parallelize.machine.mapped import let_go
 from parallelize.models.acceptance import accept, accepted_at_random, random_data
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
 from parallelize.models.finiteness import refuse_not_finite
+from parallelize.models.on_disk import on_disk
 from parallelize.models.placement import placed
 from parallelize.models.program import Program
 from parallelize.models.source import Source
@@ -83,7 +85,8 @@ def prepare(source: Source, seed: int, report: Report, device: torch.device = CP
     report("running the model on a few samples", None)
     what = "random sample" if source.inputs is None else "sample"
     notes = accept(program, samples, what=what).notes
-    program = placed(replace(program, original=None), device)
+    program = on_disk(placed(replace(program, original=None), device), report)
+    let_go()
     room, buffer = Room(lambda said: report(Told(said), None)), Buffer(memory)
     samples = replace(samples, device=device, room=room, buffer=buffer)
     refuse_not_finite(program, samples, what)

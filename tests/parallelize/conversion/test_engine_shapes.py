@@ -68,16 +68,16 @@ def test_auto_says_which_backend_it_took_and_why_and_casts_all_the_same(data: Pa
 def test_weights_that_lay_beside_the_onnx_in_fp32_do_not_stay_where_the_cast_one_has_them_inside(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from parallelize.export import onnx as onnx_export
+    from parallelize.export import weight_files
 
     limit = 1 << 10
-    monkeypatch.setattr(onnx_export, "_INLINE_LIMIT", limit)
+    monkeypatch.setattr(weight_files, "INLINE_LIMIT", limit)
     wanted = options(backend="onnxruntime")
     first = convert(rows(), tmp_path / "fp32", inputs=data / "rows.npz", options=wanted)
     beside = {path.name for path in first.output.iterdir()} - FILES
     assert beside == {"model.onnx.data"}
     size = sum(v.numel() * v.element_size() for v in torch.export.load(first.output / "model.pt2").state_dict.values())
-    monkeypatch.setattr(onnx_export, "_INLINE_LIMIT", size)
+    monkeypatch.setattr(weight_files, "INLINE_LIMIT", size)
     half = convert(
         rows(), tmp_path / "fp16", inputs=data / "rows.npz", options=options(backend="onnxruntime", precision="fp16")
     )

@@ -14,7 +14,6 @@ from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.baselines.networks import SERIAL, Made, Networks, Variants, each_network, fused_networks
 from parallelize.conversion import measured as measuring
 from parallelize.conversion.measured import Measured, measure, write_serial
-from parallelize.export.onnx import write_onnx
 from parallelize.measuring.timing import TURNS
 from parallelize.measuring.written import TOLERANCE
 from parallelize.models.network import NetworkFacts
@@ -34,9 +33,9 @@ def measured_in(
     def report(what: str, _share: float | None) -> None:
         (told if told is not None else []).append(what)
 
-    write_serial(random_job().prepared.program, folder, report)
-    assert [path.name for path in (folder / "scratch").iterdir()] == ["serial.onnx"]
-    return measure(random_job(), networks, folder, report)
+    shared = write_serial(random_job().prepared.program, folder, report)
+    assert {path.name for path in (folder / "scratch").iterdir()} == {"serial.onnx", "serial.onnx.data"}
+    return measure(random_job(), networks, shared, folder, report)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +108,7 @@ def test_networks_too_large_to_be_open_at_once_are_loaded_for_each_turn_and_told
 
     class Session(OnnxRuntime):
         def __init__(self, model: Path, threads: int) -> None:
-            opened.append(model.parent.name)
+            opened.append(model.name)
             assert sum(session() is not None for session in sessions) == 0
             super().__init__(model, threads)
             sessions.append(weakref.ref(self))
@@ -118,9 +117,8 @@ def test_networks_too_large_to_be_open_at_once_are_loaded_for_each_turn_and_told
     monkeypatch.setattr(measuring, "OnnxRuntime", Session)
     monkeypatch.setattr(measuring, "AT_ONCE", 0)
     job = replace(random_job(), options=replace(random_job().options, rounds=3))
-    (tmp_path / "scratch").mkdir()
-    write_onnx(job.prepared.program, tmp_path / "scratch" / "serial.onnx")
-    _, found = measure(job, fused(), tmp_path, lambda _what, _share: None)
-    assert opened == ["scratch", "1", *["scratch", "1"] * TURNS]
+    shared = write_serial(job.prepared.program, tmp_path, lambda _what, _share: None)
+    _, found = measure(job, fused(), shared, tmp_path, lambda _what, _share: None)
+    assert opened == ["serial.onnx", *["serial.onnx", "1.onnx"] * (1 + TURNS)]
     assert found.reloaded
     assert {latency.rounds for latency in found.latencies.values()} == {3}
