@@ -24,7 +24,7 @@ class _Memory(mmap.mmap):
 
 
 class MappedFile:
-    """A file of a given size that takes in one tensor after another."""
+    """A file of a given size that takes in one tensor after another while it is open; then they stay."""
 
     def __init__(self, size: int, folder: str) -> None:
         """Make the file.
@@ -37,6 +37,10 @@ class MappedFile:
         self._memory = _Memory(self._file.fileno(), 0)
         self.start = torch.frombuffer(self._memory, dtype=torch.uint8).data_ptr()
         _FILES[self._memory] = self.start, len(self._memory)
+
+    def close(self) -> None:
+        """Take no more in; what is there stays as long as it is used."""
+        self._file.close()
 
     def take(self, data: Tensor) -> Tensor:
         """Write bytes to the file, and give them back where they are mapped.

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from parallelize.data import Samples
 from parallelize.data.padding import real_outputs
 from parallelize.models.program import Program
+from parallelize.models.states import batch_size
 from passes.errors import CheckError
 from passes.graph.agreement import change
 from passes.graph.outputs import flat_outputs
@@ -53,12 +54,13 @@ def compared(
         program: the graph.
         samples: of which the first are run.
         precision: that the file computes in, which sets the tolerance.
-        size: samples that are run.
+        size: samples that are run, fewer where values are large.
         like: the graph whose outputs tell where padding lies; without it that of the program.
 
     Raises:
         CheckError: the file computes something else.
     """
+    size = batch_size(program.module, size)
     batch = samples.batch(size)
     with torch.no_grad():
         expected = flat_outputs(program.module, batch)

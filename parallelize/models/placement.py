@@ -42,7 +42,7 @@ def placed_module(module: fx.GraphModule, device: torch.device, copied: Copied |
         device: where the copy is.
         copied: copies the bytes of a storage to a place of its own there.
     """
-    made = _moved(module, device, _Storages(device, copied or (lambda data: data.to(device, copy=True))))
+    made = moved(module, device, _Storages(device, copied or (lambda data: data.to(device, copy=True))))
     for node in made.graph.nodes:
         if "val" in node.meta:
             node.meta["val"] = pytree.tree_map(lambda value: _example(value, device), node.meta["val"])
@@ -51,7 +51,7 @@ def placed_module(module: fx.GraphModule, device: torch.device, copied: Copied |
 
 def on_device(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
     """A graph to be run on `device`: its tensors are there and detached, its example values are as they were."""
-    return _moved(module, device, lambda value: held(value, device))
+    return moved(module, device, lambda value: held(value, device))
 
 
 def held(tensor: Tensor, device: torch.device) -> Tensor:
@@ -80,7 +80,8 @@ def _is_on(module: fx.GraphModule, device: torch.device) -> bool:
     return here.type == device.type and (device.index is None or (here.index or 0) == device.index)
 
 
-def _moved(module: fx.GraphModule, device: torch.device, move: Callable[[Tensor], Tensor]) -> fx.GraphModule:
+def moved(module: fx.GraphModule, device: torch.device, move: Callable[[Tensor], Tensor]) -> fx.GraphModule:
+    """A copy of a graph that reads what `move` makes of its tensors, and makes tensors on `device`."""
     targets = {str(node.target) for node in module.graph.find_nodes(op="get_attr")}
     attributes = {target: _attribute(operator.attrgetter(target)(module), device, move) for target in targets}
     graph = fx.Graph()
@@ -111,7 +112,7 @@ def _attribute(value: Any, device: torch.device, move: Callable[[Tensor], Tensor
     if isinstance(value, Tensor):
         return move(value)
     if isinstance(value, fx.GraphModule):  # a branch, or the body of a loop
-        return _moved(value, device, move)
+        return moved(value, device, move)
     return copy.deepcopy(value).to(device) if isinstance(value, nn.Module) else value
 
 

@@ -80,7 +80,8 @@ def prepare(source: Source, seed: int, report: Report, device: torch.device = CP
             data that does not fit it, or too little of it.
     """
     report("capturing the model", None)
-    program, precision, widening = widened(captured(source))
+    program, precision, widening = widened(captured(source), report)
+    let_go()
     samples, judge = _load_data(program, source, seed)
     report("running the model on a few samples", None)
     what = "random sample" if source.inputs is None else "sample"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ def _data(size: int) -> torch.Tensor:
     return torch.arange(size, dtype=torch.int64).remainder(251).to(torch.uint8)
 
 
+def _taken(data: torch.Tensor, folder: Path) -> torch.Tensor:
+    with closing(MappedFile(len(data), str(folder))) as file:
+        return file.take(data)
+
+
 def _anonymous_and_file() -> tuple[int, int]:
     """Resident memory of this process in bytes, that of no file and that of files."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -24,8 +30,8 @@ def _anonymous_and_file() -> tuple[int, int]:
 
 def test_what_is_taken_in_comes_back_and_each_piece_lies_alone(tmp_path: Path) -> None:
     pieces = [_data(1000), torch.empty(0, dtype=torch.uint8), _data(7), _data(100)]
-    file = MappedFile(sum(padded(len(piece)) for piece in pieces), str(tmp_path))
-    there = [file.take(piece) for piece in pieces]
+    with closing(MappedFile(sum(padded(len(piece)) for piece in pieces), str(tmp_path))) as file:
+        there = [file.take(piece) for piece in pieces]
     assert all(torch.equal(*pair) for pair in zip(there, pieces, strict=True))
     assert [part.untyped_storage().nbytes() for part in there] == [1000, 0, 7, 100]
     assert [is_mapped(part) for part in there] == [True, False, True, True]
@@ -34,7 +40,7 @@ def test_what_is_taken_in_comes_back_and_each_piece_lies_alone(tmp_path: Path) -
 
 
 def test_what_is_let_go_is_read_again_with_changes_made_in_place(tmp_path: Path) -> None:
-    part = MappedFile(64, str(tmp_path)).take(_data(64))
+    part = _taken(_data(64), tmp_path)
     part[3] = 77
     let_go()
     assert part[3] == 77
@@ -42,7 +48,7 @@ def test_what_is_let_go_is_read_again_with_changes_made_in_place(tmp_path: Path)
 
 
 def test_no_file_is_left_and_its_memory_goes_with_the_last_piece(tmp_path: Path) -> None:
-    part = MappedFile(1 << 22, str(tmp_path)).take(_data(1 << 20))
+    part = _taken(_data(1 << 20), tmp_path)
     place = part[:1]
     assert list(tmp_path.iterdir()) == []
     del part
@@ -56,8 +62,7 @@ def test_no_file_is_left_and_its_memory_goes_with_the_last_piece(tmp_path: Path)
 
 def test_pages_count_as_those_of_a_file_and_go_when_they_are_let_go(tmp_path: Path) -> None:
     size = 1 << 26
-    file = MappedFile(size, str(tmp_path))
-    part = file.take(torch.ones(size, dtype=torch.uint8))
+    part = _taken(torch.ones(size, dtype=torch.uint8), tmp_path)
     let_go()
     before = _anonymous_and_file()
     assert int(part.view(torch.int64).sum()) != 0

@@ -9,13 +9,15 @@ import torch
 
 from parallelize.data.spill import folder
 from parallelize.machine.mapped import is_mapped, let_go
+from parallelize.models.capture import capture
 from parallelize.models.on_disk import on_disk
 from parallelize.models.placement import stored
+from parallelize.models.widening import widened
 from parallelize.terminal.progress import Told
 from passes.graph.editing import clone
 from passes.graph.outputs import flat_outputs
 from passes.graph.parameters import is_learned, read_parameter, replace_parameter
-from tests.parallelize.models.test_placement import X, ramp
+from tests.parallelize.models.test_placement import Ramp, X, ramp
 
 
 def _untold(what: str, _share: float | None) -> None:
@@ -65,3 +67,24 @@ def test_where_no_folder_takes_them_weights_stay_in_memory_and_that_is_told(monk
     (sentence,) = told
     assert isinstance(sentence, Told)
     assert sentence == (f"Weights of 320B stay in memory: {folder()} takes no file of them (No space left on device).")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_of_half_precision_is_widened_in_a_file_as_it_is_in_memory(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    program = capture(Ramp().eval().to(dtype), (torch.zeros(2, 3, dtype=dtype),), origin="ramp")
+    expected, precision, _ = widened(program, _untold)
+    monkeypatch.setattr("parallelize.models.on_disk.LEAST", 1)
+    found, there, records = widened(program, _untold)
+    assert (there, len(records)) == (precision, 1)
+    assert {tensor.dtype for tensor in stored(found.module)} == {torch.float32}
+    large = [tensor for tensor in stored(found.module) if tensor.numel() > 1]
+    assert all(map(is_mapped, large))
+    assert len({tensor.data_ptr() for tensor in large}) == len(large)
+    assert [is_learned(found.module, node) for node in found.module.graph.find_nodes(op="get_attr")] == [
+        is_learned(expected.module, node) for node in expected.module.graph.find_nodes(op="get_attr")
+    ]
+    assert torch.equal(flat_outputs(found.module, [X])[0], flat_outputs(expected.module, [X])[0])
+    assert {tensor.dtype for tensor in stored(program.module)} == {dtype}
