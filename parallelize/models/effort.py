@@ -7,14 +7,19 @@ model, so it leaves out what is done with the values afterwards: sums of normal 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor, fx
 
 from parallelize.data import Samples
+from parallelize.machine.ranks import Ranks
 from passes.graph.operators import gemms
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _COUNTING: ContextVar[Effort | None] = ContextVar("effort", default=None)
 _PRODUCTS = "matrix products"  # in the metadata of a module that was run
@@ -46,6 +51,27 @@ class Effort:
             size = part.fixed or 1
             whole += _products(model) * _rows(part.batch(size)) * len(part) // size
         return self.products / max(whole, 1)
+
+
+def counted_spread(ranks: Ranks, name: str, measure: Callable[[T], R]) -> Callable[[Sequence[T]], Iterator[R]]:
+    """`Ranks.spread`, where what the other ranks run is counted as if it were run here."""
+
+    def counted(item: T) -> tuple[R, int]:
+        effort = Effort()
+        with effort.counting():
+            value = measure(item)
+        return value, effort.products
+
+    spread = ranks.spread(name, counted)
+
+    def measured(items: Sequence[T]) -> Iterator[R]:
+        for value, products in spread(items):
+            effort = _COUNTING.get()
+            if effort is not None:
+                effort.products += products
+            yield value
+
+    return measured
 
 
 def note_run(module: fx.GraphModule, inputs: Sequence[Tensor]) -> None:

@@ -7,7 +7,7 @@ costs infinitely much.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from math import inf, isnan, prod
 
@@ -15,8 +15,10 @@ import torch
 from torch import fx
 
 from parallelize.data import Samples
+from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.machine.torch_settings import whole_float32
 from parallelize.metrics import Judge
+from parallelize.models.effort import counted_spread
 from parallelize.models.states import Batch, Teacher, batch_size, example_size, outputs_from, start_batches
 from parallelize.planning.forms import GroupForm, main_form
 from parallelize.refitting.walk import StackWalk
@@ -38,8 +40,12 @@ Parts = tuple[list[Batch], list[Batch]]  # samples to fit on and samples to choo
 class GroupCosts:
     """Measures groups of the blocks of a model, and remembers what was measured.
 
+    With several ranks what may be asked for next is measured at the same time. That is kept apart, so that nobody knows
+    of it who has not asked for it: what is asked for next does not depend on how many ranks there are.
+
     Attributes:
         known: errors by stack number, span and form name; may be filled from an earlier run.
+        ahead: those that were measured and not asked for yet.
     """
 
     def __init__(
@@ -50,6 +56,8 @@ class GroupCosts:
         judge: Judge,
         strength: Refit,
         known: dict[str, float] | None = None,
+        ahead: dict[str, float] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.teacher, self.stacks, self.judge = teacher, stacks, judge
         self.strength: Refit = "none" if strength == "none" else "affine"
@@ -57,6 +65,8 @@ class GroupCosts:
         self.held_out = judge.samples.head(min(MOST_JUDGED, sample_count(stacks)))
         self.batch_size = batch_size(teacher)
         self.known = {} if known is None else known
+        self.ahead = {} if ahead is None else ahead
+        self._measured = counted_spread(ranks, "groups", self._error)
         self._starts: dict[tuple[int, int], Parts] = {}
 
     def key(self, number: int, form: GroupForm) -> str:
@@ -69,13 +79,27 @@ class GroupCosts:
             return 0.0
         key = self.key(number, form)
         if key not in self.known:
-            error = self.fit.room.fitting(lambda: self._tried(number, form))
-            self.known[key] = inf if isnan(error) else error
+            self.known[key] = self.ahead.pop(key) if key in self.ahead else self._error((number, form))
         return self.known[key]
 
+    def look_ahead(self, groups: Iterable[tuple[int, GroupForm]]) -> Generator[None, None, None]:
+        """Measure groups that are or may be asked for, on all ranks; control comes back after each of them."""
+        wanted = {self.key(number, form): (number, form) for number, form in groups if not self.is_there(number, form)}
+        for key, error in zip(wanted, self._measured(list(wanted.values())), strict=True):
+            self.ahead[key] = error
+            yield
+
     def is_known(self, number: int, form: GroupForm) -> bool:
-        """Whether the cost of a group is there without a measurement."""
+        """Whether the cost of a group was asked for before, and is there without a measurement."""
         return form.first == form.last or self.key(number, form) in self.known
+
+    def is_there(self, number: int, form: GroupForm) -> bool:
+        """Whether the cost of a group is there, asked for or not."""
+        return self.is_known(number, form) or self.key(number, form) in self.ahead
+
+    def _error(self, group: tuple[int, GroupForm]) -> float:
+        error = self.fit.room.fitting(lambda: self._tried(*group))
+        return inf if isnan(error) else error
 
     def _tried(self, number: int, form: GroupForm) -> float:
         try:

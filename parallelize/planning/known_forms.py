@@ -6,15 +6,23 @@ depth of the whole among the stacks (shared_depth); a group that was not measure
 a group does not fuse is as deep as serial and left out (fusibility). 1 and 2 are repeated until all are measured:
 no other partition can cost less then, so most groups never are;
 3. the other forms of the groups that come out are measured too, and all is repeated until nothing changes.
+
+With several ranks each measures a group at the same time. The groups of step 2 are asked for one after another, and
+which is next depends on the costs before it; it is foreseen by taking each of these as too dear. What was
+measured ahead is not known here before it is asked for (costs), so the same groups are asked for in the same order, and
+the same partitions and forms come out, however many ranks there are and however wrong was what they foresaw: that costs
+time alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import inf
 
+from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.planning.bounds import least_costs
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm, Span, alike, deletion, forms, main_form, other_forms
@@ -24,8 +32,10 @@ from parallelize.planning.partition import Partition, shared_partitions
 from passes.plan import Level
 from passes.stacks.stack_graph import StackGraph
 
+Group = tuple[int, Span]  # the number of its stack, and its blocks
 Progress = Callable[[str, int, int], None]  # what is measured, done, in all
 UNKNOWN = 1e-6  # of the least cost that is known, what a group of two blocks costs more than its bound
+TOO_DEAR = 1e9  # a cost for which no group is taken that can be left, foreseen of those that are not measured yet
 LONG_STACK = 16  # blocks from which on groups are limited
 LONGEST_GROUP = 4  # of a long stack, in blocks
 ROUNDS = 8  # of step 3 at most
@@ -60,7 +70,9 @@ class KnownForms:
         longest: int | None,
         deadline: Deadline,
         report: Progress,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.graph, self.costs, self.fusibility, self.memory = graph, costs, fusibility, memory
         self.longest, self.deadline, self.report = longest, deadline, report
         self._partitions: dict[int, Partition] | None = None
@@ -75,8 +87,7 @@ class KnownForms:
     def partitions(self) -> dict[int, Partition]:
         """For each depth the smallest sum of group costs that is known or bounded, and the groups of each stack."""
         if self._partitions is None:
-            costs = [self._costs(number) for number in range(len(self._mains))]
-            self._partitions = shared_partitions(self.graph, costs)
+            self._partitions = self._solved(self._least_known())
         return self._partitions
 
     def settle(self, depth: int) -> None:
@@ -114,12 +125,19 @@ class KnownForms:
             for number, mains in enumerate(self._mains)
         ]
 
-    def _costs(self, number: int) -> dict[Span, float]:
+    def _least_known(self) -> list[dict[Span, float]]:
+        """For each stack the cost of the cheapest form of the groups that were measured."""
+        return [{span: min(costs.values()) for span, costs in known.items()} for known in self._known]
+
+    def _solved(self, known: Sequence[Mapping[Span, float]]) -> dict[int, Partition]:
+        """For each depth the cheapest groups, where so much is known of each stack."""
+        return shared_partitions(self.graph, [self._costs(number, each) for number, each in enumerate(known)])
+
+    def _costs(self, number: int, known: Mapping[Span, float]) -> dict[Span, float]:
         """The costs of the groups of one stack, those that were not measured by their bounds.
 
         Of groups that nothing is known of those that are as equal as can be are taken, as without data.
         """
-        known = {span: min(costs.values()) for span, costs in self._known[number].items()}
         count = len(self.graph.stacks[number].blocks)
         least = least_costs(count, known, self._longest(count))
         unit = UNKNOWN * min((cost for cost in known.values() if 0 < cost < inf), default=1.0)
@@ -137,18 +155,38 @@ class KnownForms:
         """
         done = 0
         while not self.deadline.is_over:
-            chosen = [(n, span) for n, spans in enumerate(self.partitions[depth][1]) for span in spans]
-            unknown = [(number, span) for number, span in chosen if span not in self._known[number]]
+            unknown = _unknown(self.partitions[depth], self._known)
             if not unknown:
                 break
-            number, span = max(unknown, key=lambda group: group[1][1] - group[1][0])
+            number, span = unknown[0]
             form = self._mains[number][span]
+            if not self.costs.is_there(number, form):
+                self._look_ahead(depth)
             self._known[number][span] = {form: self.costs.cost(number, form)}
             self._partitions, done = None, done + 1
             self.memory.keep()
             self.report(f"measuring groups, {done} so far", done, 0)
         if done:
             self.memory.keep(now=True)
+
+    def _look_ahead(self, depth: int) -> None:
+        """Measure the next group of the cheapest partition and, on other ranks, those that may come after it."""
+        groups = dict.fromkeys([*self._foreseen(depth), *_unknown(self.partitions[depth], self._known)])
+        next_ones = itertools.islice(groups, self.ranks.size)
+        for _ in self.costs.look_ahead([(number, self._mains[number][span]) for number, span in next_ones]):
+            self.memory.keep()
+
+    def _foreseen(self, depth: int) -> Iterator[Group]:
+        """The next groups to measure, one for each rank, if each costs too much to stay in the cheapest partition."""
+        known, partitions = self._least_known(), self.partitions
+        for _ in range(self.ranks.size):
+            unknown = _unknown(partitions[depth], known)
+            if not unknown:
+                return
+            number, span = unknown[0]
+            yield number, span
+            known[number][span] = TOO_DEAR
+            partitions = self._solved(known) if self.ranks.size > 1 else partitions
 
     def _main(self, number: int, first: int, last: int) -> GroupForm:
         """The form in which a group is measured first: one that fuses, or else deletion, which needs no fusion."""
@@ -177,9 +215,13 @@ class KnownForms:
         wanted = [(number, form) for number, span in spans for form in self._others(number, span)]
         wanted = [(number, form) for number, form in wanted if form not in self._known[number].get(form.span, {})]
         is_new = False
+        ahead = self.costs.look_ahead(wanted)
         for done, (number, form) in enumerate(wanted):
             if self._is_too_late_for(number, form):
+                ahead.close()
                 continue
+            while not self.costs.is_there(number, form):
+                next(ahead)
             self._known[number].setdefault(form.span, {})[form] = self.costs.cost(number, form)
             self._partitions, is_new = None, True
             self.memory.keep()
@@ -201,4 +243,11 @@ class KnownForms:
         return self._mains[number][span] if known is None else min(known, key=known.__getitem__)
 
     def _is_too_late_for(self, number: int, form: GroupForm) -> bool:
-        return self.deadline.is_over and not self.costs.is_known(number, form)
+        return self.deadline.is_over and not self.costs.is_there(number, form)
+
+
+def _unknown(partition: Partition, known: Sequence[Container[Span]]) -> list[Group]:
+    """The groups of a partition that were not measured, the largest first."""
+    groups = [(number, span) for number, spans in enumerate(partition[1]) for span in spans]
+    unknown = [(number, span) for number, span in groups if span not in known[number]]
+    return sorted(unknown, key=lambda group: group[1][0] - group[1][1])

@@ -1,6 +1,7 @@
 """What a search has measured, kept in a file, so that a search that was stopped goes on where it was.
 
-    {"format": "parallelize-search/2", "identity": SHA-256, "groups": {name: error}, "networks": {plan: error}}
+    {"format": "parallelize-search/2", "identity": SHA-256, "groups": {name: error}, "ahead": {name: error},
+     "networks": {plan: error}}
 
 The identity is that of the model, the data and the options. The file is written whole or not at all. One that a user
 named must be of this search; one that a command keeps on its own, beside its output, is begun anew where it is not.
@@ -27,7 +28,8 @@ class Memory:
     """Measured errors by name.
 
     Attributes:
-        groups: of groups of blocks.
+        groups: of groups of blocks that the search has asked for.
+        ahead: of groups that it may ask for, where other ranks had measured them already.
         path: where they are kept; None keeps them nowhere.
         identity: of the search.
         networks: of whole networks, by the JSON of their plans.
@@ -37,6 +39,7 @@ class Memory:
     path: Path | None = None
     identity: str = ""
     networks: dict[str, float] = field(default_factory=dict)
+    ahead: dict[str, float] = field(default_factory=dict)
     _written: float = 0.0
 
     def keep(self, *, now: bool = False) -> None:
@@ -47,7 +50,13 @@ class Memory:
         """
         if self.path is None or not (now or time.monotonic() - self._written > SECONDS):
             return
-        content = {"format": FORMAT, "identity": self.identity, "groups": self.groups, "networks": self.networks}
+        content = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "groups": self.groups,
+            "ahead": self.ahead,
+            "networks": self.networks,
+        }
         failed, hint = f"The search cannot be kept in {self.path}", "Make room or choose another place."
         with output_file(self.path, failed, hint) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -64,9 +73,9 @@ def open_memory(path: Path | None, identity: str) -> Memory:
         return Memory(path=path, identity=identity)
     try:
         content = json.loads(path.read_text())
-        groups, networks = (
+        groups, networks, ahead = (
             {str(name): float(value) for name, value in part.items()}
-            for part in (content["groups"], content.get("networks", {}))
+            for part in (content["groups"], content.get("networks", {}), content.get("ahead", {}))
         )
         same = content["format"] == FORMAT and content["identity"] == identity
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -78,7 +87,7 @@ def open_memory(path: Path | None, identity: str) -> Memory:
             f"{path} is the record of a search with another model, other data or options.",
             "Use the same ones to go on with that search, or delete the file to start anew.",
         )
-    return Memory(groups, path, identity, networks)
+    return Memory(groups, path, identity, networks, ahead)
 
 
 def resumed_memory(path: Path, identity: str, tell: Callable[[str], None]) -> Memory:

@@ -9,17 +9,19 @@ Errors of disjoint groups nearly add up, so step 1 is exact where they do; steps
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from math import inf, isnan, nan
 
 from parallelize.data import Samples
 from parallelize.data.fingerprint import run_identity
+from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.metrics import Budget, Judge, Metric
 from parallelize.metrics.own import code_of
-from parallelize.models.effort import Effort
+from parallelize.models.effort import Effort, counted_spread
 from parallelize.models.network import Network
 from parallelize.models.program import Program
 from parallelize.planning.costs import GroupCosts
@@ -51,6 +53,7 @@ class Planner:
         metric: Metric | str,
         options: PlannerOptions | None = None,
         progress: Progress | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Measure nothing yet.
 
@@ -61,12 +64,15 @@ class Planner:
             metric: what is minimised.
             options: how to search.
             progress: told what is measured.
+            ranks: the processes that measure; on each the planner is made with the same arguments, but for the memory,
+                which is that of rank 0.
 
         Raises:
-            ParallelizeError: a model without stacks, a metric that cannot be measured, or a memory of another search.
+            ParallelizeError: a model without stacks, a metric that cannot be measured, a memory of another search, or
+                another model or other data than on rank 0.
         """
         self.program, self.fit, self.held_out = program, fit, held_out
-        self.options, self.progress = options or PlannerOptions(), progress
+        self.options, self.progress, self.ranks = options or PlannerOptions(), progress, ranks
         self.stacks = find_stacks(program.module).stacks
         if not self.stacks:
             raise ParallelizeError(
@@ -76,9 +82,19 @@ class Planner:
         self.graph = stack_graph(self.stacks)
         self.judge = Judge(program.module, held_out, metric)
         self.metric = self.judge.metric
-        self.memory = self._opened_memory()
+        ranks.require_same(self._identity)
+        self.memory = self._opened_memory() if ranks.rank == 0 else Memory()
         self.fusibility = Fusibility(program.module, self.stacks)
-        self.costs = GroupCosts(program.module, self.stacks, fit, self.judge, self.options.refit, self.memory.groups)
+        self.costs = GroupCosts(
+            program.module,
+            self.stacks,
+            fit,
+            self.judge,
+            self.options.refit,
+            self.memory.groups,
+            self.memory.ahead,
+            ranks,
+        )
         self.deadline = Deadline(self.options.time_limit)
         self.groups = KnownForms(
             self.graph,
@@ -88,9 +104,12 @@ class Planner:
             self.options.longest_group,
             self.deadline,
             self._report,
+            ranks,
         )
         self.effort = Effort()
         self._measured: dict[int, Candidate] = {}
+        self._own: dict[Plan, Candidate] = {}
+        self._errors = counted_spread(ranks, "networks", self._measured_error)
 
     @property
     def blocks(self) -> int:
@@ -195,29 +214,42 @@ class Planner:
         """
         if depth not in self._measured:
             with self.effort.counting():
-                found = list(self._candidates(self.proposal(depth), depth))
-                self._measured[depth] = self._refined(min(found, key=self._error))
+                self._measured[depth] = self._refined(self._best_strength(self.proposal(depth), depth))
+                self._own = {}
         return self._measured[depth]
 
     def _refined(self, best: Candidate) -> Candidate:
-        """The best of a schedule and plans near it: next is always a neighbour of the best plan that has a new one."""
-        tried = {best.plan: self._error(best)}
+        """The best of a schedule and plans near it: next is always a neighbour of the best plan that has a new one.
+
+        With several ranks those that are next if none is better are measured at the same time.
+        """
+        tried, errors = {best.plan: self._error(best)}, self.memory.networks
         for number in range(self.options.refine):
-            ranked = sorted(tried, key=tried.__getitem__)
-            near = (plan for known in ranked for plan in neighbours(known, self.stacks) if plan not in tried)
-            fresh = next(near, None)
-            if fresh is None or self.deadline.is_over:
+            near = list(itertools.islice(self._near(tried), min(self.ranks.size, self.options.refine - number)))
+            if not near or self.deadline.is_over:
                 break
             said = f"measuring neighbours {best.depth_blocks} blocks deep, {self.metric} {self._error(best):.4g} so far"
             self._report(said, number, self.options.refine)
-            name = fresh.to_json()
-            tried[fresh] = self.memory.networks.get(name, -inf)
-            if tried[fresh] < self._error(best):
-                candidate = self.candidate(fresh)
-                tried[fresh] = self.memory.networks[name] = self._error(candidate)
+            fresh, self._own = near[0], {}
+            if fresh.to_json() not in errors:
+                new = [plan for plan in near if plan.to_json() not in errors]
+                errors.update((plan.to_json(), error) for plan, error in zip(new, self._errors(new), strict=True))
                 self.memory.keep(now=True)
+            tried[fresh] = errors[fresh.to_json()]
+            if tried[fresh] < self._error(best):
+                candidate = self._own.get(fresh) or self.candidate(fresh)
+                tried[fresh] = errors[fresh.to_json()] = self._error(candidate)
                 best = min(best, candidate, key=self._error)
         return best
+
+    def _near(self, tried: Mapping[Plan, float]) -> Iterator[Plan]:
+        """The neighbours of plans that were not tried, those of the best plan first."""
+        seen = set(tried)
+        for known in sorted(tried, key=tried.__getitem__):
+            for plan in neighbours(known, self.stacks):
+                if plan not in seen:
+                    seen.add(plan)
+                    yield plan
 
     def proposal(self, depth: int) -> Plan:
         """The schedule of that depth whose groups cost least, each in its cheapest form.
@@ -252,12 +284,24 @@ class Planner:
         )
         return Plan(tuple(parts), self.options.seed)
 
-    def _candidates(self, plan: Plan, depth: int) -> Iterator[Candidate]:
-        """A plan with its refit, and as is, which is better where the refit does not generalise."""
+    def _best_strength(self, plan: Plan, depth: int) -> Candidate:
+        """A plan with its refit, or as is, which is better where the refit does not generalise."""
         strengths: tuple[Refit, ...] = ("none",) if self.options.refit == "none" else (self.options.refit, "none")
-        for number, strength in enumerate(strengths):
-            self._report(f"measuring {counted(depth, 'block')} deep", number, len(strengths))
-            yield self.candidate(plan.with_refit(strength), self.partition(depth)[0])
+        plans = [plan.with_refit(strength) for strength in strengths]
+        errors, measured = {}, self._errors(plans)
+        for number, each in enumerate(plans):
+            self._report(f"measuring {counted(depth, 'block')} deep", number, len(plans))
+            errors[each] = next(measured)
+        best = min(errors, key=errors.__getitem__)
+        candidate = self._own.get(best) or self.candidate(best)
+        return replace(candidate, predicted=self.partition(depth)[0])
+
+    def _measured_error(self, plan: Plan) -> float:
+        """The error of a network, of which nothing more is sent; rank 0 keeps those that it has made itself."""
+        candidate = self.candidate(plan)
+        if self.ranks.rank == 0:
+            self._own[plan] = candidate
+        return self._error(candidate)
 
     def candidate(self, plan: Plan, predicted: float = nan) -> Candidate:
         """Measure any plan, with its refit, as a whole network."""
@@ -280,11 +324,10 @@ class Planner:
             return resumed_memory(
                 self.options.resume, self._identity(), lambda line: self._report(Told(line), done=0, total=0)
             )
-        return open_memory(self.options.memory, self._identity())
+        return open_memory(self.options.memory, "" if self.options.memory is None else self._identity())
 
     def _identity(self) -> str:
-        if self.options.memory is None and self.options.resume is None:
-            return ""
+        """Of the search: of its model, data and options."""
         options = json.dumps([str(self.metric), code_of(self.metric), self.options.refit, self.options.seed])
         return run_identity(self.program.module, (self.fit, self.held_out), options)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.metrics import Metric
 from parallelize.models.program import Program
 from parallelize.planning.options import PlannerOptions
@@ -17,6 +18,9 @@ from parallelize.planning.planner import Planner
 from passes.plan import Plan
 from passes.stacks.find import Stack, find_stacks
 from tests.parallelize.small_models import PostNorm, Residual, capture_vectors, images, mlp, vectors, vision
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 FIT, HELD_OUT = images(100, 0, labelled=True), images(50, 1, labelled=True)
 VECTORS = vectors(100, 6, 0), vectors(50, 6, 1)
@@ -34,9 +38,24 @@ def quick(metric: Metric | str = "kl", **options: Any) -> Planner:
     return on_vectors(mlps(), metric, **options)
 
 
-def on_vectors(program: Program, metric: Metric | str = "kl", **options: Any) -> Planner:
+def on_vectors(program: Program, metric: Metric | str = "kl", *, ranks: Ranks = ALONE, **options: Any) -> Planner:
     """A planner for a model of (batch, 6)."""
-    return Planner(program, *VECTORS, metric, PlannerOptions(**{"refit": "affine", **options}))
+    return Planner(program, *VECTORS, metric, PlannerOptions(**{"refit": "affine", **options}), ranks=ranks)
+
+
+class Simulated(Ranks):
+    """As many ranks as are wanted in one process, which is rank 0; notes how many items they were handed together."""
+
+    def __init__(self, size: int, batches: list[int]) -> None:
+        self.size, self.batches = size, batches
+
+    def spread(self, name: str, measure: Callable[[T], R]) -> Callable[[Sequence[T]], Iterator[R]]:
+        def measured(items: Sequence[T]) -> Iterator[R]:
+            if items:
+                self.batches.append(len(items))
+            yield from map(measure, items)
+
+        return measured
 
 
 def partitions(planner: Planner) -> dict[int, Partition]:

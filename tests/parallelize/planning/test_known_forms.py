@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
+import random
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from math import inf
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +20,8 @@ from parallelize.planning.fusibility import Fusibility
 from parallelize.planning.partition import best_partitions
 from parallelize.planning.planner import Planner
 from tests.parallelize.planning.cases import (
+    VECTORS,
+    Simulated,
     mlps,
     of_vision,
     on_vectors,
@@ -238,3 +245,84 @@ def test_a_planner_that_was_interrupted_measures_the_rest_when_it_is_asked_again
         partitions(planner)
     planner.progress = None
     assert partitions(planner) == partitions(quick())
+
+
+# ------------------------------------------------------------------------------------------------ several ranks
+
+
+def _with_ranks(size: int, batches: list[int]) -> Planner:
+    """A planner for six blocks of two terms that measures what so many ranks would, and notes how much at a time."""
+    planner = on_vectors(post_norm_blocks(6), "relative-l2", ranks=Simulated(size, batches))
+    planner.groups.fusibility = _fusibility()
+    return planner
+
+
+@settings(deadline=None, max_examples=12)
+@given(seed=st.integers(0, 10_000), size=st.integers(2, 5), depths=st.permutations([1, 2, 3, 4, 5]))
+def test_whatever_groups_cost_several_ranks_ask_for_the_same_ones_and_propose_the_same_as_one_alone(
+    seed: int, size: int, depths: list[int]
+) -> None:
+    """No order among the costs, and some infinite: every bound and whatever is foreseen is wrong at times."""
+
+    def cost(number: int, form: GroupForm) -> float:
+        drawn = random.Random(f"{seed} {form.span} {form.name}")
+        return drawn.choice([inf, 0.0, drawn.random(), drawn.random()])
+
+    planners = [_with_ranks(number, []) for number in (1, size)]
+    for planner in planners:
+        planner.costs._measure = cost  # type: ignore[method-assign]
+    alone, together = planners
+    for depth in depths:
+        assert together.proposal(depth) == alone.proposal(depth)
+        assert together.partition(depth) == alone.partition(depth)
+    assert list(together.costs.known.items()) == list(alone.costs.known.items())
+    assert alone.costs.ahead == {}
+    assert not together.costs.ahead.keys() & together.costs.known.keys()
+
+
+def test_what_several_ranks_measure_ahead_is_mostly_asked_for_next() -> None:
+    """Every pair of blocks that no longer see each other costs something: groups of a trained network are like this."""
+    alone, together = [], []
+    for seed in range(6):
+        for batches, size in ((alone, 1), (together, 4)):
+            planner = _with_ranks(size, batches)
+            weights = torch.rand(6, 6, generator=torch.Generator().manual_seed(seed)).pow(4)
+            planner.costs._measure = (
+                lambda _, form, w=weights: float(  # type: ignore[method-assign, misc]
+                    w[form.first : form.last + 1, form.first : form.last + 1].triu(1).sum()
+                )
+            )
+            planner.partition(3)
+    assert len(together) < len(alone) / 2
+    assert sum(together) < 1.2 * sum(alone)
+
+
+def test_what_was_measured_ahead_and_not_asked_for_is_kept_and_does_not_change_what_a_resumed_search_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "measuring groups, 1 so far":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("parallelize.planning.memory.SECONDS", -1.0)
+    path, free = tmp_path / "memory.json", quick()
+    free.proposal(2)
+    stopped = Planner(mlps(), *VECTORS, "kl", replace(free.options, memory=path), stop, Simulated(3, []))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.proposal(2)
+    assert len(json.loads(path.read_text())["ahead"]) == 2
+    again = quick(memory=path)
+    before = dict(again.costs.ahead)
+    assert again.proposal(2) == free.proposal(2)
+    assert again.costs.known == free.costs.known
+    assert any(again.costs.known.get(name) == error for name, error in before.items())
+
+
+def test_several_ranks_end_at_the_same_neighbour_of_a_schedule_as_one_alone() -> None:
+    plans = []
+    for size in (1, 3):
+        planner = quick(refine=3, ranks=Simulated(size, []))
+        found = planner.measure(2)
+        plans.append((found.plan, found.predicted, found.scores.error("kl")))
+        assert planner.forward_passes > 0
+    assert plans[0] == plans[1]
