@@ -22,7 +22,8 @@ from parallelize.baselines.depths import Depths
 from parallelize.baselines.trial import States, Trial, move, states_at
 from parallelize.data import Samples
 from parallelize.machine.torch_settings import whole_float32
-from parallelize.refitting.ridge import Moments, choose, solve
+from parallelize.refitting.equations import Equations
+from parallelize.refitting.ridge import choose
 from passes.runner import run_passes
 from passes.schedule.map_blocks import LinearMap, MapBlocks, MappedRange, range_ends
 from passes.stacks.channels import channel_axis
@@ -78,20 +79,20 @@ def replaced(teacher: fx.GraphModule, ranges: Sequence[Ranges], fit: Samples, he
 
 def fit_map(fit: States, fit_after: States, held_out: States, held_out_after: States, axis: int) -> LinearMap:
     """The map from states to later states of the same samples."""
-    fitting, judging = _moments(fit, fit_after, axis), _moments(held_out, held_out_after, axis)
-    (solution,) = solve(fitting, [choose(fitting, judging).ridge])
+    fitting, judging = _equations(fit, fit_after, axis), _equations(held_out, held_out_after, axis)
+    solution = choose(fitting.columns(slice(None)), judging.columns(slice(None))).solution.part(0, fitting.width)
     change, bias = solution[:-1].T, solution[-1]
     return LinearMap(torch.eye(len(bias), dtype=torch.float64, device=bias.device) + change, bias, axis)
 
 
-def _moments(before: States, after: States, axis: int) -> Moments:
-    moments: Moments | None = None
+def _equations(before: States, after: States, axis: int) -> Equations:
+    equations: Equations | None = None
     for old, new in zip(before.values, after.values, strict=True):
         rows, aims = (value.double().movedim(axis, -1).flatten(0, -2) for value in (old, new))
-        moments = moments or Moments.none(rows.shape[1] + 1, aims.shape[1], rows.device)
-        moments.add(torch.cat([rows, rows.new_ones(len(rows), 1)], 1), aims - rows)
-    assert moments is not None
-    return moments
+        equations = equations or Equations(rows.shape[1] + 1, aims.shape[1], rows.device, before.samples.buffer)
+        equations.add(torch.cat([rows, rows.new_ones(len(rows), 1)], 1), aims - rows)
+    assert equations is not None
+    return equations
 
 
 def _costs(stack: Stack, most: int, fit: Samples, trial: Trial) -> dict[tuple[int, int], float]:

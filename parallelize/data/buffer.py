@@ -104,7 +104,7 @@ class Buffer:
         return max(1, int(self.bound * AT_WORK))
 
     def keep(self, value: Tensor) -> Kept:
-        """Hold a value.
+        """Hold a value; one in memory is not copied and so is no longer the caller's to change.
 
         Raises:
             EnvironmentLackError: there is no room for it anywhere.

@@ -11,8 +11,10 @@ from torch import Tensor, fx
 
 from parallelize.data.buffer import Kept
 from parallelize.models.states import Batch, Step, Teacher, placeholders, run_segment
+from parallelize.refitting.equations import Equations, Form
 from parallelize.refitting.records import LevelRefit, ReadIns
-from parallelize.refitting.ridge import Moments, choose
+from parallelize.refitting.ridge import choose
+from parallelize.refitting.solution import Solution
 from passes.errors import ParallelizeError
 from passes.graph import operators as ops
 from passes.graph.segment import extract
@@ -42,7 +44,7 @@ class Fit:
     ridge: float
     error: float
     unchanged: float
-    solution: Tensor | None
+    solution: Solution | None
 
 
 class StackWalk:
@@ -174,12 +176,12 @@ class StackWalk:
 
     def _pass(
         self, sites: Sites, part: Sequence[Batch], step: Step | None
-    ) -> tuple[list[Moments], list[tuple[Kept, Kept]]]:
+    ) -> tuple[list[Equations], list[tuple[Kept, Kept]]]:
         """Run the teacher once: normal equations of what the terms' inputs lack, and what `step` reaches."""
         nodes = () if step is None else step.nodes
         ours = [site.source for site, _ in sites.values()]
         moments = [
-            Moments.none(width + 1, width, part[0].state.device)
+            Equations(width + 1, width, part[0].state.device, part[0].samples.buffer)
             for width in (source.meta["val"].shape[-1] for source in ours)
         ]
         reached: list[tuple[Kept, Kept]] = []
@@ -213,18 +215,19 @@ class StackWalk:
         return ours, theirs.source
 
     def _foretell(
-        self, sites: Sites, fit: Sequence[Moments], held_out: Sequence[Moments]
+        self, sites: Sites, fit: Sequence[Equations], held_out: Sequence[Equations]
     ) -> Iterator[tuple[int, float]]:
         """Foretell the inputs of terms where that helps; what is left of each error."""
         for (number, (site, _)), fitting, judging in zip(sites.items(), fit, held_out, strict=True):
-            if judging.target <= NEGLIGIBLE * float(judging.features.diagonal().sum()):
+            if judging.target <= NEGLIGIBLE * float(judging.squares.sum()):
                 continue
             read = slice(None if site.has_bias else -1)
             choice = choose(fitting.columns(read), judging.columns(read), constant=site.has_bias)
             if choice.error > WORTHWHILE:
                 continue
-            matrix = choice.solution[: site.source.meta["val"].shape[-1]].T
-            take_in(self.module, site, matrix, choice.solution[-1] if site.has_bias else None)
+            width = site.source.meta["val"].shape[-1]
+            shift = choice.solution.part(width, width + 1)[0] if site.has_bias else None
+            take_in(self.module, site, choice.solution.part(0, width).T, shift)
             yield number, choice.error
 
     # read-out --------------------------------------------------------------------------------------------------------
@@ -252,9 +255,9 @@ class StackWalk:
         )
         unchanged = held_out.target / size
         affine = slice(-(source.meta["val"].shape[features.axis] + 1), None)
-        options: list[tuple[Refit, Moments, Moments]] = [("affine", fit.columns(affine), held_out.columns(affine))]
+        options: list[tuple[Refit, Form, Form]] = [("affine", fit.columns(affine), held_out.columns(affine))]
         if outs:
-            options.append(("full", fit, held_out))
+            options.append(("full", fit.columns(slice(None)), held_out.columns(slice(None))))
         best = Fit("none", 0.0, unchanged, unchanged, None)
         for strength, fitting, judging in options:
             found = choose(fitting, judging)
@@ -274,14 +277,15 @@ class StackWalk:
         total, offset = level.sum, 0
         dtype = total.meta["val"].dtype
         for out in features.outs if found.strength == "full" else ():
-            change = solution[offset : offset + out.width].T
+            change = solution.part(offset, offset + out.width).T
             offset += out.width
             if out.apart:
                 total = add_branch(self.module, total, out.features, change.to(dtype), None, features.axis)
             else:
                 change_out_projection(self.module, out, change)
-        affine, constant = solution[offset:-1].T.to(dtype), solution[-1].to(dtype)
-        return add_branch(self.module, total, source, affine, constant, features.axis)
+        width = source.meta["val"].shape[features.axis]
+        affine, constant = solution.part(offset, offset + width), solution.part(offset + width, offset + width + 1)
+        return add_branch(self.module, total, source, affine.T.to(dtype), constant[0].to(dtype), features.axis)
 
 
 def _moments(
@@ -290,13 +294,13 @@ def _moments(
     axes: Sequence[int],
     targets: Sequence[Kept],
     sums: list[Kept] | None,
-) -> Moments:
+) -> Equations:
     """Normal equations of what a level's sum lacks, from the (features..., sum) of each batch; `sums` gets the last."""
-    moments: Moments | None = None
+    moments: Equations | None = None
     for batch, found, target in zip(batches, values, targets, strict=True):
         *columns, total = (batch.rows(value, axis) for value, axis in zip(found, axes, strict=True))
         rows = _with_constant(columns)
-        moments = moments or Moments.none(rows.shape[1], total.shape[1], rows.device)
+        moments = moments or Equations(rows.shape[1], total.shape[1], rows.device, batch.samples.buffer)
         moments.add(rows, batch.rows(target.value, axes[-1]) - total)
         if sums is not None:
             sums.append(batch.keep(found[-1]))

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from parallelize.planning.options import PlannerOptions
 from parallelize.planning.planner import Planner
-from parallelize.refitting.ridge import CHUNK, RIDGES, Moments, choose
+from parallelize.refitting.moments import CHUNK, Moments
+from parallelize.refitting.ridge import RIDGES, choose
+from tests.parallelize.refitting.regressions import gram
+from tests.parallelize.refitting.regressions import moments_of as _moments
 from tests.parallelize.small_models import images, vision
-
-CPU = torch.device("cpu")
 
 
 def _rows(count: int, columns: int) -> Tensor:
@@ -24,15 +25,9 @@ def _rows(count: int, columns: int) -> Tensor:
     return rows
 
 
-def _moments(rows: Tensor, targets: Tensor) -> Moments:
-    moments = Moments.none(rows.shape[1], targets.shape[1], CPU)
-    moments.add(rows, targets)
-    return moments
-
-
 def _error(rows: Tensor) -> float:
     """The largest error of F'F as the ridge sees it: relative to the features' own sizes."""
-    ours, exact = (_moments(given, given[:, :1]).symmetric() for given in (rows, rows.double()))
+    ours, exact = (gram(_moments(given, given[:, :1])) for given in (rows, rows.double()))
     size = exact.diagonal().sqrt()
     return float(((ours - exact) / (size[:, None] * size)).abs().max())
 
@@ -44,14 +39,11 @@ def test_many_rows_cost_no_more_than_a_chunk_of_them() -> None:
 
 def test_a_device_that_adds_products_up_row_by_row_stays_below_the_least_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
     def add(moments: Moments, wide: Tensor, aim: Tensor) -> None:
-        if wide.dtype == torch.float64:
-            moments.features += wide.T @ wide
-            return
-        total = torch.zeros(wide.shape[1], wide.shape[1])
+        total = torch.zeros(wide.shape[1], wide.shape[1], dtype=wide.dtype)
         for row in wide:
             total.addr_(row, row)
-        moments.features += total
-        moments.cross += wide.T @ aim
+        moments.features[0, 0] = moments.features[0, 0] + total
+        moments.cross[0] = moments.cross[0] + wide.T @ aim
 
     monkeypatch.setattr(Moments, "_add", add)
     assert 1e-7 < _error(_rows(CHUNK, 4)) < RIDGES[0] / 2

@@ -16,14 +16,15 @@ from parallelize.refitting.records import Refitted
 from parallelize.refitting.refit import refit
 from passes.plan import Plan, Refit
 from tests.parallelize.other_device import other_device
-from tests.parallelize.refitting.four_mlps import IMAGES
-from tests.parallelize.small_models import language, pairs, stack_plan, text, vision
+from tests.parallelize.refitting.four_mlps import FIT, HELD_OUT
+from tests.parallelize.small_models import images, language, pairs, stack_plan, text, vision
 
+SAMPLES = (images(60, 0), images(30, 1))
 CASES: dict[str, tuple[Program, Plan, Samples, Samples]] = {
-    "affine": (vision(), pairs("affine"), *IMAGES[:2]),
-    "full": (vision(), pairs("full"), *IMAGES[:2]),
-    "chains": (vision(), stack_plan(8, [[[0, 1], [2, 3]], [[4], [6]], [[5], [7]]], "full"), *IMAGES[:2]),
-    "gaps": (vision(), stack_plan(8, [[[0], [3]], [[1], [2]], [[5], [7]]], "full"), *IMAGES[:2]),
+    "affine": (vision(2), pairs("affine", 2), *SAMPLES),
+    "full": (vision(2), pairs("full", 2), *SAMPLES),
+    "chains": (vision(2), stack_plan(4, [[[0, 1], [2, 3]]], "full"), *SAMPLES),
+    "gaps": (vision(2), stack_plan(4, [[[0], [3]], [[1], [2]]], "full"), *SAMPLES),
     "padded": (language(), stack_plan(5, [[[0]], [[1], [2]], [[3], [4]]], "full"), text(40, 0), text(20, 1)),
 }
 
@@ -65,19 +66,19 @@ def test_a_refit_with_everything_in_a_file_is_that_in_memory_to_the_bit(case: st
 
 @pytest.mark.parametrize("strength", ["affine", "full"])
 def test_a_refit_on_a_device_without_room_for_states_is_the_same_to_the_bit(
-    strength: Refit, monkeypatch: pytest.MonkeyPatch
+    strength: Refit, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit, held_out = (samples.head(40) for samples in IMAGES[:2])
+    plan = stack_plan(4, [[[0], [1]], [[2], [3]]], strength)
 
     def refitted(bound: int, device: torch.device) -> Refitted:
-        there, buffer = placed(vision(2), device), Buffer(bound)
-        parts = [replace(part, buffer=buffer, device=device) for part in (fit, held_out)]
-        return refit(there.module, pairs(strength, 2), parts[0], parts[1], batch_size=16)
+        there, buffer = placed(program, device), Buffer(bound)
+        parts = [replace(part, buffer=buffer, device=device) for part in (FIT, HELD_OUT)]
+        return refit(there.module, plan, parts[0], parts[1], batch_size=100)
 
     with other_device() as device:
         there = refitted(2**31, device)
         monkeypatch.setattr(devices, "free_memory", lambda _device: 0)
-        for bound in (2**31, 2**14, 0):
+        for bound in (2**31, 0):
             elsewhere = refitted(bound, device)
             assert elsewhere.levels == there.levels
             pairs_of_weights = zip(elsewhere.module.parameters(), there.module.parameters(), strict=True)
