@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from parallelize.cli.takes import takes
 from parallelize.cli.targets import profile_gpu
 from parallelize.files.plan import read_plan
 from parallelize.inspecting.files import READERS, reader
+from parallelize.machine.waiting import wait_asleep
 from parallelize.models.source import Source
 from parallelize.terminal.option_field import Spelling, argument
 from parallelize.terminal.words import listed
@@ -171,5 +173,7 @@ def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _terminated)
+    if "bench" not in sys.argv[1:]:  # which times torch as it is used elsewhere
+        wait_asleep(os.environ)
     with descriptor_alone():
         app()
