@@ -1,7 +1,10 @@
 """Checkpoints: plain dictionaries that `torch.load(weights_only=True)` reads, so a file cannot run code.
 
-{"format": "paraformer-checkpoint/1", "config": {...}, "state_dict": {...},
+{"format": "paraformer-checkpoint/2", "kind": "vision", "config": {...}, "state_dict": {...},
  "input_shape": [channels, height, width], "training": {...}}
+
+The state dict is that of branches one by one, however they ran in training. Files of version 1 knew images only; what
+their branches add is summed up, their tokens are averaged.
 """
 
 from __future__ import annotations
@@ -15,26 +18,27 @@ import torch
 from torch import Tensor
 
 from paraformer.errors import CheckpointError
-from paraformer.model import VisionConfig, VisionParaFormer
+from paraformer.model import KINDS, ParaFormer, ParaFormerConfig, build, kind_of
 
-FORMAT = "paraformer-checkpoint/1"
+FORMAT = "paraformer-checkpoint/2"
+_FIRST = "paraformer-checkpoint/1"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained model as data: sizes, weights and how it was trained."""
 
-    config: VisionConfig
+    config: ParaFormerConfig
     state_dict: dict[str, Tensor]
     training: dict[str, Any] = field(default_factory=dict)
 
-    def build(self) -> VisionParaFormer:
+    def build(self) -> ParaFormer:
         """Build the model with these weights, in eval mode.
 
         Raises:
             CheckpointError: the weights do not fit the sizes.
         """
-        model = VisionParaFormer(self.config)
+        model = build(self.config)
         try:
             model.load_state_dict(self.state_dict)
         except RuntimeError as error:
@@ -63,6 +67,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         path,
         {
             "format": FORMAT,
+            "kind": kind_of(checkpoint.config),
             "config": checkpoint.config.to_dict(),
             "state_dict": dict(checkpoint.state_dict),
             "input_shape": list(checkpoint.config.input_shape),
@@ -82,19 +87,28 @@ def from_dict(value: dict[str, Any], origin: str) -> Checkpoint:
     Raises:
         CheckpointError: another format version, a missing part, or sizes that make no sense.
     """
-    if value.get("format") != FORMAT:
+    if value.get("format") not in (_FIRST, FORMAT):
         raise CheckpointError(
-            f"{origin} has the format {value.get('format')!r}, this version reads {FORMAT!r}.",
+            f"{origin} has the format {value.get('format')!r}, this version reads {_FIRST!r} and {FORMAT!r}.",
             "Use the version of this tool that wrote it, or train it again.",
         )
     try:
-        known = {f.name for f in fields(VisionConfig)}
-        config = VisionConfig(**{k: v for k, v in value["config"].items() if k in known})
-        return Checkpoint(config, _tensors(value["state_dict"]), value.get("training", {}))
+        return Checkpoint(_config(value), _tensors(value["state_dict"]), value.get("training", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{origin} is not a whole checkpoint: {error}.", "Train it again with `parallelize train`."
         ) from error
+
+
+def _config(value: dict[str, Any]) -> ParaFormerConfig:
+    """The sizes in a checkpoint; a field that this version does not know would change what the model computes."""
+    kind = "vision" if value["format"] == _FIRST else value["kind"]
+    if kind not in KINDS:
+        raise ValueError(f"the kind {kind!r} is none of {', '.join(map(repr, KINDS))}")
+    unknown = value["config"].keys() - {field.name for field in fields(KINDS[kind].config)}
+    if unknown:
+        raise ValueError(f"its config has the unknown field {min(unknown)!r}")
+    return KINDS[kind].config(**value["config"])
 
 
 def _tensors(value: object) -> dict[str, Tensor]:

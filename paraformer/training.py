@@ -1,4 +1,4 @@
-"""Train a Para-Former or its serial twin: AdamW, one-cycle learning rate, seeded, resumable.
+"""Train a Para-Former or its serial twin: AdamW, one-cycle learning rate, seeded, resumable, branches fused.
 
 Every epoch draws its order and its augmentation from a generator seeded by (seed, epoch), and the state after each
 epoch is kept beside the checkpoint, so a run that was stopped and resumed ends in the same weights as one that
@@ -52,10 +52,10 @@ class EpochRecord:
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; vectors (biases, norms) and the learned positions do not."""
+    """Weights of linears, convolutions and embeddings decay; biases, norms and what is learned for a place do not."""
     named = list(model.named_parameters())
-    decay = [p for n, p in named if p.ndim >= 2 and n != "position"]
-    plain = [p for n, p in named if p.ndim < 2 or n == "position"]
+    decay = [p for n, p in named if n.endswith("weight") and "norm" not in n]
+    plain = [p for n, p in named if not n.endswith("weight") or "norm" in n]
     return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
@@ -83,7 +83,8 @@ class Trainer:
     def __init__(self, config: VisionConfig, options: TrainingOptions, data: Dataset) -> None:
         torch.manual_seed(options.seed)
         self.config, self.options, self.data = config, options, data
-        self.model = VisionParaFormer(config)
+        model = VisionParaFormer(config)
+        self.model = model.fuse() if config.branch_count > 1 else model
         self.steps_per_epoch = len(data.train) // options.batch_size
         if self.steps_per_epoch == 0 or options.epochs < 1:
             raise ValueError("training needs at least one epoch of at least one whole batch")
@@ -166,7 +167,7 @@ class Trainer:
             seconds = time.perf_counter() - start
             self.history.append(EpochRecord(epoch + 1, loss, top1(self.model, self.data.test), seconds))
             self._keep(resume)
-        checkpoint = Checkpoint(self.config, self.model.state_dict(), self.record())
+        checkpoint = Checkpoint(self.config, self.model.unfuse().state_dict(), self.record())
         save(output, checkpoint)
         resume.unlink(missing_ok=True)
         return checkpoint

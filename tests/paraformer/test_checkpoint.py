@@ -14,7 +14,7 @@ from torch import nn
 from paraformer import checkpoint
 from paraformer.checkpoint import FORMAT, Checkpoint, from_dict, is_checkpoint, load, save
 from paraformer.errors import CheckpointError
-from paraformer.model import VisionConfig, VisionParaFormer
+from paraformer.model import TokenConfig, TokenParaFormer, VisionConfig, VisionParaFormer
 
 CONFIG = VisionConfig(depth=4, width=16, heads=2, hidden=32, image_size=8, patch_size=4, mode="para-former", branches=2)
 RECORD = {"options": {"seed": 3}, "epochs": [{"epoch": 1, "loss": 0.5}], "data": "synthetic"}
@@ -62,8 +62,9 @@ def test_a_built_model_computes_what_the_saved_one_did_and_is_in_eval_mode(file:
 
 def test_a_file_holds_the_format_the_config_and_the_shape_of_one_sample_as_plain_values(file: Path) -> None:
     content = _content(file)
-    assert content.keys() == {"format", "config", "state_dict", "input_shape", "training"}
-    assert content["format"] == FORMAT == "paraformer-checkpoint/1"
+    assert content.keys() == {"format", "kind", "config", "state_dict", "input_shape", "training"}
+    assert content["format"] == FORMAT == "paraformer-checkpoint/2"
+    assert content["kind"] == "vision"
     assert content["config"] == CONFIG.to_dict()
     assert content["input_shape"] == [1, 8, 8]
 
@@ -87,9 +88,48 @@ def test_the_format_tag_is_what_makes_a_checkpoint() -> None:
 
 
 def test_another_version_of_the_format_is_refused_by_its_name(file: Path) -> None:
-    content = _content(file) | {"format": "paraformer-checkpoint/2"}
-    with pytest.raises(CheckpointError, match=r"has the format 'paraformer-checkpoint/2', this version reads '.*/1'"):
+    content = _content(file) | {"format": "paraformer-checkpoint/3"}
+    with pytest.raises(CheckpointError, match=r"has the format 'paraformer-checkpoint/3', this version reads '.*/2'"):
         load(_saved(file, content))
+
+
+def test_a_file_of_the_first_version_is_an_image_model_whose_branches_are_added_and_tokens_averaged(
+    file: Path, trained: Checkpoint
+) -> None:
+    content = _content(file) | {"format": "paraformer-checkpoint/1"}
+    del content["kind"], content["config"]["merge"], content["config"]["pooling"]
+    loaded = load(_saved(file, content))
+    assert loaded.config == CONFIG
+    images = torch.rand(2, 1, 8, 8) * 255
+    assert torch.equal(loaded.build()(images), trained.build()(images))
+
+
+def test_the_shipped_model_computes_what_its_blocks_do_one_after_another_to_the_bit() -> None:
+    model = load(Path(__file__).parents[2] / "examples/fashion_vit/vit12.pt").build()
+    assert isinstance(model, VisionParaFormer)
+    images = torch.randint(0, 256, (2, 1, 28, 28), generator=torch.Generator().manual_seed(0)).float()
+    state = model.embed(images)
+    for block in model.blocks:
+        state = block(state)
+    assert torch.equal(model(images), model.head(model.norm(state).mean(1)))
+
+
+def test_a_token_model_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    config = TokenConfig(vocabulary=9, length=6, width=16, heads=2, hidden=32, depth=2, mode="para-former", branches=2)
+    model = TokenParaFormer(config).eval()
+    save(tmp_path / "tokens.pt", Checkpoint(config, model.state_dict()))
+    loaded = load(tmp_path / "tokens.pt")
+    assert loaded.config == config
+    ids, mask = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    assert torch.equal(loaded.build()(ids, mask), model(ids, mask))
+
+
+def test_an_unknown_kind_and_an_unknown_field_are_refused_by_their_names(file: Path) -> None:
+    content = _content(file)
+    with pytest.raises(CheckpointError, match=r"the kind 'sound' is none of 'vision', 'tokens'\."):
+        load(_saved(file, content | {"kind": "sound"}))
+    with pytest.raises(CheckpointError, match=r"its config has the unknown field 'gates'\."):
+        load(_saved(file, content | {"config": content["config"] | {"gates": 2}}))
 
 
 @pytest.mark.parametrize("content", [{"state_dict": {}}, {"weight": torch.zeros(2)}, torch.zeros(3), [1, 2]])

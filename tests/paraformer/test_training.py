@@ -14,6 +14,7 @@ from paraformer.checkpoint import Checkpoint, load
 from paraformer.data.augmentation import augment
 from paraformer.data.labelled import Dataset, Labelled
 from paraformer.errors import CheckpointError
+from paraformer.fused import FusedBranches
 from paraformer.model import VisionConfig, VisionParaFormer
 from paraformer.training import Trainer, TrainingOptions, predict, top1
 from tests.paraformer.idx_files import stripes
@@ -179,6 +180,19 @@ def test_matrices_decay_and_vectors_and_positions_do_not() -> None:
     for name, parameter in trainer.model.named_parameters():
         matrix = name.endswith("weight") and "norm" not in name
         assert decay[id(parameter)] == (0.3 if matrix else 0.0), name
+
+
+def test_branches_are_trained_fused_with_the_same_decay_and_kept_one_by_one(tmp_path: Path) -> None:
+    trainer = _trainer(replace(OPTIONS, weight_decay=0.3), replace(CONFIG, mode="para-former", branches=2))
+    assert isinstance(trainer.model.blocks, FusedBranches)
+    decay = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    for name, parameter in trainer.model.named_parameters():
+        matrix = name.endswith("weight") and "norm" not in name
+        assert decay[id(parameter)] == (0.3 if matrix else 0.0), name
+    checkpoint = trainer.run(tmp_path / "model.pt")
+    assert checkpoint.state_dict.keys() == VisionParaFormer(CONFIG).state_dict().keys()
+    logits = predict(checkpoint.build(), TEST)
+    torch.testing.assert_close(logits, predict(trainer.model, TEST), rtol=0, atol=1e-5)
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_nothing(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 from torch import nn
 
 from paraformer import checkpoint
-from paraformer.errors import ParaFormerError
-from parallelize.data import Array, InputSpec, readable
+from parallelize.data import Array, readable
 from parallelize.models.program import Program
 from parallelize.models.source import LoadOptions
 from parallelize.models.sources.kinds import Kind, has_suffix, refuse_extras
-from parallelize.models.sources.shapes import capture_known, capture_specs
+from parallelize.models.sources.para_former import capture_checkpoint
+from parallelize.models.sources.shapes import capture_known
 from parallelize.models.sources.state_files import is_state_dict, modules_in, read_torch
 from parallelize.models.sources.surroundings import surroundings
 from passes.errors import ParallelizeError
@@ -40,7 +40,7 @@ def load(reference: str, options: LoadOptions, samples: Mapping[str, Array]) -> 
         if module is not None:
             return capture_known(module.eval(), getattr(module, "example_inputs", None), reference, options, samples)
     if checkpoint.is_checkpoint(value):
-        return _capture_checkpoint(value, reference, options)
+        return capture_checkpoint(value, reference, options, samples)
     if is_state_dict(value):
         raise ParallelizeError(
             f"{path} is a state dict: weights without a model.",
@@ -61,15 +61,6 @@ def _module_in(value: Any, key: str | None, path: Path) -> nn.Module | None:
     names = ", ".join(map(repr, found)) or "none"
     wanted = "several modules" if key is None else f"no module under the key {key!r}"
     raise ParallelizeError(f"{path} holds {wanted}: it has {names}.", "Choose one with --weights-key.")
-
-
-def _capture_checkpoint(value: dict[str, Any], reference: str, options: LoadOptions) -> Program:
-    try:
-        model = checkpoint.from_dict(value, reference).build()
-    except ParaFormerError as error:
-        raise ParallelizeError(str(error), error.hint) from error
-    specs = options.input_specs or (InputSpec(None, ("batch", *model.config.input_shape)),)
-    return capture_specs(model, specs, reference, {})
 
 
 KINDS = (Kind("FILE.pt", has_suffix(".pt", ".pth", ".ckpt", ".bin"), load, place=50),)
