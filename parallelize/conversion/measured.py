@@ -21,10 +21,10 @@ from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.baselines.networks import SERIAL, Networks, Variants, taken
 from parallelize.conversion.job import Job
 from parallelize.export.onnx import write_onnx
-from parallelize.export.weight_files import SharedWeights, gathered, size_of
+from parallelize.export.weight_files import SharedWeights, gathered
 from parallelize.machine.latency import Latency
 from parallelize.machine.mapped import let_go
-from parallelize.measuring.timing import latencies, latencies_of_files
+from parallelize.measuring.onnx_latency import onnx_latencies
 from parallelize.measuring.written import Comparison, compared
 from parallelize.metrics import Judge, Scores
 from parallelize.models.network import Network, NetworkFacts
@@ -32,7 +32,6 @@ from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
 
 SCRATCH, SERIAL_ONNX = "scratch", "serial.onnx"  # beside the products, removed in the end
-AT_ONCE = 1 << 30  # bytes of ONNX files that are open at a time
 
 
 @dataclass(frozen=True)
@@ -148,12 +147,6 @@ class _Measuring:
     def timed(self) -> Measured:
         """Time all files in turn."""
         self.report("timing", None)
-        let_go()
-        openers = {name: partial(self._opened, name) for name in self.files}
-        reloaded = sum(size_of(path) for path in self.files.values()) > AT_ONCE
-        if reloaded:
-            times = latencies_of_files(openers, self._samples, self.job.options.rounds)
-        else:
-            sessions = {name: opened() for name, opened in openers.items()}
-            times = latencies(sessions, self._samples, self.job.options.rounds)
+        options = self.job.options
+        times, reloaded = onnx_latencies(self.files, self._samples, options.rounds, options.threads)
         return Measured(self._scores, times, self._comparisons, self._predicted, reloaded)

@@ -28,14 +28,17 @@ from parallelize.exploring import heat_map, sensitivity
 from parallelize.exploring.frontier import Point, by_depth, frontier
 from parallelize.exploring.frontier_plot import plot
 from parallelize.exploring.options import PlanOptions
+from parallelize.export.onnx import write_onnx
+from parallelize.export.weight_files import SharedWeights
 from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
 from parallelize.machine.device import choose_device, described
 from parallelize.machine.measured_on import machine
 from parallelize.machine.torch_settings import whole_float32
-from parallelize.measuring.timing import latencies
+from parallelize.measuring.onnx_latency import onnx_latencies
 from parallelize.metrics import Metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.network import Network
+from parallelize.models.on_disk import on_disk
 from parallelize.models.prepare import Prepared, prepare
 from parallelize.models.source import Source
 from parallelize.planning.memory import SEARCH_FILE, remove_memory
@@ -128,9 +131,9 @@ def _measure(prepared: Prepared, metric: Metric, options: PlanOptions, report: R
     found = [_serial_point(prepared, planner)]
     for depth in _depths(planner, options.depths):
         candidate = planner.measure(depth)
-        found.append(_point("rewrite", candidate, prepared, planner))
+        found.append(_point("rewrite", candidate, prepared, planner, report))
         report(f"deleting blocks down to {depth}", None)
-        found.append(_point("deletion", _deletion(candidate.plan, prepared, planner), prepared, planner))
+        found.append(_point("deletion", _deletion(candidate.plan, prepared, planner), prepared, planner, report))
         least = min(found[1:], key=lambda point: (point.error, point.depth_blocks))
         best = f" (best so far: {least.depth_blocks} deep, {metric} {least.error:.3g})"
     return found
@@ -161,9 +164,11 @@ def _serial_point(prepared: Prepared, planner: Planner) -> Point:
     return Point(network, planner.judge.serial.error(planner.metric), (0.0, 0.0))
 
 
-def _point(kind: str, measured: Candidate, prepared: Prepared, planner: Planner) -> Point:
+def _point(kind: str, measured: Candidate, prepared: Prepared, planner: Planner, report: Report) -> Point:
+    """What was measured, fused; large weights lie on the disk, because all points wait for each other."""
     fused, _ = run_passes(measured.network.module, FUSION)
-    network = replace(measured.network, name=kind, program=replace(prepared.program, module=fused))
+    program = on_disk(replace(prepared.program, module=fused), report)
+    network = replace(measured.network, name=kind, program=program)
     return Point(network, measured.scores.error(planner.metric), measured.scores.interval(planner.metric))
 
 
@@ -179,14 +184,13 @@ def _timed(points: Sequence[Point], prepared: Prepared, options: PlanOptions, re
     if not options.latency:
         return list(points)
     with tempfile.TemporaryDirectory() as folder:
-        sessions = {}
+        files, shared = {}, SharedWeights()
         for number, point in enumerate(points):
             report("writing ONNX to time", number / len(points))
-            path = Path(folder) / f"{number}.onnx"
-            sessions[str(number)] = OnnxRuntime.written(point.network.program, path, options.threads)
-            path.unlink()
+            files[str(number)] = path = Path(folder) / f"{number}.onnx"
+            write_onnx(point.network.program, path, shared=shared)
         report("timing", None)
-        times = latencies(sessions, prepared.data.held_out, options.rounds)
+        times, _ = onnx_latencies(files, prepared.data.held_out, options.rounds, options.threads)
     return [replace(point, latency=times[str(number)].median) for number, point in enumerate(points)]
 
 

@@ -54,6 +54,15 @@ def _linear(dtype: torch.dtype = torch.float64) -> tuple[fx.GraphModule, Tensor]
 # -------------------------------------------------------------------------------------------------------- the runner
 
 
+def test_a_pass_that_changes_nothing_costs_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[fx.GraphModule] = []
+    monkeypatch.setattr("passes.runner.flat_outputs", lambda module, probe: ran.append(module) or [torch.zeros(3)])
+    graph, x = _linear()
+    _, records = run_passes(graph, [RemoveIdentities(), Scale(2.0), RemoveIdentities()], [x])
+    assert len(ran) == 2
+    assert [record.error for record in records] == [0.0, 0.0, 0.0]
+
+
 def test_an_exact_pass_that_changes_the_outputs_is_refused_with_its_name_and_the_change() -> None:
     graph, x = _linear()
     with pytest.raises(PassError) as caught:

@@ -12,8 +12,9 @@ from torch import fx
 
 from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.baselines.networks import SERIAL, Made, Networks, Variants, each_network, fused_networks
-from parallelize.conversion import measured as measuring
+from parallelize.conversion import measured as measured_networks
 from parallelize.conversion.measured import Measured, measure, write_serial
+from parallelize.measuring import onnx_latency
 from parallelize.measuring.timing import TURNS
 from parallelize.measuring.written import TOLERANCE
 from parallelize.models.network import NetworkFacts
@@ -114,8 +115,9 @@ def test_networks_too_large_to_be_open_at_once_are_loaded_for_each_turn_and_told
             sessions.append(weakref.ref(self))
 
     sessions: list[weakref.ref[Session]] = []
-    monkeypatch.setattr(measuring, "OnnxRuntime", Session)
-    monkeypatch.setattr(measuring, "AT_ONCE", 0)
+    monkeypatch.setattr(measured_networks, "OnnxRuntime", Session)
+    monkeypatch.setattr(onnx_latency, "OnnxRuntime", Session)
+    monkeypatch.setattr(onnx_latency, "AT_ONCE", 0)
     job = replace(random_job(), options=replace(random_job().options, rounds=3))
     shared = write_serial(job.prepared.program, tmp_path, lambda _what, _share: None)
     _, found = measure(job, fused(), shared, tmp_path, lambda _what, _share: None)
