@@ -64,7 +64,7 @@ class States:
 def states_at(module: fx.GraphModule, node: fx.Node, samples: Samples) -> States:
     """Run a network up to a node."""
     segment = extract(module, placeholders(module), [node])
-    size = samples.size(batch_size(module))
+    size = samples.size(batch_size(module, elements=samples.buffer.elements))
     return States.keep(samples, size, (run_segment(segment, batch)[0] for batch in samples.batches(size)))
 
 

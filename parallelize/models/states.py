@@ -107,13 +107,13 @@ def outputs_from(
     return (run_segment(rest, (*inputs, value)) for inputs, value in batches)
 
 
-def batch_size(teacher: fx.GraphModule, most: int = 100) -> int:
-    """Samples at a time, so that no tensor has more than ELEMENTS elements."""
-    largest = max((_elements(node) for node in teacher.graph.nodes), default=1)
-    return max(1, min(most, ELEMENTS // max(largest, 1)))
+def batch_size(teacher: fx.GraphModule, most: int = 100, elements: int = ELEMENTS) -> int:
+    """Samples at a time, so that no tensor has more than so many elements."""
+    largest = max((elements_of(node) for node in teacher.graph.nodes), default=1)
+    return max(1, min(most, elements // max(largest, 1)))
 
 
-def _elements(node: fx.Node) -> int:
+def elements_of(node: fx.Node) -> int:
     """Elements of a node's value for one sample, where its first size is the batch."""
     shape = getattr(node.meta.get("val"), "shape", ())
     if not shape or isinstance(shape[0], int):

@@ -63,7 +63,7 @@ class GroupCosts:
         self.strength: Refit = "none" if strength == "none" else "affine"
         self.fit = fit.head(fit_count(stacks))
         self.held_out = judge.samples.head(min(MOST_JUDGED, sample_count(stacks)))
-        self.batch_size = batch_size(teacher)
+        self.batch_size = batch_size(teacher, elements=fit.buffer.elements)
         self.known = {} if known is None else known
         self.ahead = {} if ahead is None else ahead
         self._measured = counted_spread(ranks, "groups", self._error)

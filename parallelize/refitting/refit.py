@@ -33,12 +33,14 @@ from torch import fx
 from parallelize.data import Samples
 from parallelize.machine.torch_settings import whole_float32
 from parallelize.models import states
-from parallelize.models.states import start_batches
+from parallelize.models.states import elements_of, example_size, start_batches
 from parallelize.refitting.records import LevelRefit, Refitted
 from parallelize.refitting.walk import StackWalk
 from passes.graph.editing import finish, restore_order
 from passes.plan import Plan, StackPlan
 from passes.schedule.apply_plan import rewrite
+from passes.schedule.out_projection import level_features
+from passes.schedule.sites import StackSite
 from passes.stacks.find import Stack, find_stacks
 
 Progress = Callable[[int, int], None]  # levels done, levels in all
@@ -60,10 +62,11 @@ def refit(
         plan: schedule and strength of refit of every stack.
         fit: samples for the normal equations.
         held_out: samples that choose the ridge and the strength.
-        batch_size: samples at a time, which bounds the memory for features; None takes what fits.
+        batch_size: samples at a time at most; None takes as many as the bound of the job's buffer is meant for. There
+            are fewer where a level has many features.
         progress: called after each level.
     """
-    size = batch_size or states.batch_size(teacher)
+    size = batch_size or states.batch_size(teacher, elements=fit.buffer.elements)
     return fit.room.fitting(lambda: _refit(teacher, plan, fit, held_out, size, progress))
 
 
@@ -80,7 +83,8 @@ def _refit(
             ends.extend(_ends(stack, part, [level.result for level in site.levels]))
             done += len(site.levels)
             continue
-        parts = [start_batches(teacher, stack.entry, samples, size) for samples in (fit, held_out)]
+        few = max(1, min(size, fit.buffer.elements // _features(stack, part, site)))
+        parts = [start_batches(teacher, stack.entry, samples, few) for samples in (fit, held_out)]
         walk = StackWalk(teacher, stack, module, site, part, (parts[0], parts[1]))
         results = []
         for number in range(len(site.levels)):
@@ -92,6 +96,14 @@ def _refit(
         ends.extend(_ends(stack, part, results))
     restore_order(module)
     return Refitted(finish(module), tuple(records), tuple(ends))
+
+
+def _features(stack: Stack, plan: StackPlan, site: StackSite) -> int:
+    """Elements of the features that one sample has on the level where it has most."""
+    levels = [level_features(level) for level in site.levels]
+    columns = [sum(out.width for out in found.outs) if plan.refit == "full" else 0 for found in levels]
+    channels = example_size(stack.entry.meta["val"].shape[levels[0].axis])
+    return max(1, elements_of(stack.entry) // channels * (max(columns) + channels + 1))
 
 
 def _ends(stack: Stack, plan: StackPlan, results: Sequence[fx.Node]) -> Iterator[tuple[str, str]]:
