@@ -32,11 +32,17 @@ class ParaFormer(nn.Module):
         blocks: (batch, tokens, width) and a mask to the same shape.
     """
 
-    def __init__(self, config: ParaFormerConfig, outputs: int, *, causal: bool = False) -> None:
+    blocks: nn.Module
+
+    def __init__(self, config: ParaFormerConfig) -> None:
         super().__init__()
         self.config = config
+
+    def add_blocks(self, outputs: int, *, causal: bool = False) -> None:
+        """Blocks, norm and head with new weights, behind what a subclass embeds with."""
+        config = self.config
         blocks = (Block(config.width, config.heads, config.hidden, causal=causal) for _ in range(config.depth))
-        self.blocks: nn.Module = Branches(blocks, config.branch_count, config.merge)
+        self.blocks = Branches(blocks, config.branch_count, config.merge)
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, outputs)
 

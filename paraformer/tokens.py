@@ -23,12 +23,13 @@ class TokenParaFormer(ParaFormer):
     config: TokenConfig
 
     def __init__(self, config: TokenConfig) -> None:
-        super().__init__(config, config.vocabulary if config.causal else config.classes, causal=config.causal)
+        super().__init__(config)
         self.token = nn.Embedding(config.vocabulary, config.width)
         self.position = nn.Parameter(torch.empty(1, config.length, config.width))
         if config.has_cls:
             self.cls = nn.Parameter(torch.empty(1, 1, config.width))
             nn.init.trunc_normal_(self.cls, std=0.02)
+        self.add_blocks(config.vocabulary if config.causal else config.classes, causal=config.causal)
         nn.init.trunc_normal_(self.token.weight, std=0.02)
         nn.init.trunc_normal_(self.position, std=0.02)
         self.reset_blocks()

@@ -19,11 +19,12 @@ class VisionParaFormer(ParaFormer):
     config: VisionConfig
 
     def __init__(self, config: VisionConfig) -> None:
-        super().__init__(config, config.classes)
+        super().__init__(config)
         self.patch = nn.Conv2d(config.channels, config.width, config.patch_size, config.patch_size)
         self.position = nn.Parameter(torch.empty(1, config.tokens, config.width))
         if config.pooling == "cls":
             self.cls = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.add_blocks(config.classes)
         nn.init.trunc_normal_(self.position, std=0.02)
         self.reset_blocks()
 

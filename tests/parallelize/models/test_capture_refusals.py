@@ -42,7 +42,7 @@ def test_a_wrong_input_shape_is_told_as_such(vision: VisionParaFormer) -> None:
     message, hint = _refusal(lambda: capture(vision, (torch.zeros(1, 3, 28, 28),), origin="small.pt"))
     assert message.startswith("small.pt does not run on an input of 5x3x28x28@float32: RuntimeError: ")
     assert "expected input[5, 3, 28, 28] to have 1 channels" in message
-    assert f"({Path(__file__).parents[3] / 'paraformer/model.py'}:" in message
+    assert f"({Path(__file__).parents[3] / 'paraformer/vision.py'}:" in message
     assert "--input" in hint
 
 
