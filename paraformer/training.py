@@ -23,7 +23,7 @@ from paraformer.checkpoint import Checkpoint, read_plain, save, write_atomically
 from paraformer.data.augmentation import augment
 from paraformer.data.labelled import Dataset, Labelled
 from paraformer.errors import CheckpointError
-from paraformer.model import VisionConfig, VisionParaFormer
+from paraformer.model import ParaFormerConfig, build
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
 
@@ -80,16 +80,17 @@ def top1(model: nn.Module, data: Labelled) -> float:
 class Trainer:
     """One training run. `run` goes on from the last finished epoch when a resume file of the same run is there."""
 
-    def __init__(self, config: VisionConfig, options: TrainingOptions, data: Dataset) -> None:
+    def __init__(self, config: ParaFormerConfig, options: TrainingOptions, data: Dataset) -> None:
         torch.manual_seed(options.seed)
         self.config, self.options, self.data = config, options, data
-        model = VisionParaFormer(config)
+        model = build(config)
         self.model = model.fuse() if config.branch_count > 1 else model
         self.steps_per_epoch = len(data.train) // options.batch_size
         if self.steps_per_epoch == 0 or options.epochs < 1:
             raise ValueError("training needs at least one epoch of at least one whole batch")
         if data.sample_shape != config.input_shape:
-            raise ValueError(f"the model reads images of {config.input_shape}, not {data.sample_shape}")
+            what = "texts" if data.is_text else "images"
+            raise ValueError(f"the model reads samples of {config.input_shape}, not {what} of {data.sample_shape}")
         if len(data.classes) > config.classes:
             raise ValueError(f"the model tells {config.classes} classes apart, the data has {len(data.classes)}")
         groups = _groups(self.model, options.weight_decay)

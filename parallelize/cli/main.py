@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from paraformer.modes import Mode
+from paraformer.modes import Merge, Mode, Pooling
 from parallelize.cli.app import app, register
 from parallelize.cli.engines import build, doctor
 from parallelize.cli.measuring import bench, compare
@@ -130,11 +130,20 @@ def train(
     ] = Path("/usr/share/datasets/fashion-mnist"),
     mode: Annotated[Mode, typer.Option(help="Serial, or branches that all read the embedding.")] = "serial",
     branches: Annotated[int, typer.Option(help="Branches of a para-former.", min=1)] = 1,
-    depth: Annotated[int, typer.Option(help="Blocks in all.", min=1)] = 12,
+    depth: Annotated[int | None, typer.Option(help="Blocks in all (default: 12).", min=1, show_default=False)] = None,
+    branch_depth: Annotated[
+        int | None, typer.Option(help="Blocks of each branch, in place of --depth.", min=1, show_default=False)
+    ] = None,
+    merge: Annotated[
+        Merge, typer.Option(help="x and what branches add; their outputs, each with its own x; or their mean.")
+    ] = "added",
+    pooling: Annotated[Pooling, typer.Option(help="What the head reads: the mean, or a learned token.")] = "mean",
     width: Annotated[int, typer.Option(help="Features of the state.", min=1)] = 64,
     heads: Annotated[int, typer.Option(help="Attention heads.", min=1)] = 4,
     hidden: Annotated[int | None, typer.Option(help="Hidden features of an MLP (default: 4 x width).", min=1)] = None,
-    patch_size: Annotated[int, typer.Option(help="Pixels of a patch's side.", min=1)] = 4,
+    patch_size: Annotated[
+        int | None, typer.Option(help="Pixels of a patch's side (default: 4).", min=1, show_default=False)
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training samples.", min=1)] = 18,
     batch_size: Annotated[int, typer.Option(help="Samples in a step.", min=1)] = 128,
     learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.", min=0.0)] = 2e-3,
@@ -144,17 +153,19 @@ def train(
     ] = None,
 ) -> None:
     """Train a Para-Former or its serial twin; run again to go on with a stopped training."""
-    from parallelize.cli.training import train_model
+    from parallelize.cli.training import blocks_in_all, train_model
     from parallelize.terminal.progress import reporting
 
     sizes = {
-        "depth": depth,
+        "depth": blocks_in_all(depth, branches, branch_depth),
         "width": width,
         "heads": heads,
         "hidden": hidden or 4 * width,
         "patch_size": patch_size,
         "mode": mode,
         "branches": branches,
+        "merge": merge,
+        "pooling": pooling,
     }
     schedule = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     with reporting() as report:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from paraformer.checkpoint import load
+from paraformer.config import TokenConfig
 from paraformer.errors import CheckpointError, DatasetError
-from parallelize.cli.training import train_model
+from parallelize.cli.training import blocks_in_all, train_model
 from passes.errors import ParallelizeError
 from tests.paraformer.idx_files import stripes, write_split
 
@@ -132,3 +133,32 @@ def test_an_absent_data_set_is_refused_with_what_there_may_be(tmp_path: Path) ->
     with pytest.raises(DatasetError, match="There is no data") as caught:
         _train(tmp_path / "model.pt", tmp_path / "nowhere")
     assert "IDX files" in caught.value.hint
+
+
+def test_texts_train_a_token_model_which_says_nothing_of_patches(tmp_path: Path) -> None:
+    lines = [f"{'good fine' if number % 2 else 'bad poor'} film {number},{number % 2}" for number in range(80)]
+    texts = tmp_path / "texts.csv"
+    texts.write_text("\n".join(["text,label", *lines]))
+    sizes = {"depth": 2, "width": 16, "heads": 2, "hidden": 32, "mode": "para-former", "branches": 2, "pooling": "cls"}
+    output = tmp_path / "model.pt"
+    train_model(output, texts, sizes | {"patch_size": None}, SCHEDULE | {"epochs": 4}, None, lambda *_: None)
+    config = load(output).config
+    assert isinstance(config, TokenConfig)
+    assert (config.classes, config.branch_count, config.pooling) == (2, 2, "cls")
+    with pytest.raises(ParallelizeError, match=r"texts\.csv holds texts, which have no patches\.$"):
+        train_model(output, texts, sizes | {"patch_size": 4}, SCHEDULE, None, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("depth", "branches", "branch_depth", "blocks"),
+    [(None, 3, None, 12), (6, 3, None, 6), (None, 3, 2, 6), (6, 3, 2, 6)],
+)
+def test_blocks_are_told_in_all_or_by_the_branch(
+    depth: int | None, branches: int, branch_depth: int | None, blocks: int
+) -> None:
+    assert blocks_in_all(depth, branches, branch_depth) == blocks
+
+
+def test_blocks_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ParallelizeError, match=r"^3 branches of 2 blocks are 6 blocks, not 12\.$"):
+        blocks_in_all(12, 3, 2)
