@@ -22,8 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from parallelize.baselines.networks import Heal, Networks, Variants, each_network, fused_networks
 from parallelize.conversion.engine_options import require_timing, settle
 from parallelize.conversion.engines import Built, Work, write_product
@@ -43,10 +41,10 @@ from parallelize.machine.mapped import let_go
 from parallelize.machine.torch_settings import whole_float32
 from parallelize.metrics import find_metric
 from parallelize.metrics.choice import choose_metric
-from parallelize.models.capture import export
 from parallelize.models.network import NetworkFacts
 from parallelize.models.placement import placed
 from parallelize.models.program import Program
+from parallelize.models.saving import save_program
 from parallelize.models.source import Source
 from parallelize.planning.memory import SEARCH_FILE, remove_memory
 from parallelize.terminal.progress import Report
@@ -118,7 +116,7 @@ def convert(
         report("writing the model", None)
         let_go()
         product = placed(variants.product.program, CPU)
-        _save_program(product, directory / "model.pt2")
+        save_program(product, directory / "model.pt2")
         report("writing the report", None)
         result = Evidence(job, schedule, variants, measured, built).result()
         write(result, job.graph, directory)
@@ -190,8 +188,3 @@ def _build(job: Job, variants: Variants[NetworkFacts], measured: Measured, direc
         plan=json.loads(variants.plan.to_json()),
     )
     return write_product(work, report)
-
-
-def _save_program(program: Program, path: Path) -> None:
-    with torch.no_grad():
-        torch.export.save(export(program), path)
