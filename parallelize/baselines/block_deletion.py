@@ -1,11 +1,7 @@
-"""Which blocks to delete so that a model has a given depth: three ways to pick what stays.
+"""Which blocks to delete so that a model has a given depth: two ways to pick what stays; `greedy` is a third.
 
-    influence    the blocks of largest 1 - cos(x_{i-1}, x_i)                         (ShortGPT, arXiv 2403.03853)
-    greedy       again and again delete the block whose removal costs least          (SLEB, arXiv 2402.09025)
-    first        the first block of each group of a plan that runs blocks side by side
-
-Greedy deletion scores all blocks anew after each removal, on the network that is left. A network of k blocks is scored
-with k^2 / 2 runs of a block: the states before a block are kept for the next one.
+influence    the blocks of largest 1 - cos(x_{i-1}, x_i)                         (ShortGPT, arXiv 2403.03853)
+first        the first block of each group of a plan that runs blocks side by side
 """
 
 from __future__ import annotations
@@ -17,16 +13,12 @@ from torch import Tensor, fx
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
 from parallelize.baselines.depths import Depths
-from parallelize.baselines.trial import Trial, move, states_at
 from parallelize.data import Samples
 from parallelize.models.states import placeholders, run_segment
 from passes.graph.segment import extract
 from passes.plan import Level, Plan, StackPlan
-from passes.schedule.apply_plan import rewrite
-from passes.schedule.sites import StackSite
 from passes.stacks.find import Stack
 
-GREEDY_SAMPLES = 128  # greedy deletion runs k^2 / 2 blocks for each block that it deletes
 Kept = tuple[tuple[int, ...], ...]  # for each stack the blocks that stay
 
 
@@ -81,30 +73,3 @@ def block_influence(teacher: fx.GraphModule, stack: Stack, samples: Samples) -> 
 
 def _distance(before: Tensor, after: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(before.double(), after.double(), dim=-1)).mean()
-
-
-def least_costly(stacks: Sequence[Stack], depths: Depths, trial: Trial) -> Kept:
-    """What stays when the block whose removal costs least goes, again and again."""
-    kept = [list(range(len(stack.blocks))) for stack in stacks]
-    while too_deep := [n for n in range(len(stacks)) if depths.is_too_deep(n, [len(blocks) for blocks in kept])]:
-        module, sites = rewrite(trial.teacher, deletion(stacks, tuple(map(tuple, kept))))
-        costs = {
-            (number, kept[number][place]): cost
-            for number in too_deep
-            for place, cost in enumerate(_removal_costs(module, sites[number], stacks[number].period, trial))
-        }
-        number, block = min(costs, key=lambda place: costs[place])
-        kept[number].remove(block)
-    return tuple(map(tuple, kept))
-
-
-def _removal_costs(module: fx.GraphModule, site: StackSite, period: int, trial: Trial) -> list[float]:
-    """The error of a serial network without each of the blocks of one stack."""
-    costs = []
-    states = states_at(module, site.levels[0].entry, trial.held_out)
-    for first in range(0, len(site.levels), period):
-        entry, result = site.levels[first].entry, site.levels[first + period - 1].result
-        costs.append(trial.error_from(module, result, states))
-        if first + period < len(site.levels):
-            states = move(module, entry, result, states)
-    return costs

@@ -12,15 +12,9 @@ from dataclasses import replace
 
 from torch import fx
 
-from parallelize.baselines.block_deletion import (
-    GREEDY_SAMPLES,
-    Kept,
-    deletion,
-    first_of_each_group,
-    least_costly,
-    most_influential,
-)
+from parallelize.baselines.block_deletion import Kept, deletion, first_of_each_group, most_influential
 from parallelize.baselines.depths import Depths, wanted_depths
+from parallelize.baselines.greedy import GREEDY_SAMPLES, least_costly
 from parallelize.baselines.trial import CHOICE_SAMPLES, Trial
 from parallelize.data import Samples
 from parallelize.metrics import Metric

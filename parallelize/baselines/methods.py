@@ -13,15 +13,9 @@ from functools import partial
 
 from torch import fx
 
-from parallelize.baselines.block_deletion import (
-    GREEDY_SAMPLES,
-    Kept,
-    deletion,
-    first_of_each_group,
-    least_costly,
-    most_influential,
-)
+from parallelize.baselines.block_deletion import Kept, deletion, first_of_each_group, most_influential
 from parallelize.baselines.depths import Depths, wanted_depths
+from parallelize.baselines.greedy import GREEDY_SAMPLES, least_costly
 from parallelize.baselines.linear_maps import Ranges, best_maps, replaced
 from parallelize.baselines.ranges import CQIL, LP, PAINTERS, RangeMethod, best_ranges
 from parallelize.baselines.trial import CHOICE_SAMPLES, Trial

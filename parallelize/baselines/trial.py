@@ -38,6 +38,11 @@ class States:
         return cls(samples, size, tuple(map(samples.buffer.keep, values)))
 
     @property
+    def nbytes(self) -> int:
+        """Of all values."""
+        return sum(kept.nbytes for kept in self.kept)
+
+    @property
     def values(self) -> Iterator[Tensor]:
         """The values, one after another."""
         return (kept.value for kept in self.kept)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from parallelize.baselines.block_deletion import deletion, least_costly, most_influential
+from parallelize.baselines.block_deletion import deletion, most_influential
 from parallelize.baselines.deletion import deletion_plan
 from parallelize.baselines.depths import wanted_depths
+from parallelize.baselines.greedy import least_costly
 from parallelize.baselines.trial import Trial
 from parallelize.metrics import predict, score
 from parallelize.models.program import Program
