@@ -112,6 +112,7 @@ def convert(
         schedule = chosen_schedule(job, report, search_file)
         networks = _networks(job, schedule, state_file, report)
         variants, measured = measure(job, networks, shared, directory, report)
+        let_go()
         built = _build(job, variants, measured, directory, report)
         report("writing the model", None)
         let_go()

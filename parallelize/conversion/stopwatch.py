@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from parallelize.backends.backend import ONNX
-from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.backends.runner import Runner
 from parallelize.backends.runner_options import RunnerOptions
 from parallelize.backends.tensorrt.backend import EngineBackend
@@ -25,7 +24,9 @@ from parallelize.conversion.job import Job
 from parallelize.conversion.pace import Timed
 from parallelize.export.onnx import write_onnx
 from parallelize.export.precision import KeptInFp32, cast
+from parallelize.export.weight_files import SharedWeights
 from parallelize.machine.device import CPU
+from parallelize.measuring.onnx_latency import onnx_latencies
 from parallelize.measuring.timing import latencies
 from parallelize.models.placement import placed
 from parallelize.models.program import Program
@@ -56,6 +57,7 @@ class Stopwatch:
         """
         self.job, self.folder, self.report = job, folder, report
         self._kept: KeptInFp32 | None = None
+        self._shared = SharedWeights()
 
     def __call__(self, program: Program, depth: int) -> Timed:
         """Time a program that is so many blocks deep.
@@ -65,28 +67,29 @@ class Stopwatch:
             ParallelizeError: no engine can be built, or it takes no batch of 1.
         """
         self.report(f"timing {counted(depth, 'block')} deep", None)
-        job = self.job
-        rounds = job.options.rounds if job.choice.builder is None else ROUNDS
-        with ExitStack() as stack:
-            runners = {
-                SERIAL: self._runner(job.prepared.program, SERIAL, stack),
-                OURS: self._runner(program, OURS, stack),
-            }
-            times = latencies(runners, job.prepared.data.judge.on(CPU), rounds)
+        networks = {SERIAL: self.job.prepared.program, OURS: program}
+        builder, samples = self.job.choice.builder, self.job.prepared.data.judge.on(CPU)
+        if builder is None:
+            files = {name: self._written(network, name)[0] for name, network in networks.items()}
+            times, _ = onnx_latencies(files, samples, self.job.options.rounds, self.job.options.threads)
+        else:
+            with ExitStack() as stack:
+                runners = {name: self._engine(network, name, builder, stack) for name, network in networks.items()}
+                times = latencies(runners, samples, ROUNDS)
         return Timed(depth, times[SERIAL].median, times[OURS].median)
 
-    def _runner(self, program: Program, name: str, stack: ExitStack) -> Runner:
-        builder, onnx = self.job.choice.builder, self.folder / f"{name}{ONNX.suffix}"
+    def _written(self, program: Program, name: str) -> tuple[Path, bool]:
+        """The ONNX file of a network, and whether it is new: that of the serial one is written once."""
+        onnx = self.folder / f"{name}{ONNX.suffix}"
         if name == SERIAL and onnx.exists():
-            made = None
+            return onnx, False
+        for file in self.folder.glob(f"{name}.*"):
+            file.unlink()
+        if self.job.choice.builder is None:
+            write_onnx(program, onnx, shared=self._shared)
         else:
-            for file in self.folder.glob(f"{name}.*"):
-                file.unlink()
-            made = program if builder is None else self._cast(program)
-            write_onnx(made, onnx)
-        if builder is None:
-            return OnnxRuntime(onnx, self.job.options.threads)
-        return self._engine(onnx, builder, stack, is_new=made is not None)
+            write_onnx(self._cast(program), onnx)
+        return onnx, True
 
     def _cast(self, program: Program) -> Program:
         """In the precision of the engine."""
@@ -101,7 +104,8 @@ class Stopwatch:
             return made
         return cast(program, HALF[precision], None, [self._kept])[0]
 
-    def _engine(self, onnx: Path, builder: EngineBackend, stack: ExitStack, *, is_new: bool) -> Runner:
+    def _engine(self, program: Program, name: str, builder: EngineBackend, stack: ExitStack) -> Runner:
+        onnx, is_new = self._written(program, name)
         file = onnx.with_suffix(builder.builds.suffix)
         if is_new:
             prepared = self.job.prepared

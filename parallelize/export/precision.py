@@ -15,18 +15,22 @@ and bf16 does not, because it has the range of fp32, and a sum rounds no more of
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from parallelize.data import Samples
 from parallelize.export.half_range import ROUNDS, cast_in_range
+from parallelize.machine.mapped import let_go
 from parallelize.metrics import Judge, Metric
+from parallelize.models.on_disk import on_disk
 from parallelize.models.program import Program
 from passes.errors import CheckError, ParallelizeError
 from passes.precision.cast_precision import HALF_DTYPES, CastPrecision, Precision
 from passes.runner import PassRecord, run_passes
 
+_log = logging.getLogger(__name__)
 TOLERANCE = 1.1  # times the least error
 
 
@@ -122,7 +126,10 @@ def _in_range(
                 if rounds > 1:
                     raise
                 continue
-            found[kept] = made.program, PrecisionRecord(dtype, kept, cast=made.record, wide=made.wide, why=made.why)
+            there = on_disk(made.program, lambda said, _share: _log.warning(said))  # while others are tried
+            found[kept] = there, PrecisionRecord(dtype, kept, cast=made.record, wide=made.wide, why=made.why)
+            del made
+            let_go()
         if found:
             break
     return found

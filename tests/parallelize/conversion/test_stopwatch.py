@@ -31,9 +31,9 @@ def test_onnx_runtime_times_both_in_turn_and_the_serial_one_is_written_once(
     written, told = list[str](), list[str]()
     write = parallelize.conversion.stopwatch.write_onnx
 
-    def counted(program: Any, path: Path) -> None:
+    def counted(program: Any, path: Path, **options: Any) -> None:
         written.append(path.name)
-        write(program, path)
+        write(program, path, **options)
 
     monkeypatch.setattr(parallelize.conversion.stopwatch, "write_onnx", counted)
     job = random_job()

@@ -21,8 +21,10 @@ from parallelize.export import precision
 from parallelize.export.onnx import write_onnx
 from parallelize.export.onnx_file import read_onnx
 from parallelize.export.precision import CANDIDATES, KeptInFp32, cast
+from parallelize.machine.mapped import is_mapped
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
+from parallelize.models.placement import stored
 from parallelize.models.program import Program
 from passes.errors import ParallelizeError
 from passes.fusion.fuse_width import FuseWidth
@@ -233,3 +235,15 @@ def _build(trt: ModuleType, path: Path, inputs: Sequence[Tensor]) -> object:
         profile.set_shape(network.get_input(place).name, *[tuple(tensor.shape)] * 3)
     config.add_optimization_profile(profile)
     return builder.build_serialized_network(network, config)
+
+
+def test_weights_of_candidates_lie_on_disk_where_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, samples = _growing()
+    inside, record = cast(program, "bf16", samples)
+    monkeypatch.setattr("parallelize.models.on_disk.LEAST", 1)
+    there, again = cast(program, "bf16", samples)
+    assert (again.kept, again.errors) == (record.kept, record.errors)
+    assert all(map(is_mapped, stored(there.module)))
+    assert not any(map(is_mapped, stored(inside.module)))
+    x = samples.batch(4)
+    assert torch.equal(flat_outputs(there.module, x)[0], flat_outputs(inside.module, x)[0])
