@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from passes.graph.agreement import Entries, Scale, entries, is_code
+from passes.graph.agreement import Entries, Scale, Values, entries, is_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +152,7 @@ class Batch:
         return logit_axes([pair.teacher for pair in self.pairs])
 
 
-def logit_axes(outputs: Sequence[Tensor]) -> int | None:
+def logit_axes(outputs: Sequence[Values]) -> int | None:
     """2 for one output that can be logits (samples, classes), 3 for (samples, tokens, classes), None for others."""
     if len(outputs) != 1 or not outputs[0].is_floating_point():
         return None

@@ -12,7 +12,7 @@ from torch import Tensor
 from parallelize.metrics.batch import Batch, Pair
 from parallelize.metrics.catalogue import known_metrics
 from parallelize.metrics.metric import Added, Metric
-from passes.graph.agreement import Scale, scale
+from passes.graph.agreement import Scale, Values, scale
 
 Columns = Mapping[str, Added]  # by the name of the metric
 _PIECE = 2**22  # elements that are compared at a time, in float64
@@ -23,7 +23,7 @@ class Reference:
     """The teacher's outputs on a set of samples, with what else a sample is judged by.
 
     Attributes:
-        outputs: the teacher's, samples first.
+        outputs: the teacher's, samples first; read piece by piece.
         real: for each output bool that spreads over its first axes, samples first, false at padding, or None where all
             of it counts.
         labels: as for a `Batch`.
@@ -31,7 +31,7 @@ class Reference:
         by_token: as for a `Batch`.
     """
 
-    outputs: Sequence[Tensor]
+    outputs: Sequence[Values]
     real: Sequence[Tensor | None]
     labels: Tensor | None = None
     tokens: Tensor | None = None
@@ -52,9 +52,9 @@ class Reference:
             columns[metric.name] = Added(found[0].cpu(), found[1].cpu(), serial)
         return columns
 
-    def _batches(self, ours: Sequence[Tensor], start: int = 0) -> Iterator[tuple[int, Batch]]:
+    def _batches(self, ours: Sequence[Values], start: int = 0) -> Iterator[tuple[int, Batch]]:
         """Pieces that are small enough, and where each begins."""
-        step = max(1, _PIECE // max(1, sum(output[0].numel() for output in ours)))
+        step = max(1, _PIECE // max(1, sum(output.numel() // max(1, len(output)) for output in ours)))
         for at in range(0, len(ours[0]), step):
             yield at, self._batch([output[at : at + step] for output in ours], start + at)
 

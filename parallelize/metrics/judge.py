@@ -1,10 +1,9 @@
 """A **judge** scores networks against the teacher, batch by batch.
 
-The teacher runs once. Its outputs on all samples stay in memory as long as the judge does, in their own dtype: for a
-language model samples x tokens x vocabulary numbers, which bounds the samples that can be judged. They are kept on the
-device of the networks while there is room for them, on the host otherwise. Of every other
-network only one batch of outputs is there at a time, and a few numbers for each sample are kept. A metric of the user's
-own needs the whole set, so with one the outputs of the network that is being scored are collected too.
+The teacher runs once. Its outputs on all samples are kept as long as the judge is, in their own dtype, in the buffer of
+the job: for a language model samples x tokens x vocabulary numbers, of which a file holds what memory does not. Of
+every other network only one batch of outputs is there at a time, and a few numbers for each sample are kept. A metric
+of the user's own needs the whole set in memory, the teacher's and that of the network that is being scored.
 """
 
 from __future__ import annotations
@@ -19,11 +18,12 @@ from torch import Tensor, fx
 
 from parallelize.data import Samples
 from parallelize.data.padding import layouts, output_nodes
-from parallelize.machine.device import CPU, has_room
+from parallelize.machine.device import CPU
 from parallelize.metrics.batch import logit_axes
 from parallelize.metrics.columns import Columns, Reference, joined
 from parallelize.metrics.metric import Metric
 from parallelize.metrics.next_tokens import next_tokens
+from parallelize.metrics.outputs import Outputs
 from parallelize.metrics.own import find_metric, own_columns, own_scores
 from parallelize.metrics.scores import Scores
 from parallelize.models.effort import note_run
@@ -31,7 +31,6 @@ from passes.errors import ParallelizeError
 from passes.graph.outputs import flat_outputs
 
 BATCH_SIZE = 250
-_AT_ONCE = 2**26  # elements of a batch's outputs
 _PROBE = 2  # samples whose outputs tell the shapes
 
 
@@ -64,13 +63,15 @@ class Judge:
         self._device = raw[0].device if raw else CPU
         first = self._samples_first(raw, count)
         self._rows = raw[0].shape[self._axes[0] if self._axes else 0] // count if raw[0].ndim else 0
-        self._batch_size = max(1, min(batch_size, _AT_ONCE // max(1, sum(output[0].numel() for output in first))))
+        self._batch_size = max(
+            1, min(batch_size, 2 * samples.buffer.elements // max(1, sum(output[0].numel() for output in first)))
+        )
         outputs = samples.room.fitting(lambda: self._all_outputs(teacher, first))
         tokens = None
         if self.metric.reads == "next tokens" and logit_axes(outputs) == 3:
             tokens = next_tokens(samples, outputs[0].shape[2])
         by_token = self.metric.reads == "logits"
-        real = [None if mask is None else mask.to(outputs[0].device) for mask in self._real(teacher)]
+        real = [None if mask is None else mask.to(self._device) for mask in self._real(teacher)]
         self._reference = Reference(outputs, real, samples.labels, tokens, by_token)
         self._serial_own: dict[int, Tensor] = {}
         self._require_metric()
@@ -78,7 +79,8 @@ class Judge:
     @cached_property
     def serial(self) -> Scores:
         """The teacher's scores against itself: errors of zero, and its values."""
-        return self._scores([self._reference.outputs])
+        parts = [slice(start, start + self._batch_size) for start in range(0, len(self.samples), self._batch_size)]
+        return self._scores([output[part] for output in self._reference.outputs] for part in parts)
 
     def score(self, module: fx.GraphModule) -> Scores:
         """Run a network on all samples and score it."""
@@ -109,19 +111,14 @@ class Judge:
         batches = (_run(module, inputs) for inputs in self.samples.batches(self._batch_size))
         return self._counted(batches, self.samples.counts(self._batch_size))
 
-    def _all_outputs(self, teacher: fx.GraphModule, first: Sequence[Tensor]) -> list[Tensor]:
+    def _all_outputs(self, teacher: fx.GraphModule, first: Sequence[Tensor]) -> list[Outputs]:
         """The teacher's outputs on all samples, shaped as those of the first ones."""
-        size = len(self.samples) * sum(output[0].nbytes for output in first)
-        home = self._device if has_room(self._device, size) else CPU
-        outputs = [output.new_empty(len(self.samples), *output.shape[1:], device=home) for output in first]
-        start = 0
+        outputs = [Outputs(len(self.samples), output, self.samples.buffer) for output in first]
         for batch in self._outputs(teacher):
-            count = len(batch[0])
             for place, part in zip(outputs, batch, strict=True):
                 if part.shape[1:] != place.shape[1:]:
-                    raise _no_samples(part, count)
-                place[start : start + count] = part
-            start += count
+                    raise _no_samples(part, len(batch[0]))
+                place.add(part)
         return outputs
 
     def _real(self, teacher: fx.GraphModule) -> list[Tensor | None]:

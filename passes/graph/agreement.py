@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -92,12 +93,35 @@ class Change:
         return self.numbers <= tolerance and self.codes <= CODES_TOLERANCE
 
 
-def is_code(value: Tensor) -> bool:
+class Values(Protocol):
+    """An output that is there part by part, as a tensor is asked for it."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Tensor: ...
+
+    def numel(self) -> int: ...
+
+    def is_floating_point(self) -> bool: ...
+
+    def is_complex(self) -> bool: ...
+
+
+def is_code(value: Values) -> bool:
     """Whether an output holds integers or bools."""
     return not (value.is_floating_point() or value.is_complex())
 
 
-def scale(reference: Tensor, real: Tensor | None = None) -> Scale:
+def scale(reference: Values, real: Tensor | None = None) -> Scale:
     """Where fills of an output begin.
 
     Args:
@@ -116,7 +140,7 @@ def scale(reference: Tensor, real: Tensor | None = None) -> Scale:
     return Scale(limit, min(limit, max(_LEAST_FILL, 2 * largest)), largest)
 
 
-def _largest_below(reference: Tensor, real: Tensor | None, limit: float) -> tuple[float, int]:
+def _largest_below(reference: Values, real: Tensor | None, limit: float) -> tuple[float, int]:
     """The largest magnitude below a limit and how often it is there, piece by piece: outputs may be large."""
     largest, times = 0.0, 0
     for piece, mask in _pieces(reference, real):
@@ -129,10 +153,11 @@ def _largest_below(reference: Tensor, real: Tensor | None, limit: float) -> tupl
     return largest, times
 
 
-def _pieces(value: Tensor, real: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _pieces(value: Values, real: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Parts of an output along its first axis."""
     if value.numel() <= _PIECE or value.ndim == 0:
-        return iter([(value, real)] if value.numel() else [])
+        whole = value if isinstance(value, Tensor) else value[:]
+        return iter([(whole, real)] if value.numel() else [])
     step = max(1, len(value) * _PIECE // value.numel())
     parts = [slice(start, start + step) for start in range(0, len(value), step)]
     return ((value[part], real if real is None or len(real) == 1 else real[part]) for part in parts)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
 from parallelize.data import Samples
+from parallelize.data import buffer as buffer_of_jobs
+from parallelize.data.buffer import Buffer
 from parallelize.metrics import Judge, judge, known_metrics, predict, score
+from parallelize.metrics.scores import Scores
 from parallelize.models.capture import capture
 from passes.errors import ParallelizeError
 from tests.parallelize.small_models import images, language, text, vision
@@ -155,13 +159,27 @@ def test_an_output_without_an_axis_of_samples_is_refused(change: str) -> None:
 
 
 def test_large_outputs_come_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "_AT_ONCE", 25)
     run, sizes = judge.flat_outputs, []
     monkeypatch.setattr(judge, "flat_outputs", lambda m, inputs: sizes.append(len(inputs[0])) or run(m, inputs))
-    ours = Judge(vision().module, IMAGES)
+    ours = Judge(vision().module, replace(IMAGES, buffer=Buffer(64 * 12)))
     sizes.clear()
     ours.score(_student())
     assert sizes == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("metric", ["kl", "perplexity"])
+def test_scores_are_the_same_with_the_teachers_outputs_in_a_file(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, samples = (vision(), IMAGES) if metric == "kl" else (language(), text(9, 0))
+
+    def scored() -> tuple[Scores, Scores, int]:
+        ours = Judge(program.module, replace(samples, buffer=Buffer()), metric, batch_size=4)
+        return ours.score(program.module), ours.serial, ours.samples.buffer.in_file
+
+    memory = scored()
+    monkeypatch.setattr(buffer_of_jobs, "HELD", 0)
+    file = scored()
+    assert file[:2] == memory[:2]
+    assert file[2] > memory[2] == 0
 
 
 @pytest.mark.parametrize(
