@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from parallelize.data.buffer import Buffer
+from parallelize.data.known_answers import KnownAnswers
 from parallelize.data.room import Room
 
 AT_ONCE = 2**23  # elements of an input that a batch has at most, where its size is left open
@@ -55,6 +56,7 @@ class Samples:
         device: where batches and masks are wanted; None is where the arrays are.
         room: how many of them fit there at a time.
         buffer: what is computed of them and held, by the whole job.
+        answers: what a network is known to answer to all samples that are stored; None where nothing is known.
     """
 
     stored: Mapping[str, Tensor]
@@ -66,6 +68,7 @@ class Samples:
     device: torch.device | None = None
     room: Room = field(default_factory=Room)
     buffer: Buffer = field(default_factory=Buffer)
+    answers: KnownAnswers | None = None
 
     def __len__(self) -> int:
         if self.index is not None:
@@ -99,6 +102,15 @@ class Samples:
     def head(self, count: int) -> Samples:
         """The first samples, at most `count`."""
         return self.take(range(min(count, len(self))))
+
+    def answered(self, network: object) -> list[Tensor] | None:
+        """What a network answers to these samples, an output tensor each, samples first; None where it is not known."""
+        if self.answers is None or self.answers.network is not network:
+            return None
+        outputs = [kept.value for kept in self.answers.outputs]
+        if self.index is None:
+            return outputs
+        return [output[self.index.to(output.device)] for output in outputs]
 
     # batches ----------------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
 """A **judge** scores networks against the teacher, batch by batch.
 
-The teacher runs once. Its outputs on all samples are kept as long as the judge is, in their own dtype, in the buffer of
-the job: for a language model samples x tokens x vocabulary numbers, of which a file holds what memory does not. Of
-every other network only one batch of outputs is there at a time, and a few numbers for each sample are kept. A metric
-of the user's own needs the whole set in memory, the teacher's and that of the network that is being scored.
+The teacher runs once, or not at all where its answers to these samples are known. Its outputs on all samples are kept
+as long as the judge is, in their own dtype, in the buffer of the job: for a language model samples x tokens x
+vocabulary numbers, of which a file holds what memory does not. Of every other network only one batch of outputs is
+there at a time, and a few numbers for each sample are kept. A metric of the user's own needs the whole set in memory,
+the teacher's and that of the network that is being scored.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import repeat
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -26,8 +26,8 @@ from parallelize.metrics.next_tokens import next_tokens
 from parallelize.metrics.outputs import Outputs
 from parallelize.metrics.own import find_metric, own_columns, own_scores
 from parallelize.metrics.scores import Scores
+from parallelize.models.answers import no_samples, sample_axes, samples_first, shaped
 from parallelize.models.effort import note_run
-from passes.errors import ParallelizeError
 from passes.graph.outputs import flat_outputs
 
 BATCH_SIZE = 250
@@ -79,8 +79,7 @@ class Judge:
     @cached_property
     def serial(self) -> Scores:
         """The teacher's scores against itself: errors of zero, and its values."""
-        parts = [slice(start, start + self._batch_size) for start in range(0, len(self.samples), self._batch_size)]
-        return self._scores([output[part] for output in self._reference.outputs] for part in parts)
+        return self._scores([output[part] for output in self._reference.outputs] for part in self._slices)
 
     def score(self, module: fx.GraphModule) -> Scores:
         """Run a network on all samples and score it."""
@@ -114,17 +113,30 @@ class Judge:
     def _all_outputs(self, teacher: fx.GraphModule, first: Sequence[Tensor]) -> list[Outputs]:
         """The teacher's outputs on all samples, shaped as those of the first ones."""
         outputs = [Outputs(len(self.samples), output, self.samples.buffer) for output in first]
-        for batch in self._outputs(teacher):
+        for batch in self._teachers(teacher):
             for place, part in zip(outputs, batch, strict=True):
                 if part.shape[1:] != place.shape[1:]:
-                    raise _no_samples(part, len(batch[0]))
+                    raise no_samples(part, len(batch[0]))
                 place.add(part)
         return outputs
+
+    def _teachers(self, teacher: fx.GraphModule) -> Iterator[Sequence[Tensor]]:
+        """The teacher's outputs, batch by batch, from a run only where they are not known."""
+        known = self.samples.answered(teacher)
+        if known is None:
+            return self._outputs(teacher)
+        return ([output[part] for output in known] for part in self._slices)
+
+    @property
+    def _slices(self) -> list[slice]:
+        """The samples of each batch."""
+        starts = range(0, len(self.samples), self._batch_size)
+        return [slice(start, start + self._batch_size) for start in starts]
 
     def _real(self, teacher: fx.GraphModule) -> list[Tensor | None]:
         """Where each of the teacher's outputs on all samples is real, samples first."""
         mask, count = self.samples.every_real(), len(self.samples)
-        shapes, found = [_shaped(node) for node in output_nodes(teacher)], layouts(teacher, self.samples)
+        shapes, found = [shaped(node) for node in output_nodes(teacher)], layouts(teacher, self.samples)
         if mask is None:
             return [None] * len(shapes)
         parts = [None if at is None else at.real(mask, value.ndim) for at, value in zip(found, shapes, strict=True)]
@@ -179,58 +191,6 @@ def score(outputs: Sequence[Tensor], teacher: Sequence[Tensor], labels: Tensor |
     return Scores(Reference(teacher, [None] * len(teacher), labels).compare(outputs))
 
 
-def samples_first(outputs: Sequence[Tensor], count: int, axes: Sequence[int] = ()) -> list[Tensor]:
-    """Outputs with a first axis of `count` samples; (samples * rows, ...) becomes (samples, rows, ...).
-
-    Args:
-        outputs: of one batch.
-        count: of its samples.
-        axes: for each output where its samples are, where that is not the first axis in all of them.
-
-    Raises:
-        ParallelizeError: an output without an axis of samples.
-    """
-    places = axes if len(axes) == len(outputs) else [0] * len(outputs)
-    moved = [o.movedim(place, 0) if place < o.ndim else o for o, place in zip(outputs, places, strict=True)]
-    if count == 1:  # a single number is one sample's
-        moved = [output if output.ndim else output[None] for output in moved]
-    for output in moved:
-        if output.ndim == 0 or len(output) == 0 or len(output) % count:
-            raise _no_samples(output, count)
-    return [o if len(o) == count else o.reshape(count, len(o) // count, *o.shape[1:]) for o in moved]
-
-
-def sample_axes(module: fx.GraphModule) -> list[int]:
-    """For each output tensor the axis of its samples: the first whose size depends on the free size of the batch.
-
-    It is axis 0 where no such size is known.
-    """
-    sizes: list[Any] = [
-        value.shape[0] for node in module.graph.find_nodes(op="placeholder") if (value := _shaped(node)).ndim
-    ]
-    batch = next((size.node.expr for size in sizes if isinstance(size, torch.SymInt)), None)
-    symbols = set() if batch is None else batch.free_symbols
-    return [_first_axis(_shaped(node).shape, symbols) for node in output_nodes(module)]
-
-
 def _run(module: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
     note_run(module, inputs)
     return flat_outputs(module, inputs)
-
-
-def _shaped(node: fx.Node) -> Tensor:
-    value = node.meta.get("val")
-    return value if isinstance(value, Tensor) else torch.empty(())
-
-
-def _first_axis(shape: Sequence[Any], symbols: set[object]) -> int:
-    expressions = {axis: size.node.expr for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)}
-    return next((axis for axis, expression in expressions.items() if expression.free_symbols & symbols), 0)
-
-
-def _no_samples(output: Tensor, count: int) -> ParallelizeError:
-    shape = "x".join(map(str, output.shape)) or "()"
-    return ParallelizeError(
-        f"An output has the shape {shape} for {count} samples: its first axis is not that of the samples.",
-        "Let the model return only tensors whose first axis is the batch.",
-    )

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from parallelize.data import Samples
 from parallelize.data.padding import layouts, mask_position, output_nodes, real_parts
+from parallelize.models.answers import Answering
 from parallelize.models.blame import blaming
 from parallelize.models.program import Program
 from parallelize.models.states import batch_size
@@ -30,31 +31,43 @@ from passes.graph.parameters import is_learned, read_parameter
 _DIVERGED = "A training that diverged leaves such numbers: take another checkpoint, or mend this one."
 
 
-def refuse_not_finite(program: Program, samples: Samples, what: str = "sample", most: int = 100) -> None:
+def refuse_not_finite(
+    program: Program, samples: Samples, what: str = "sample", most: int = 100, captured: Program | None = None
+) -> Samples:
     """Run a program on samples and refuse it where it is NaN.
 
     Args:
-        program: the captured model.
+        program: the captured model, or what clean-up made of it.
         samples: real ones, or random ones.
         what: what one of them is called in the sentence.
         most: samples at a time.
+        captured: the model as it was captured, whose nodes are named; None where that is the program.
+
+    Returns:
+        The samples with what the program answers to them, where that is small.
 
     Raises:
         ParallelizeError: naming the parameter that is NaN, or the sample and the node where NaN begins.
     """
-    refuse_nan_parameters(program)
-    samples.room.fitting(lambda: _refuse_nan_samples(program, samples, what, most))
+    refuse_nan_parameters(captured or program)
+    return samples.room.fitting(lambda: _without_nan(program, samples, what, most, captured or program))
 
 
-def _refuse_nan_samples(program: Program, samples: Samples, what: str, most: int) -> None:
+def _without_nan(program: Program, samples: Samples, what: str, most: int, captured: Program) -> Samples:
     place, found = mask_position(samples), layouts(program.module, samples)
     start, most = 0, samples.size(batch_size(program.module, most))
+    answering = Answering(program.module, samples)
     for batch, count in zip(samples.batches(most), samples.counts(most), strict=True):
         size = samples.fixed or count
-        with blaming(program, samples, start, size, what):
+        with blaming(captured, samples, start, size, what):
             outputs = flat_outputs(program.module, batch)
-        refuse_nan_outputs(program, batch, outputs, real_parts(found, outputs, batch, place), start, size, what)
+        real = real_parts(found, outputs, batch, place)
+        if _nan_outputs(outputs, real):
+            for told in (captured, program):
+                refuse_nan_outputs(told, batch, flat_outputs(told.module, batch), real, start, size, what)
+        answering.take(outputs, size, count)
         start += count
+    return answering.answered()
 
 
 def refuse_nan_parameters(program: Program) -> None:
@@ -96,18 +109,23 @@ def refuse_nan_outputs(
     Raises:
         ParallelizeError: naming the output, the sample, and the node or the stored tensor where NaN begins.
     """
-    for place, (value, mask) in enumerate(zip(outputs, real, strict=True)):
-        bad = value.isnan() if mask is None else value.isnan() & mask
-        if bad.any():
-            name = program.outputs[place].name if place < len(program.outputs) else str(place)
-            rows = bad.reshape(len(bad), -1).any(1) if bad.ndim else bad.reshape(1)
-            number = int(rows.int().argmax()) * size // max(len(rows), 1)
-            begins = _beginning(program.module, output_nodes(program.module)[place], inputs)
-            raise ParallelizeError(
-                f"The output {name!r} of {program.origin} is NaN in {what} {start + number}: {begins}.",
-                "Mend the model or leave out such samples; where they are padding or see nothing, name the mask of"
-                " padding with --mask.",
-            )
+    for place, bad in _nan_outputs(outputs, real).items():
+        name = program.outputs[place].name if place < len(program.outputs) else str(place)
+        rows = bad.reshape(len(bad), -1).any(1) if bad.ndim else bad.reshape(1)
+        number = int(rows.int().argmax()) * size // max(len(rows), 1)
+        begins = _beginning(program.module, output_nodes(program.module)[place], inputs)
+        raise ParallelizeError(
+            f"The output {name!r} of {program.origin} is NaN in {what} {start + number}: {begins}.",
+            "Mend the model or leave out such samples; where they are padding or see nothing, name the mask of"
+            " padding with --mask.",
+        )
+
+
+def _nan_outputs(outputs: Sequence[Tensor], real: Sequence[Tensor | None]) -> dict[int, Tensor]:
+    """The places of outputs that are NaN somewhere where they are real, and where."""
+    pairs = zip(outputs, real, strict=True)
+    bad = {place: value.isnan() if mask is None else value.isnan() & mask for place, (value, mask) in enumerate(pairs)}
+    return {place: there for place, there in bad.items() if there.any()}
 
 
 def _beginning(module: fx.GraphModule, output: fx.Node, inputs: Sequence[Tensor]) -> str:

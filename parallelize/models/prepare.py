@@ -1,6 +1,6 @@
 """What every command that rewrites begins with: the model is captured and cleaned, its data loaded and split.
 
-capture -> load data -> accept -> onto the device, large weights to disk -> refuse NaN -> clean -> find stacks -> split
+capture -> load data -> accept -> onto the device, large weights to disk -> clean -> refuse NaN -> find stacks -> split
 
 Stacks are found in the cleaned graph alone, as `inspect` finds them: clean-up brings to light residual adds that were
 written in other ways.
@@ -86,15 +86,16 @@ def prepare(source: Source, seed: int, report: Report, device: torch.device = CP
     report("running the model on a few samples", None)
     what = "random sample" if source.inputs is None else "sample"
     notes = accept(program, samples, what=what).notes
-    program = on_disk(placed(replace(program, original=None), device), report)
+    program = raw = on_disk(placed(replace(program, original=None), device), report)
     let_go()
     room, buffer = Room(lambda said: report(Told(said), None)), Buffer(memory)
     samples = replace(samples, device=device, room=room, buffer=buffer)
-    refuse_not_finite(program, samples, what)
+    refuse_not_finite(raw, samples.head(samples.fixed or PROBE), what)  # clean-up compares numbers
+    program, cleaning = clean(raw, samples.batch(PROBE))
+    samples = refuse_not_finite(program, samples, what, captured=raw)
     if judge is not None:
         judge = replace(judge, device=device, room=room, buffer=buffer)
-        refuse_not_finite(program, judge, "judging sample")
-    program, cleaning = clean(program, samples.batch(PROBE))
+        judge = refuse_not_finite(program, judge, "judging sample", captured=raw)
     stacks = find_stacks(program.module)
     _require_branches(stacks, program)
     data = split(samples, judge, seed)

@@ -15,6 +15,7 @@ from parallelize.data.buffer import Buffer
 from parallelize.metrics import Judge, judge, known_metrics, predict, score
 from parallelize.metrics.scores import Scores
 from parallelize.models.capture import capture
+from parallelize.models.finiteness import refuse_not_finite
 from passes.errors import ParallelizeError
 from tests.parallelize.small_models import images, language, text, vision
 
@@ -52,6 +53,15 @@ def test_the_teacher_runs_over_the_samples_once_and_never_again(monkeypatch: pyt
     assert ours.score(student) == ours.score(student)
     assert ours.serial.error("kl") == 0
     assert ran[before:] == [student, student]
+
+
+def test_a_teacher_whose_answers_are_known_is_not_run_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = vision()
+    known = refuse_not_finite(program, IMAGES)
+    monkeypatch.setattr(judge, "_run", None)
+    ours = Judge(program.module, known.take([4, 0, 2]), "kl")
+    monkeypatch.undo()
+    assert ours.score(_student()) == Judge(program.module, IMAGES.take([4, 0, 2]), "kl").score(_student())
 
 
 def test_outputs_made_elsewhere_come_in_batches_of_any_size_and_may_end_early() -> None:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from parallelize.data import Samples
 from parallelize.models.capture import capture
+from parallelize.models.clean import clean
 from parallelize.models.finiteness import refuse_not_finite
 from parallelize.models.program import Program
 from passes.errors import ParallelizeError
+from passes.graph.outputs import flat_outputs
 
 X = torch.randn(9, 4, 5, generator=torch.Generator().manual_seed(0))
 
@@ -98,3 +100,30 @@ def test_infinite_logits_and_nan_at_padding_are_no_fault() -> None:
     program = _captured(Tokens())
     refuse_not_finite(program, _samples(keep, "keep", x), most=4)
     assert "NaN in sample 3" in _refusal(program, _samples(keep, None, x))
+
+
+def test_after_clean_up_the_sentence_names_the_nodes_of_the_model_as_it_was_captured() -> None:
+    class Spread(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x / x.std(1, keepdim=True)
+
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    x[4, 2] = math.inf
+    raw = capture(Spread().eval(), (x[:2],), origin="net")
+    cleaned, _ = clean(raw)
+    assert not any(node.name == "std" for node in cleaned.module.graph.nodes)
+    with pytest.raises(ParallelizeError, match=r"NaN in sample 4: it begins at std \(aten\.std"):
+        refuse_not_finite(cleaned, Samples({"x": x}), captured=raw)
+
+
+def test_what_the_program_answers_comes_with_the_samples_and_with_parts_of_them() -> None:
+    program, samples = _captured(_Network()), _samples(torch.ones(9, 4))
+    known = refuse_not_finite(program, samples, most=4)
+    expected = flat_outputs(program.module, samples.batch(9))
+    for part, index in ((known, slice(None)), (known.take([5, 2]).head(1), [5])):
+        found = part.answered(program.module)
+        assert found is not None
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs[index])
+    assert known.answered(_captured(_Network()).module) is None
+    assert samples.answered(program.module) is None
