@@ -18,6 +18,7 @@ SHOWN_BY = {
     "parallelize/cli/engines.py": "tests/parallelize/cli/engines/test_build.py",
     "parallelize/conversion/engine_result.py": "tests/parallelize/conversion/test_result.py",
     "parallelize/conversion/options.py": "tests/parallelize/conversion/test_engine_options.py",
+    "parallelize/machine/pulse.py": "tests/parallelize/machine/test_joined_ranks.py",
     "parallelize/metrics/__init__.py": "tests/parallelize/metrics/test_catalogue.py",
     "parallelize/metrics/catalogue": "tests/parallelize/metrics/test_catalogue.py",
     "parallelize/models/sources/__init__.py": "tests/parallelize/models/sources/test_kinds.py",

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 3 the machine lack
 from __future__ import annotations
 
 import functools
+import os
 import traceback
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, ParamSpec
@@ -14,7 +15,10 @@ import typer
 from typer.core import TyperGroup
 
 from parallelize import __version__
-from parallelize.cli.output import notes_shown, stdout_alone
+from parallelize.cli.output import aloud_if, notes_shown, stdout_alone
+from parallelize.cli.ranks import refuse_alone
+from parallelize.machine.launch import is_silent
+from passes.errors import ParallelizeError
 
 P = ParamSpec("P")
 BUG = 4
@@ -47,8 +51,9 @@ app = typer.Typer(
 def _fail(error: Exception, hint: str, code: int) -> NoReturn:
     if Settings.debug:
         traceback.print_exception(error)
-    typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-    typer.secho(f"hint:  {hint}", err=True)
+    with aloud_if(getattr(error, "is_for_all", False)):
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        typer.secho(f"hint:  {hint}", err=True)
     raise typer.Exit(code)
 
 
@@ -58,7 +63,6 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         from paraformer.errors import ParaFormerError
-        from passes.errors import ParallelizeError
 
         try:
             with stdout_alone(), notes_shown():
@@ -92,9 +96,16 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     del debug, version  # one was seen to before, the callback of the other has ended the run where it is set
+    try:
+        refuse_alone(context.invoked_subcommand, os.environ)
+    except ParallelizeError as error:
+        if is_silent():
+            raise typer.Exit from None  # rank 0 tells, and ends in an error
+        _fail(error, error.hint, error.exit_code)

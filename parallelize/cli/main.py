@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -17,12 +18,14 @@ from parallelize.cli.app import app, register
 from parallelize.cli.engines import build, doctor
 from parallelize.cli.measuring import bench, compare
 from parallelize.cli.options import files_of
-from parallelize.cli.output import console, descriptor_alone, echo, print_notes
+from parallelize.cli.output import console, descriptor_alone, echo, print_notes, silent
+from parallelize.cli.ranks import first_word_to_rank_0
 from parallelize.cli.rewriting import convert, heal, plan
 from parallelize.cli.takes import takes
 from parallelize.cli.targets import profile_gpu
 from parallelize.files.plan import read_plan
 from parallelize.inspecting.files import READERS, reader
+from parallelize.machine.launch import is_silent
 from parallelize.machine.waiting import wait_asleep
 from parallelize.models.source import Source
 from parallelize.terminal.option_field import Spelling, argument
@@ -186,5 +189,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     if "bench" not in sys.argv[1:]:  # which times torch as it is used elsewhere
         wait_asleep(os.environ)
-    with descriptor_alone():
+    hush = silent() if is_silent() and "--debug" not in sys.argv else contextlib.nullcontext()
+    with hush, descriptor_alone(), first_word_to_rank_0():
         app()

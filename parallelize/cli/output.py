@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import typer
@@ -26,6 +27,7 @@ class _Said:
     """Where commands print."""
 
     stream: TextIO | None = None
+    silenced: int | None = None  # the descriptor of the error stream, where nothing is printed
 
 
 @contextlib.contextmanager
@@ -70,6 +72,28 @@ def descriptor_alone() -> Iterator[None]:
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.flush()
         sys.stdout = sys.stderr  # what is printed while Python ends comes after our last word
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Print nothing at all, on any stream, but for what is said `aloud_if`."""
+    _Said.silenced = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    yield
+
+
+@contextlib.contextmanager
+def aloud_if(wanted: bool) -> Iterator[None]:
+    """Print on the error stream where nothing else is printed."""
+    if not wanted or _Said.silenced is None:
+        yield
+        return
+    sys.stderr.flush()
+    os.dup2(_Said.silenced, 2)
+    yield
+    sys.stderr.flush()
 
 
 def echo(text: str) -> None:

@@ -10,11 +10,13 @@ import typer
 
 from parallelize.cli.options import Force, OutputDirectory
 from parallelize.cli.output import print_facts, print_notes, print_table
+from parallelize.cli.ranks import ranks_of_run
 from parallelize.cli.takes import takes
 from parallelize.conversion.options import ConvertOptions
 from parallelize.exploring.options import PlanOptions
 from parallelize.files.plan import read_plan
 from parallelize.healing.options import HealOptions
+from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.measuring.options import OWN_METRIC, MeasureOptions
 from parallelize.metrics.catalogue import known_metrics
 from parallelize.metrics.metric import Metric
@@ -26,17 +28,34 @@ from parallelize.terminal.words import listed
 @takes(source=Source, options=ConvertOptions)
 def convert(source: Source, output: OutputDirectory, *, options: ConvertOptions, force: Force = False) -> None:
     """Rewrite a model's depth into width: capture, plan, rewrite, refit, fuse, export, compare, time."""
-    _convert(source, output, options, force=force)
+    with ranks_of_run() as ranks:
+        if ranks.rank:
+            from parallelize.conversion.convert import assist
+
+            assist(source, options, ranks)
+        else:
+            _convert(source, output, options, force=force, ranks=ranks)
 
 
 @takes(source=Source, options=PlanOptions, without=("test_inputs",))
 def plan(source: Source, output: OutputDirectory, *, options: PlanOptions, force: Force = False) -> None:
     """Search only: what each depth costs in accuracy and gains in latency, beside deletion to the same depth."""
+    with ranks_of_run() as ranks:
+        if ranks.rank:
+            from parallelize.exploring.explore import assist
+
+            assist(source, options, ranks)
+        else:
+            _plan(source, output, options, force=force, ranks=ranks)
+
+
+def _plan(source: Source, output: Path, options: PlanOptions, *, force: bool, ranks: Ranks) -> None:
+    """Search with a progress line, then print the table."""
     from parallelize.exploring.explore import explore, table
     from parallelize.terminal.progress import reporting
 
     with reporting() as report:
-        content = explore(source, output, options, force=force, report=report)
+        content = explore(source, output, options, force=force, report=report, ranks=ranks)
     print_table(table(content)).print(
         f"Written to {output}; take one: parallelize convert ... --plan {output}/plans/NN.json", highlight=False
     )
@@ -73,7 +92,7 @@ def heal(
     _convert(source, output, options, force=force)
 
 
-def _convert(source: Source, output: Path, options: ConvertOptions, *, force: bool) -> None:
+def _convert(source: Source, output: Path, options: ConvertOptions, *, force: bool, ranks: Ranks = ALONE) -> None:
     """Convert with a progress line, then print the table, the notes and what was written."""
     from rich.text import Text
 
@@ -83,7 +102,7 @@ def _convert(source: Source, output: Path, options: ConvertOptions, *, force: bo
     from parallelize.terminal.progress import reporting
 
     with reporting() as report:
-        conversion = run(source, output, options=options, force=force, report=report)
+        conversion = run(source, output, options=options, force=force, report=report, ranks=ranks)
     console = print_facts(facts(conversion.report))
     print_table(table(conversion.report))
     print_notes(notes(conversion.report), console)

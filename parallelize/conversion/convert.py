@@ -32,12 +32,14 @@ from parallelize.conversion.measured import Measured, measure, write_serial
 from parallelize.conversion.options import ConvertOptions
 from parallelize.conversion.result import Result
 from parallelize.conversion.scheduling import Schedule, chosen_schedule
+from parallelize.conversion.scheduling import assist as assist_search
 from parallelize.conversion.writing import write
 from parallelize.data.split import Split
 from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
 from parallelize.healing.heal import heal
 from parallelize.machine.device import CPU
 from parallelize.machine.mapped import let_go
+from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.machine.torch_settings import whole_float32
 from parallelize.metrics import find_metric
 from parallelize.metrics.choice import choose_metric
@@ -81,6 +83,7 @@ def convert(
     options: ConvertOptions | None = None,
     force: bool = False,
     report: Report = lambda _what, _share: None,
+    ranks: Ranks = ALONE,
     **data: Unpack[Data],
 ) -> Conversion:
     """Rewrite a model's depth into width and write the result with its evidence to a directory.
@@ -94,6 +97,7 @@ def convert(
             run that was killed; a conversion that succeeds removes them.
         force: replace an existing directory.
         report: told what is being done.
+        ranks: the processes that measure what a search asks for, of which this is the first; the others call `assist`.
         data: what a `parallelize.Source` has beside the model: `inputs`, .npz of calibration samples, `test_inputs`,
             `labels`, `mask`, `example`, `weights`, `weights_key`, `input_specs` and `allow_pickle`.
 
@@ -107,9 +111,10 @@ def convert(
     state_file, search_file = beside(target, "resume"), beside(target, SEARCH_FILE)
     refuse_foreign(target, "report.json", "a conversion")
     with output_directory(target, force=force) as directory:
-        job = begin(source, goal, options, choice, report)
+        job = begin(source, goal, options, choice, report, ranks)
         shared = write_serial(job.prepared.program, directory, report)
         schedule = chosen_schedule(job, report, search_file)
+        ranks.dismiss()
         networks = _networks(job, schedule, state_file, report)
         variants, measured = measure(job, networks, shared, directory, report)
         let_go()
@@ -125,6 +130,24 @@ def convert(
         state_file.unlink(missing_ok=True)
     remove_memory(search_file)
     return Conversion(target, product, schedule.plan, result)
+
+
+@whole_float32()
+def assist(source: Source, options: ConvertOptions, ranks: Ranks) -> None:
+    """On another rank than the first: measure what the search of `convert` hands out there.
+
+    Args:
+        source: the same model and data as there.
+        options: the same as there.
+        ranks: the processes that measure.
+
+    Raises:
+        ParallelizeError: what `convert` would raise before its search, or another model or other data than there.
+    """
+    options = _with_metric(options)
+    goal, choice = goal_of(options), settle(options.engine)
+    require_timing(goal, choice, options.target)
+    assist_search(begin(source, goal, options, choice, lambda _what, _share: None, ranks))
 
 
 def _with_metric(options: ConvertOptions) -> ConvertOptions:

@@ -12,6 +12,7 @@ from parallelize.conversion.engine_options import check_precision, check_shapes,
 from parallelize.conversion.goal import Goal, Replay, asked_budget
 from parallelize.conversion.options import ConvertOptions
 from parallelize.machine.device import CPU, choose_device
+from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.metrics import Judge, Metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.prepare import Prepared, prepare
@@ -34,6 +35,7 @@ class Job:
         choice: the backend, and why it was taken.
         asked_for: the target that latencies are predicted for; None where none is named.
         device: where all of it runs up to the export.
+        ranks: the processes that measure what a search asks for.
     """
 
     prepared: Prepared
@@ -44,9 +46,17 @@ class Job:
     choice: Choice[Backend]
     asked_for: AskedFor | None
     device: torch.device = CPU
+    ranks: Ranks = ALONE
 
 
-def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Backend], report: Report) -> Job:
+def begin(
+    source: Source,
+    goal: Goal,
+    options: ConvertOptions,
+    choice: Choice[Backend],
+    report: Report,
+    ranks: Ranks = ALONE,
+) -> Job:
     """Prepare model and data, and hold what was asked for against them.
 
     Raises:
@@ -54,7 +64,7 @@ def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Ba
         ParallelizeError: what was asked for does not fit the model, or needs data.
     """
     asked_for = AskedFor.of(options.target, options.target_precision)
-    device = choose_device(options.device)
+    device = choose_device(options.device, ranks.local)
     if options.heal is not None:
         choose_device(options.heal.device)  # what is not there is refused before the long work
     seed = goal.plan.seed if isinstance(goal, Replay) else options.seed
@@ -78,7 +88,7 @@ def begin(source: Source, goal: Goal, options: ConvertOptions, choice: Choice[Ba
         budget.check(metric)
     if isinstance(goal, Replay) and options.metric is not None:  # a search judges before it measures anything
         Judge(prepared.program.module, prepared.data.judge, metric)
-    return Job(prepared, graph, metric, goal, options, choice, asked_for, device)
+    return Job(prepared, graph, metric, goal, options, choice, asked_for, device, ranks)
 
 
 def _refuse_without_data(goal: Goal, options: ConvertOptions) -> None:

@@ -88,6 +88,14 @@ def chosen_schedule(job: Job, report: Report, memory: Path | None = None) -> Sch
     return _searched(job, goal, report, memory)
 
 
+def assist(job: Job) -> None:
+    """On another rank than the first: measure what the search of `chosen_schedule` hands out there, if there is one."""
+    unscheduled = why_unscheduled(job.graph, job.goal) is not None
+    if not (unscheduled or isinstance(job.goal, Replay) or job.prepared.random):
+        _planner(job, lambda _what, _share: None, None)
+    job.ranks.serve()
+
+
 def _refuse_healing(job: Job, reason: str) -> None:
     if job.options.heal is not None:
         raise ParallelizeError(
@@ -148,7 +156,7 @@ def _planner(job: Job, report: Report, memory: Path | None) -> Planner:
         refine=options.refine,
         resume=memory,
     )
-    return Planner(job.prepared.program, data.fit, data.held_out, job.metric, searching, progress)
+    return Planner(job.prepared.program, data.fit, data.held_out, job.metric, searching, progress, job.ranks)
 
 
 def why_unscheduled(graph: StackGraph, goal: Goal) -> str | None:

@@ -33,6 +33,7 @@ from parallelize.export.weight_files import SharedWeights
 from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
 from parallelize.machine.device import choose_device, described
 from parallelize.machine.measured_on import machine
+from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.machine.torch_settings import whole_float32
 from parallelize.measuring.onnx_latency import onnx_latencies
 from parallelize.metrics import Metric
@@ -41,6 +42,7 @@ from parallelize.models.network import Network
 from parallelize.models.on_disk import on_disk
 from parallelize.models.prepare import Prepared, prepare
 from parallelize.models.source import Source
+from parallelize.planning.known_forms import Progress
 from parallelize.planning.memory import SEARCH_FILE, remove_memory
 from parallelize.planning.planner import Planner
 from parallelize.planning.search import Candidate
@@ -64,6 +66,7 @@ def explore(
     *,
     force: bool = False,
     report: Report = lambda _what, _share: None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Measure a model's frontier and write it to a directory.
 
@@ -74,6 +77,7 @@ def explore(
             in one named after it with `.search.resume` behind until the search has succeeded, and gone on from.
         force: replace an existing directory that an earlier call made.
         report: told what is being done.
+        ranks: the processes that measure, of which this is the first; the others call `assist`.
 
     Returns:
         The content of frontier.json.
@@ -87,17 +91,15 @@ def explore(
     options = replace(options, planner=replace(options.planner, resume=memory))
     refuse_foreign(output, "frontier.json", "a search for plans")
     with output_directory(output, force=force) as directory:
-        device = choose_device(options.device)
-        prepared = prepare(source, options.planner.seed, report, device, options.buffer_bytes)
-        if prepared.random:
-            raise ParallelizeError("A plan is chosen on data.", "Give calibration samples with --inputs.")
-        metric = choose_metric(options.metric, prepared.program, prepared.data.judge)
+        prepared, metric = _prepared(source, options, report, ranks)
         _require_latencies(prepared, options, asked_for, report)
         if options.heatmap:
             report("measuring what terms need of each other", None)
-            found = sensitivity.measure(prepared.program.module, prepared.data.fit)
+            found = sensitivity.measure(prepared.program.module, prepared.data.fit, ranks=ranks)
             heat_map.draw(found, directory / "heatmap.svg")
-        points = _timed(_measure(prepared, metric, options, report), prepared, options, report)
+        measured = _measure(prepared, metric, options, report, ranks)
+        ranks.dismiss()  # what is timed now is not disturbed
+        points = _timed(measured, prepared, options, report)
         points = _predicted(points, prepared, asked_for)
         content = {**_content(prepared, metric, points, options), "target": asked_for and asked_for.as_dict()}
         (directory / "frontier.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -107,6 +109,40 @@ def explore(
             (directory / "plans" / f"{number:02}.json").write_text(point.plan.to_json())
     remove_memory(memory)
     return content
+
+
+@whole_float32()
+def assist(source: Source, options: PlanOptions, ranks: Ranks) -> None:
+    """On another rank than the first: measure what `explore` hands out there.
+
+    Args:
+        source: the same model and data as there.
+        options: the same as there.
+        ranks: the processes that measure.
+
+    Raises:
+        ParallelizeError: what `explore` would raise, or another model or other data than there.
+    """
+    prepared, metric = _prepared(source, options, lambda _what, _share: None, ranks)
+    if options.heatmap:
+        sensitivity.Shared(prepared.program.module, prepared.data.fit, ranks)
+    _planner(prepared, metric, options, None, ranks)
+    ranks.serve()
+
+
+def _prepared(source: Source, options: PlanOptions, report: Report, ranks: Ranks) -> tuple[Prepared, Metric]:
+    device = choose_device(options.device, ranks.local)
+    prepared = prepare(source, options.planner.seed, report, device, options.buffer_bytes)
+    if prepared.random:
+        raise ParallelizeError("A plan is chosen on data.", "Give calibration samples with --inputs.")
+    return prepared, choose_metric(options.metric, prepared.program, prepared.data.judge)
+
+
+def _planner(
+    prepared: Prepared, metric: Metric, options: PlanOptions, progress: Progress | None, ranks: Ranks
+) -> Planner:
+    data = prepared.data
+    return Planner(prepared.program, data.fit, data.held_out, metric, options.planner, progress, ranks)
 
 
 def _require_latencies(prepared: Prepared, options: PlanOptions, asked_for: AskedFor | None, report: Report) -> None:
@@ -119,15 +155,16 @@ def _require_latencies(prepared: Prepared, options: PlanOptions, asked_for: Aske
             OnnxRuntime.written(prepared.program, Path(folder) / "serial.onnx")
 
 
-def _measure(prepared: Prepared, metric: Metric, options: PlanOptions, report: Report) -> list[Point]:
+def _measure(
+    prepared: Prepared, metric: Metric, options: PlanOptions, report: Report, ranks: Ranks = ALONE
+) -> list[Point]:
     """The serial network, and for each depth the best rewrite and the best deletion, fused."""
 
     def progress(what: str, done: int, total: int) -> None:
         report(f"{what}{best}" if best else what, done / total if total > 1 else None)
 
     best = ""
-    data = prepared.data
-    planner = Planner(prepared.program, data.fit, data.held_out, metric, options.planner, progress)
+    planner = _planner(prepared, metric, options, progress, ranks)
     found = [_serial_point(prepared, planner)]
     for depth in _depths(planner, options.depths):
         candidate = planner.measure(depth)

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, fx
 
 from parallelize.data import Samples
+from parallelize.machine.device import CPU
+from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.models.placement import device_of
 from parallelize.models.states import placeholders, run_segment
 from passes.errors import ParallelizeError
@@ -28,6 +30,8 @@ from passes.stacks.find import Kind, Stack, find_stacks
 
 FORMAT = "parallelize-sensitivity/1"
 SAMPLES = 64
+BATCH = 16
+Part = tuple[int, int, int]  # the number of a stack, and from which sample up to which
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +112,9 @@ def _matrix(rows: Sequence[Sequence[float]], count: int) -> Tensor:
     return torch.tensor(full, dtype=torch.float64).reshape(count, count)
 
 
-def measure(teacher: fx.GraphModule, samples: Samples, count: int = SAMPLES, batch_size: int = 16) -> Sensitivity:
+def measure(
+    teacher: fx.GraphModule, samples: Samples, count: int = SAMPLES, batch_size: int = BATCH, ranks: Ranks = ALONE
+) -> Sensitivity:
     """Measure every stack of a model.
 
     Args:
@@ -116,45 +122,86 @@ def measure(teacher: fx.GraphModule, samples: Samples, count: int = SAMPLES, bat
         samples: unlabelled samples, of which the first `count` are used.
         count: at most so many samples.
         batch_size: samples at a time; the states after all terms of a stack are held for one batch.
+        ranks: share the batches; the others serve what `Shared` offers there.
 
     Raises:
         ParallelizeError: the model has no stack, or there is no sample.
     """
-    stacks = find_stacks(teacher).stacks
-    if not stacks:
-        raise ParallelizeError(
-            "The model has no residual stack, so there are no terms to compare.",
-            "See `parallelize inspect MODEL` for the residual adds that were left out.",
-        )
-    few = samples.head(count)
-    if not len(few):
-        raise ParallelizeError("Sensitivity is measured on samples, and there are none.", "Give some with --inputs.")
-
-    def measured(stack: Stack) -> StackSensitivity:
-        return few.room.fitting(lambda: _measure(teacher, stack, few, batch_size))
-
-    return Sensitivity(tuple(measured(stack) for stack in stacks), len(few))
+    shared = Shared(teacher, samples, ranks, count, batch_size)
+    changes = [_Changes.none(len(stack.terms)) for stack in shared.stacks]
+    parts = shared.parts()
+    for (number, _, _), part in zip(parts, shared.measured(parts), strict=True):
+        changes[number] = changes[number].plus(part)
+    return Sensitivity(tuple(map(_named, shared.stacks, changes)), len(shared.samples))
 
 
-def _measure(teacher: fx.GraphModule, stack: Stack, samples: Samples, batch_size: int) -> StackSensitivity:
-    walk = _Walk(teacher, stack)
-    changes = _Changes(len(stack.terms), device_of(teacher))
-    for inputs, count in zip(samples.batches(batch_size), samples.counts(batch_size), strict=True):
-        states, values = walk.states(inputs)
-        for reader in range(len(stack.terms)):
-            before = states[reader]
-            plain = samples.cut(_added(before, states[reader + 1]), count)
-            for writer in range(reader):
-                without = before - (states[writer + 1] - states[writer])
-                added = _added(without, walk.run(reader, values, without))
-                changes.add(reader, writer, plain, samples.cut(added, count))
-            changes.count(reader, plain)
+class Shared:
+    """The measurement of batches of samples, each by whichever rank is free; only sums are sent.
+
+    Attributes:
+        stacks: of the model.
+        samples: those that are used.
+        measured: the sums of parts, in their order.
+    """
+
+    def __init__(
+        self,
+        teacher: fx.GraphModule,
+        samples: Samples,
+        ranks: Ranks,
+        count: int = SAMPLES,
+        batch_size: int = BATCH,
+    ) -> None:
+        """See `measure`."""
+        self.teacher, self.batch_size = teacher, batch_size
+        self.stacks, self.samples = find_stacks(teacher).stacks, samples.head(count)
+        if not self.stacks:
+            raise ParallelizeError(
+                "The model has no residual stack, so there are no terms to compare.",
+                "See `parallelize inspect MODEL` for the residual adds that were left out.",
+            )
+        if not len(self.samples):
+            raise ParallelizeError(
+                "Sensitivity is measured on samples, and there are none.", "Give some with --inputs."
+            )
+        self.measured = ranks.spread("sensitivity", self._measured)
+        self._walks: dict[int, _Walk] = {}
+
+    def parts(self) -> list[Part]:
+        """Each batch of samples for each stack."""
+        size, count = self.samples.size(self.batch_size), len(self.samples)
+        starts = range(0, count, size)
+        return [(number, at, min(at + size, count)) for number in range(len(self.stacks)) for at in starts]
+
+    def _measured(self, part: Part) -> _Changes:
+        number, first, stop = part
+        if number not in self._walks:
+            self._walks = {number: _Walk(self.teacher, self.stacks[number])}
+        some = self.samples.take(range(first, stop))
+        return some.room.fitting(lambda: self._changes(self._walks[number], some)).on(CPU)
+
+    def _changes(self, walk: _Walk, samples: Samples) -> _Changes:
+        changes = _Changes.none(walk.terms, device_of(self.teacher))
+        for inputs, count in zip(samples.batches(self.batch_size), samples.counts(self.batch_size), strict=True):
+            states, values = walk.states(inputs)
+            for reader in range(walk.terms):
+                before = states[reader]
+                plain = samples.cut(_added(before, states[reader + 1]), count)
+                for writer in range(reader):
+                    without = before - (states[writer + 1] - states[writer])
+                    added = _added(without, walk.run(reader, values, without))
+                    changes.add(reader, writer, plain, samples.cut(added, count))
+                changes.count(reader, plain)
+        return changes
+
+
+def _named(stack: Stack, changes: _Changes) -> StackSensitivity:
     return StackSensitivity(
         stack.name,
         tuple(term.module for term in stack.terms),
         tuple(term.kind for term in stack.terms),
-        changes.relative_l2().cpu(),
-        changes.cosine().cpu(),
+        changes.relative_l2(),
+        changes.cosine(),
     )
 
 
@@ -162,11 +209,12 @@ class _Walk:
     """Runs the terms of one stack, each from whatever state it is handed."""
 
     def __init__(self, teacher: fx.GraphModule, stack: Stack) -> None:
+        self.terms = len(stack.terms)
         self._nodes = [stack.entry, *(term.result for term in stack.terms)]
         sides = [side for term in stack.terms for side in term.sides]
         self._known = list(dict.fromkeys([*placeholders(teacher), *sides]))
         self._serial = extract(teacher, placeholders(teacher), [*self._nodes, *self._known])
-        self._terms = [extract(teacher, [*self._known, term.skip], [term.result]) for term in stack.terms]
+        self._segments = [extract(teacher, [*self._known, term.skip], [term.result]) for term in stack.terms]
 
     def states(self, inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The serial states x_0 .. x_n, and what the terms read beside them."""
@@ -175,35 +223,49 @@ class _Walk:
 
     def run(self, number: int, values: Sequence[Tensor], state: Tensor) -> Tensor:
         """The state after one term that reads `state`."""
-        return run_segment(self._terms[number], (*values, state))[0]
+        return run_segment(self._segments[number], (*values, state))[0]
 
 
+@dataclass(frozen=True, eq=False)
 class _Changes:
-    """Sums over batches of how much what a term adds changes."""
+    """Sums over samples of how much what a term adds changes."""
 
-    def __init__(self, terms: int, device: torch.device) -> None:
-        self._change = torch.zeros(terms, terms, dtype=torch.float64, device=device)
-        self._distance = torch.zeros_like(self._change)
-        self._size = torch.zeros(terms, 1, dtype=torch.float64, device=device)
-        self._samples = torch.zeros_like(self._size)
+    change: Tensor
+    distance: Tensor
+    size: Tensor
+    samples: Tensor
+
+    @staticmethod
+    def none(terms: int, device: torch.device = CPU) -> _Changes:
+        """Of no samples."""
+        sizes = (terms, terms), (terms, terms), (terms, 1), (terms, 1)
+        return _Changes(*(torch.zeros(size, dtype=torch.float64, device=device) for size in sizes))
+
+    def plus(self, other: _Changes) -> _Changes:
+        """Of both parts of the samples."""
+        return _Changes(*(mine + vars(other)[name] for name, mine in vars(self).items()))
+
+    def on(self, device: torch.device) -> _Changes:
+        """The same sums elsewhere."""
+        return _Changes(*(value.to(device) for value in vars(self).values()))
 
     def count(self, reader: int, plain: Tensor) -> None:
         """Take in what a term adds in the serial network, (samples, values)."""
-        self._size[reader] += plain.square().sum()
-        self._samples[reader] += len(plain)
+        self.size[reader] += plain.square().sum()
+        self.samples[reader] += len(plain)
 
     def add(self, reader: int, writer: int, plain: Tensor, without: Tensor) -> None:
         """Take in what the reader adds in the serial network, and without the writer."""
-        self._change[reader, writer] += (plain - without).square().sum()
-        self._distance[reader, writer] += _cosine_distance(plain, without).sum()
+        self.change[reader, writer] += (plain - without).square().sum()
+        self.distance[reader, writer] += _cosine_distance(plain, without).sum()
 
     def relative_l2(self) -> Tensor:
         """|change| / |what the term adds|; a term that adds nothing counts as changed by 1 where it changes."""
-        ratio = (self._change / self._size.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
-        return torch.where(self._size > 0, ratio, (self._change > 0).double())
+        ratio = (self.change / self.size.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
+        return torch.where(self.size > 0, ratio, (self.change > 0).double())
 
     def cosine(self) -> Tensor:
-        return self._distance / self._samples
+        return self.distance / self.samples
 
 
 def _added(before: Tensor, after: Tensor) -> Tensor:

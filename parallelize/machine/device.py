@@ -10,13 +10,20 @@ CPU = torch.device("cpu")
 _SHARE = 0.25  # of the free memory of a device, which what only might be there may take
 
 
-def choose_device(name: str | None) -> torch.device:
+def choose_device(name: str | None, local: int | None = None) -> torch.device:
     """The device of that name, or else a GPU where there is one.
+
+    Args:
+        name: such as "cpu", "cuda" or "cuda:1"; None leaves it open.
+        local: number of this process among several on its machine: where the name leaves open which GPU, each has its
+            own.
 
     Raises:
         ParallelizeError: there is no such name.
         EnvironmentLackError: there is no such GPU.
     """
+    if local is not None and name in (None, "cuda") and torch.cuda.is_available():
+        return _own_gpu(local)
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -41,6 +48,17 @@ def free_memory(device: torch.device) -> int | None:
         return None
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + unused
+
+
+def _own_gpu(local: int) -> torch.device:
+    """The GPU of one of several processes of a machine."""
+    count = torch.cuda.device_count()
+    if local >= count:
+        raise EnvironmentLackError(
+            f"There is no GPU for process {local} of this machine, which has {count}.",
+            "Start as many processes as there are GPUs, or name one that they share with --device cuda:0.",
+        )
+    return torch.device("cuda", local)
 
 
 def has_room(device: torch.device, size: int, held: int = 0) -> bool:

@@ -12,6 +12,7 @@ from parallelize.conversion.options import ConvertOptions
 from parallelize.data import InputSpec
 from parallelize.exploring.options import PlanOptions
 from parallelize.healing.options import HealOptions
+from parallelize.machine.ranks import ALONE
 from parallelize.models.source import Source
 from passes.errors import ParallelizeError
 from passes.plan import Plan
@@ -27,13 +28,14 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
     """What the work behind a command is asked for, which then ends."""
     calls: Asked = []
 
-    def work(source: Source, output: Path, *, options: Any, force: bool, report: Any) -> None:
+    def work(source: Source, output: Path, *, options: Any, force: bool, report: Any, ranks: Any) -> None:
         assert callable(report)
+        assert ranks is ALONE
         calls.append((source, output, options, force))
         raise ParallelizeError("Seen.", "That is enough.")
 
-    def explore(source: Source, output: Path, options: Any, *, force: bool, report: Any) -> None:
-        work(source, output, options=options, force=force, report=report)
+    def explore(source: Source, output: Path, options: Any, *, force: bool, report: Any, ranks: Any) -> None:
+        work(source, output, options=options, force=force, report=report, ranks=ranks)
 
     monkeypatch.setattr("parallelize.conversion.convert.convert", work)
     monkeypatch.setattr("parallelize.exploring.explore.explore", explore)
