@@ -18,6 +18,7 @@ from torch import fx
 from parallelize.baselines.deletion import deletion_plan
 from parallelize.data import Samples
 from parallelize.healing.heal import Healed
+from parallelize.machine.mapped import let_go
 from parallelize.metrics import Metric
 from parallelize.models.network import Described, Network
 from parallelize.models.on_disk import on_disk
@@ -169,6 +170,7 @@ def each_network(
     fused, records = run_passes(teacher, [ApplyPlan(plan), *FUSION], probe)
     product = made(AS_IS, fused, plan) if wants_refit else lasting(AS_IS, fused)
     del fused
+    let_go()
     yield product
     levels: tuple[LevelRefit, ...] = ()
     if wants_refit:
@@ -180,6 +182,7 @@ def each_network(
         records, levels = (*records[: -len(FUSION)], *fusion), refitted.levels
         product = lasting(REWRITE, fused)
         del fused
+        let_go()
         yield product
     healed = None
     if heal is not None:
@@ -189,6 +192,7 @@ def each_network(
             fused, _ = run_passes(healed.module, FUSION, probe)
             product = lasting(HEALED, fused)
             del fused
+            let_go()
             yield product
         healed = replace(healed, module=product.module)
     del refitted

@@ -9,7 +9,7 @@ Scores are of samples that neither fitted nor chose the plan. Latencies are meas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.baselines.networks import SERIAL, Networks, Variants, taken
 from parallelize.conversion.job import Job
 from parallelize.export.onnx import write_onnx
-from parallelize.export.weight_files import SharedWeights, gathered
+from parallelize.export.weight_files import SharedWeights, beside, gathered
 from parallelize.machine.latency import Latency
 from parallelize.machine.mapped import let_go
 from parallelize.measuring.onnx_latency import onnx_latencies
@@ -90,11 +90,18 @@ def measure(
     measuring = _Measuring(job, shared, directory / SCRATCH, report)
     variants = taken(networks, measuring.take)
     measured = measuring.timed()
-    gathered(measuring.files[variants.product.name], directory / ONNX.product)
-    for path in (directory / SCRATCH).iterdir():
-        path.unlink()
+    product = measuring.files[variants.product.name]
+    needed = {product.name, beside(product), beside(Path(SERIAL_ONNX))}
+    _remove(path for path in (directory / SCRATCH).iterdir() if path.name not in needed)
+    gathered(product, directory / ONNX.product)
+    _remove((directory / SCRATCH).iterdir())
     (directory / SCRATCH).rmdir()
     return variants, measured
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for path in list(files):
+        path.unlink()
 
 
 class _Measuring:

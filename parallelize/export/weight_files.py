@@ -33,7 +33,7 @@ def save(model: onnx_ir.Model, path: Path, shared: SharedWeights | None = None) 
     """
     if shared is None:
         is_large = sum(weight.nbytes for _, weight in _weights(model)) >= INLINE_LIMIT
-        onnx_ir.save(model, path, external_data=_beside(path) if is_large else None)
+        onnx_ir.save(model, path, external_data=beside(path) if is_large else None)
         return
     before = list(_weights(model))
     try:
@@ -79,7 +79,7 @@ class SharedWeights:
                 value.const_value = _as(known, value.name)
         if not fresh:
             return
-        written = external_data.convert_tensors_to_external([weight for _, weight in fresh], path.parent, _beside(path))
+        written = external_data.convert_tensors_to_external([weight for _, weight in fresh], path.parent, beside(path))
         for (value, weight), there in zip(fresh, written, strict=True):
             value.const_value = there
             identity = _identity(weight)
@@ -95,7 +95,8 @@ def _as(weight: onnx_ir.ExternalTensor, name: str | None) -> onnx_ir.ExternalTen
     return onnx_ir.ExternalTensor(*place, shape=weight.shape, name=name or "", base_dir=weight.base_dir)
 
 
-def _beside(path: Path) -> str:
+def beside(path: Path) -> str:
+    """The file of the weights that lie beside an ONNX file."""
     return f"{path.name}.data"
 
 

@@ -92,6 +92,8 @@ def prepare(source: Source, seed: int, report: Report, device: torch.device = CP
     samples = replace(samples, device=device, room=room, buffer=buffer)
     refuse_not_finite(raw, samples.head(samples.fixed or PROBE), what)  # clean-up compares numbers
     program, cleaning = clean(raw, samples.batch(PROBE))
+    program = on_disk(program, report)  # what clean-up has made of weights
+    let_go()
     samples = refuse_not_finite(program, samples, what, captured=raw)
     if judge is not None:
         judge = replace(judge, device=device, room=room, buffer=buffer)
