@@ -21,6 +21,7 @@ from parallelize.measuring.options import OWN_METRIC, MeasureOptions
 from parallelize.metrics.catalogue import known_metrics
 from parallelize.metrics.metric import Metric
 from parallelize.models.source import Source
+from parallelize.planning.options import MemoryOptions
 from parallelize.terminal.option_field import Spelling, option
 from parallelize.terminal.words import listed
 
@@ -65,7 +66,7 @@ _NUMBERS = [metric.name for metric in known_metrics().values() if metric.reads =
 
 
 @dataclass(frozen=True, kw_only=True)
-class _HealedMeasures(MeasureOptions):
+class _HealedMeasures(MeasureOptions, MemoryOptions):
     """A plan is given, so the metric decides nothing."""
 
     metric: Metric | str | None = option(

@@ -17,18 +17,14 @@ LEAST_BUFFER = 2**22  # bytes that a job can be asked to be content with
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceOptions:
-    """On what the whole job runs, cleaning, search, refit and judging, and in how much of the host's memory.
+class MemoryOptions:
+    """In how much memory a job works.
 
     Attributes:
-        device: such as "cpu" or "cuda:1"; None is a GPU where there is one.
         buffer: memory beside the model's for what is computed of the samples and held, such as states and normal
             equations: bytes, or a string such as "512MiB". More goes into a temporary file.
     """
 
-    device: str | None = option(
-        None, "cpu, cuda or cuda:N, of search, refit and judging (default: a GPU where there is one)."
-    )
     buffer: int | str = option(
         "2GiB",
         "Memory beside the model's for states and normal equations, such as 512MiB; more goes into a temporary file.",
@@ -44,6 +40,19 @@ class DeviceOptions:
             ParallelizeError: it is no amount of memory, or too little to work with.
         """
         return read_size(self.buffer, LEAST_BUFFER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(MemoryOptions):
+    """On what the whole job runs, cleaning, search, refit and judging, and in how much of the host's memory.
+
+    Attributes:
+        device: such as "cpu" or "cuda:1"; None is a GPU where there is one.
+    """
+
+    device: str | None = option(
+        None, "cpu, cuda or cuda:N, of search, refit and judging (default: a GPU where there is one)."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

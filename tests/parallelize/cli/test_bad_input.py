@@ -134,6 +134,12 @@ BAD = {
         2,
         "'a lot' is no amount of memory",
     ),
+    "healing in too little memory": (
+        lambda home: (home / "p.json").write_text(PLAN),
+        (*HEAL, "--buffer", "0"),
+        2,
+        "'0' is too little memory",
+    ),
     "plans in too little memory": (
         _nothing,
         ("plan", "model.pt", "-o", "out", "--inputs", "data.npz", "--buffer", "1k"),
