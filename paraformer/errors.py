@@ -24,3 +24,13 @@ class DatasetError(ParaFormerError):
 
 class CheckpointError(ParaFormerError):
     """A file is not a checkpoint of this package, or a damaged one."""
+
+
+class TrainingError(ParaFormerError):
+    """A training that cannot be done as it was asked for."""
+
+
+class AbsentLibraryError(ParaFormerError):
+    """An optional library is not installed."""
+
+    exit_code = 3

@@ -54,13 +54,51 @@ class FusedBranches(nn.Module):
         return state.view(self.count, *x.shape)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        ends = self.ends(x, mask)
-        if self.merge == "added":
-            return x + (ends - x).sum(0)
-        return ends.sum(0) if self.merge == "summed" else ends.mean(0)
+        return _merged(x, self.ends(x, mask), self.merge)
 
     def unfuse(self) -> Branches:
         """The branches one by one, with copies of the leaves."""
         runs = zip(*(block.blocks() for block in self._stacked()), strict=True)
         branches = Branches([block for run in runs for block in run], self.count, self.merge)
         return branches.train(self.training)
+
+
+class FusedGroups(nn.Module):
+    """Runs of `Branches` that are fused each for itself, because some are trained and others kept as they are.
+
+    Raises:
+        ParaFormerError: branches of one run differ in whether a parameter is trained.
+    """
+
+    def __init__(self, branches: Branches, kept: int) -> None:
+        super().__init__()
+        self.count = branches.count
+        self.merge: Merge = branches.merge
+        runs = branches.runs()
+        parts = [part for part in (runs[:kept], runs[kept:]) if part]
+        self.groups = nn.ModuleList(
+            FusedBranches(Branches([block for run in part for block in run], len(part), branches.merge))
+            for part in parts
+        )
+        self.train(branches.training)
+
+    def _fused(self) -> list[FusedBranches]:
+        return [group for group in self.groups if isinstance(group, FusedBranches)]
+
+    def ends(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The state at the end of each branch, all of which read x (B, T, W): (N, B, T, W)."""
+        return torch.cat([group.ends(x, mask) for group in self._fused()])
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return _merged(x, self.ends(x, mask), self.merge)
+
+    def unfuse(self) -> Branches:
+        """The branches one by one, with copies of the leaves."""
+        blocks = [block for group in self._fused() for run in group.unfuse().runs() for block in run]
+        return Branches(blocks, self.count, self.merge).train(self.training)
+
+
+def _merged(x: Tensor, ends: Tensor, merge: Merge) -> Tensor:
+    if merge == "added":
+        return x + (ends - x).sum(0)
+    return ends.sum(0) if merge == "summed" else ends.mean(0)

@@ -11,6 +11,7 @@ trained in one mode loads in the other. Three forms compute the same numbers:
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ from paraformer.branches import Branches
 from paraformer.config import ParaFormerConfig
 from paraformer.errors import ParaFormerError
 from paraformer.folded import FoldedBranches
-from paraformer.fused import FusedBranches
+from paraformer.fused import FusedBranches, FusedGroups
+from paraformer.prefixes import first_branches, prefix_states
 
 
 class ParaFormer(nn.Module):
@@ -59,6 +61,24 @@ class ParaFormer(nn.Module):
                     block.attention.out.weight.mul_(scale)
                     block.down.weight.mul_(scale)
 
+    def embed(self, inputs: Tensor, /) -> Tensor:
+        """The state x_0 that the blocks read: (batch, tokens, width)."""
+        raise NotImplementedError
+
+    def seen(self, attention_mask: Tensor) -> Tensor:
+        """What each token sees, of the mask that the model is given; boolean."""
+        raise NotImplementedError
+
+    def start(self, inputs: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What the blocks are given: x_0, and what each token sees where a mask tells."""
+        return self.embed(inputs), None if attention_mask is None else self.seen(attention_mask)
+
+    def answer(self, state: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """What the head says of the last state (batch, tokens, width)."""
+        assert attention_mask is None
+        logits: Tensor = self.head(self.pooled(state))
+        return logits
+
     def pooled(self, state: Tensor) -> Tensor:
         """What a classifier's head reads of the last state (batch, tokens, width): (batch, width)."""
         normed: Tensor = self.norm(state[:, 0] if self.config.pooling == "cls" else state)
@@ -76,7 +96,7 @@ class ParaFormer(nn.Module):
         Raises:
             ParaFormerError: a folded model, or branches that differ in whether a parameter is trained.
         """
-        if isinstance(self.blocks, FusedBranches):
+        if isinstance(self.blocks, FusedBranches | FusedGroups):
             return self
         return self.with_blocks(FusedBranches(self._looped()))
 
@@ -86,7 +106,7 @@ class ParaFormer(nn.Module):
         Raises:
             ParaFormerError: a folded model.
         """
-        if isinstance(self.blocks, FusedBranches):
+        if isinstance(self.blocks, FusedBranches | FusedGroups):
             return self.with_blocks(self.blocks.unfuse())
         self._looped()
         return self
@@ -95,9 +115,36 @@ class ParaFormer(nn.Module):
         """A copy for inference only, in as many operators as one branch; a model that is not fused is fused first."""
         if isinstance(self.blocks, FoldedBranches):
             return self
+        if isinstance(self.blocks, FusedGroups):
+            return self.unfuse().requires_grad_(requires_grad=False).fold()
         fused = self.fuse().blocks
         assert isinstance(fused, FusedBranches)
         return self.with_blocks(FoldedBranches(fused)).eval().requires_grad_(requires_grad=False)
+
+    def prefix(self, count: int) -> Self:
+        """A Para-Former of the first `count` branches, with a copy of their weights to train, fused where this one is.
+
+        Raises:
+            ParaFormerError: a folded model, or one without so many branches.
+        """
+        blocks = deepcopy(first_branches(self.unfuse()._looped(), count))
+        depth = count * self.config.branch_depth
+        config = replace(self.config, mode="para-former", branches=count, depth=depth)
+        shorter = self.with_blocks(blocks, config).requires_grad_()
+        return shorter if isinstance(self.blocks, Branches) else shorter.fuse()
+
+    def prefix_logits(self, inputs: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """The logits of every prefix, in one pass over the branches: (branches, batch, ...).
+
+        Raises:
+            ParaFormerError: a folded model.
+        """
+        blocks = self.blocks if isinstance(self.blocks, FusedBranches | FusedGroups) else self._looped()
+        x, seen = self.start(inputs, attention_mask)
+        states = prefix_states(x, blocks.ends(x, seen), blocks.merge)
+        repeated = None if attention_mask is None else attention_mask.repeat(len(states), 1)
+        logits = self.answer(states.flatten(0, 1), repeated)
+        return logits.view(*states.shape[:2], *logits.shape[1:])
 
     def _looped(self) -> Branches:
         if isinstance(self.blocks, Branches):

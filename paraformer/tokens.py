@@ -54,7 +54,10 @@ class TokenParaFormer(ParaFormer):
         return ((before & real[:, None]) | itself)[:, None]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        state = self.blocks(self.embed(input_ids), None if attention_mask is None else self.seen(attention_mask))
+        return self.answer(self.blocks(*self.start(input_ids, attention_mask)), attention_mask)
+
+    def answer(self, state: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """What the head says of the last state (batch, tokens, width)."""
         if self.config.causal:
             read = self.norm(state)
         elif attention_mask is None or self.config.has_cls:

@@ -37,5 +37,4 @@ class VisionParaFormer(ParaFormer):
         return patches + self.position
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.pooled(self.blocks(self.embed(images))))
-        return logits
+        return self.answer(self.blocks(self.embed(images)))

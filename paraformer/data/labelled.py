@@ -114,15 +114,15 @@ def checked(dataset: Dataset, hint: str) -> Dataset:
     return dataset
 
 
-def kept_apart(data: Labelled, seed: int = 0) -> tuple[Labelled, Labelled]:
+def kept_apart(data: Labelled, seed: int = 0, every: int = 5) -> tuple[Labelled, Labelled]:
     """Training and test samples, where there is no split: a fifth of each class, chosen by the seed, is kept for tests.
 
-    A class of one sample stays in training.
+    One of `every` samples is; a class of fewer stays in training.
     """
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     ranked = order[data.labels[order].argsort(stable=True)]
     counts = data.labels.bincount()
     starts = counts.cumsum(0) - counts
     place = torch.arange(len(data)) - starts[data.labels[ranked]]
-    is_test = place < counts[data.labels[ranked]] // 5
+    is_test = place < counts[data.labels[ranked]] // every
     return data[ranked[~is_test].sort().values], data[ranked[is_test].sort().values]

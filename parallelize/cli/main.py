@@ -13,7 +13,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from paraformer.modes import Merge, Mode, Pooling
 from parallelize.cli.app import app, register
 from parallelize.cli.engines import build, doctor
 from parallelize.cli.measuring import bench, compare
@@ -23,6 +22,7 @@ from parallelize.cli.ranks import first_word_to_rank_0
 from parallelize.cli.rewriting import convert, heal, plan
 from parallelize.cli.takes import takes
 from parallelize.cli.targets import profile_gpu
+from parallelize.cli.train import train
 from parallelize.files.plan import read_plan
 from parallelize.inspecting.files import READERS, reader
 from parallelize.machine.launch import is_silent
@@ -124,56 +124,6 @@ def passes(name: Annotated[str | None, typer.Argument(help="Show one pass.", sho
     from parallelize.inspecting.network import print_passes
 
     print_passes(name, console())
-
-
-def train(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.", metavar="FILE.pt")],
-    data: Annotated[
-        Path, typer.Option(help="IDX files, CIFAR-10, pictures by class, .npz, or texts.", metavar="DIR|FILE")
-    ] = Path("/usr/share/datasets/fashion-mnist"),
-    mode: Annotated[Mode, typer.Option(help="Serial, or branches that all read the embedding.")] = "serial",
-    branches: Annotated[int, typer.Option(help="Branches of a para-former.", min=1)] = 1,
-    depth: Annotated[int | None, typer.Option(help="Blocks in all (default: 12).", min=1, show_default=False)] = None,
-    branch_depth: Annotated[
-        int | None, typer.Option(help="Blocks of each branch, in place of --depth.", min=1, show_default=False)
-    ] = None,
-    merge: Annotated[
-        Merge, typer.Option(help="x and what branches add; their outputs, each with its own x; or their mean.")
-    ] = "added",
-    pooling: Annotated[Pooling, typer.Option(help="What the head reads: the mean, or a learned token.")] = "mean",
-    width: Annotated[int, typer.Option(help="Features of the state.", min=1)] = 64,
-    heads: Annotated[int, typer.Option(help="Attention heads.", min=1)] = 4,
-    hidden: Annotated[int | None, typer.Option(help="Hidden features of an MLP (default: 4 x width).", min=1)] = None,
-    patch_size: Annotated[
-        int | None, typer.Option(help="Pixels of a patch's side (default: 4).", min=1, show_default=False)
-    ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training samples.", min=1)] = 18,
-    batch_size: Annotated[int, typer.Option(help="Samples in a step.", min=1)] = 128,
-    learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.", min=0.0)] = 2e-3,
-    seed: Annotated[int, typer.Option(help="Seeds weights, order and augmentation.")] = 0,
-    limit: Annotated[
-        int | None, typer.Option(help="Train and test on the first N samples only.", min=1, show_default=False)
-    ] = None,
-) -> None:
-    """Train a Para-Former or its serial twin; run again to go on with a stopped training."""
-    from parallelize.cli.training import blocks_in_all, train_model
-    from parallelize.terminal.progress import reporting
-
-    sizes = {
-        "depth": blocks_in_all(depth, branches, branch_depth),
-        "width": width,
-        "heads": heads,
-        "hidden": hidden or 4 * width,
-        "patch_size": patch_size,
-        "mode": mode,
-        "branches": branches,
-        "merge": merge,
-        "pooling": pooling,
-    }
-    schedule = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    with reporting() as report:
-        top1 = train_model(output, data, sizes, schedule, limit, report)
-    echo(f"Written to {output}: top-1 {top1:.2%} on the test samples")
 
 
 register(build, doctor, compare, bench, convert, plan, heal, inspect, draw, passes, train, profile_gpu)

@@ -3,7 +3,8 @@
     @takes(healing=HealOptions)
     def heal(plan: Plan, healing: HealOptions) -> None: ...
 
-The command line then has an option for each field that was made by `option`, and the command gets them as one value.
+The command line then has an option for each field that was made by `option`, and the command gets them as one value. A
+dataclass of a package that knows no command line says the same in plain metadata, {"option": {"help": ..., ...}}.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def takes(
 def _offered(group: type[Any], without: Collection[str]) -> Iterator[tuple[Field[Any], OptionField]]:
     for part in fields(group):
         said = part.metadata.get(KEY)
+        said = OptionField(**said) if isinstance(said, Mapping) else said
         if isinstance(said, OptionField) and part.name not in without:
             yield part, said
 

@@ -7,26 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from paraformer import training
 from paraformer.checkpoint import Checkpoint, load
-from paraformer.data.augmentation import augment
-from paraformer.data.labelled import Dataset, Labelled
 from paraformer.errors import CheckpointError
 from paraformer.fused import FusedBranches
 from paraformer.model import VisionConfig, VisionParaFormer
-from paraformer.training import Trainer, TrainingOptions, predict, top1
-from tests.paraformer.idx_files import stripes
-
-CONFIG = VisionConfig(depth=2, width=16, heads=2, hidden=32, image_size=8, patch_size=4, classes=2)
-OPTIONS = TrainingOptions(epochs=3, batch_size=16)
-TRAIN, TEST = stripes(70, 8, 0), stripes(30, 8, 1)
-DATA = Dataset("stripes", TRAIN, TEST, ("vertical", "horizontal"))
+from paraformer.training.evaluation import predict, top1
+from paraformer.training.options import TrainingOptions
+from paraformer.training.starts import scratch
+from paraformer.training.trainer import Trainer
+from tests.paraformer.training.striped import CONFIG, DATA, OPTIONS, TEST, TRAIN
 
 
 def _trainer(options: TrainingOptions = OPTIONS, config: VisionConfig = CONFIG) -> Trainer:
-    return Trainer(config, options, DATA)
+    return Trainer(scratch(config, options.seed), options, DATA)
 
 
 def _equal(first: Checkpoint, second: Checkpoint) -> bool:
@@ -121,20 +115,13 @@ def test_a_resume_with_another_number_of_images_is_refused(tmp_path: Path) -> No
         _trainer().run(tmp_path / "model.pt", _stop_at(5))
     fewer = replace(DATA, train=TRAIN.head(64))
     with pytest.raises(CheckpointError, match="other options"):
-        Trainer(CONFIG, OPTIONS, fewer).run(tmp_path / "model.pt")
+        Trainer(scratch(CONFIG), OPTIONS, fewer).run(tmp_path / "model.pt")
 
 
 def test_a_damaged_resume_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.pt.resume").write_bytes(b"not a file of torch")
     with pytest.raises(CheckpointError, match=r"model\.pt\.resume"):
         _trainer().run(tmp_path / "model.pt")
-
-
-def test_too_few_images_for_one_batch_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least one epoch of at least one whole batch"):
-        _trainer(replace(OPTIONS, batch_size=71))
-    with pytest.raises(ValueError, match="at least one epoch"):
-        _trainer(replace(OPTIONS, epochs=0))
 
 
 def test_progress_counts_every_step_of_all_epochs(tmp_path: Path) -> None:
@@ -150,28 +137,6 @@ def test_progress_counts_every_step_of_all_epochs(tmp_path: Path) -> None:
     assert seen == [(step, 12) for step in range(1, 13)]
     means = [sum(losses[4 * epoch : 4 * epoch + 4]) / 4 for epoch in range(3)]
     assert means == pytest.approx([record.loss for record in trainer.history])
-
-
-def test_every_epoch_draws_its_own_order_and_its_own_augmentation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    def spy(images: Tensor, generator: torch.Generator, shift: int, *, mirrors: bool) -> Tensor:
-        augmented = augment(images, generator, shift, mirrors=mirrors)
-        seen.append((images, augmented))
-        return augmented
-
-    monkeypatch.setattr(training, "augment", spy)
-    _trainer(replace(OPTIONS, epochs=2)).run(tmp_path / "model.pt")
-    orders = [torch.cat([images for images, _ in seen[epoch : epoch + 4]]) for epoch in (0, 4)]
-    numbers = [[int((TRAIN.inputs[0] == image).flatten(1).all(1).nonzero()) for image in order] for order in orders]
-    assert len(set(numbers[0])) == len(set(numbers[1])) == 64
-    assert numbers[0] != numbers[1]
-    common = [(numbers[0].index(n), numbers[1].index(n)) for n in set(numbers[0]) & set(numbers[1])]
-    pictures = [torch.cat([augmented for _, augmented in seen[epoch : epoch + 4]]) for epoch in (0, 4)]
-    same = sum(torch.equal(pictures[0][a], pictures[1][b]) for a, b in common)
-    assert same < 0.2 * len(common)
 
 
 def test_matrices_decay_and_vectors_and_positions_do_not() -> None:
@@ -215,33 +180,6 @@ def test_the_checkpoint_records_how_it_was_trained(tmp_path: Path) -> None:
     assert record["options"]["batch_size"] == 16
     assert [row["epoch"] for row in record["epochs"]] == [1, 2, 3]
     assert record["epochs"][-1]["top1"] == trainer.history[-1].top1
-
-
-class Stripes(nn.Module):
-    """Logits that are right: neighbours differ across the stripes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batches: list[int] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.batches.append(len(images))
-        return torch.stack([images.diff(dim=axis).abs().mean((1, 2, 3)) for axis in (3, 2)], 1)
-
-
-def test_predictions_are_made_in_batches_without_changing_them() -> None:
-    model = Stripes().train()
-    logits = predict(model, TEST, batch_size=8)
-    assert model.batches == [8, 8, 8, 6]
-    assert not model.training
-    assert torch.equal(logits, Stripes()(TEST.inputs[0].float()))
-
-
-def test_top1_is_the_share_of_images_classified_rightly() -> None:
-    assert top1(Stripes(), TEST) == 1.0
-    wrong = TEST.labels.clone()
-    wrong[:6] = 1 - wrong[:6]
-    assert top1(Stripes(), Labelled(TEST.inputs, wrong)) == pytest.approx(0.8)
 
 
 def test_training_leaves_the_images_as_they_were(tmp_path: Path) -> None:
