@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHARED = ("convert", "plan")  # commands whose searches ranks share
 FIRST_WORD = 2.0  # seconds
+ASKED_TO_END = 143  # the exit code after SIGTERM
 
 
 class _Joined:
@@ -68,7 +69,14 @@ def first_word_to_rank_0() -> Iterator[None]:
     try:
         yield
     except SystemExit as end:
-        if end.code and is_silent() and not _Joined.yes:
-            sys.stderr.flush()
-            time.sleep(FIRST_WORD)
+        if end.code and is_one_of_several() and not _Joined.yes:
+            _let_first_word(end.code)
         raise
+
+
+def _let_first_word(code: object) -> None:
+    if is_silent():
+        time.sleep(FIRST_WORD)
+    elif code == ASKED_TO_END:
+        sys.stderr.write("error: This rank was asked to end before all ranks had come together.\n")
+        sys.stderr.write("hint:  Look which of them has ended; start all of them again.\n")

@@ -22,7 +22,8 @@ from passes.errors import ParallelizeError
 from tests.parallelize.cli.commands import run
 from tests.parallelize.planning.cases import mlps
 from tests.parallelize.rank_processes import End, ranks
-from tests.parallelize.small_models import vectors
+from tests.parallelize.small_models import images, vectors
+from tests.parallelize.written import write
 
 PLAN = ("plan", "mlps.pt2", "--inputs", "mlps.npz", "--no-latency", "--refit", "affine", "-o", "out")
 
@@ -88,6 +89,49 @@ def test_two_processes_plan_the_same_as_one_and_one_of_them_speaks(folder: Path,
 @pytest.mark.parametrize("size", [2, 4])
 def test_several_processes_plan_the_same_as_one_for_all_depths(size: int, folder: Path, one_thread: None) -> None:
     _same_as_alone(size, folder, *PLAN, "--refine", "5", "--heatmap")
+
+
+CONVERT = ("convert", "net.pt2", "--inputs", "images.npz", "--rounds", "1", "-o", "out")
+
+
+@pytest.fixture
+def converting(folder: Path) -> Path:
+    """The working directory, with a vision transformer of two blocks and images."""
+    write(folder / "net.pt2", 2)
+    np.savez(folder / "images.npz", images=images(60, 1).arrays["images"].numpy())
+    return folder
+
+
+@pytest.mark.slow
+def test_several_processes_convert_as_one_does_and_count_what_all_have_run(converting: Path, one_thread: None) -> None:
+    folder = converting
+    alone = run(*CONVERT, "--depth", "1")
+    assert alone.exit_code == 0, alone.output
+    plan, told = (folder / "out" / "plan.json").read_bytes(), _told(folder, "report.json")
+    ends = ranks(3, folder, _command, *CONVERT, "--depth", "1", "--force")
+    assert [(end.code, end.said) for end in ends[1:]] == [(0, ""), (0, "")]
+    assert ends[0].code == 0, ends[0].said
+    assert (folder / "out" / "plan.json").read_bytes() == plan
+    shared = _told(folder, "report.json")
+    for name in ("plan", "data", "metric", "refit", "deletion_plan"):
+        assert shared[name] == told[name], name
+    assert [network["errors"] for network in shared["networks"]] == [network["errors"] for network in told["networks"]]
+    assert shared["forward_passes"] >= told["forward_passes"] > 0
+
+
+@pytest.mark.slow
+def test_processes_that_there_is_no_work_for_are_no_error(converting: Path) -> None:
+    """A plan is given, so there is no search."""
+    folder = converting
+    plan = {
+        "format": "parallelize-plan/1",
+        "stacks": [{"terms": 4, "refit": "none", "levels": [[[0], [2]], [[1], [3]]]}],
+    }
+    (folder / "p.json").write_text(json.dumps(plan))
+    ends = ranks(2, folder, _command, *CONVERT, "--plan", "p.json")
+    assert [end.code for end in ends] == [0, 0], ends[0].said
+    assert (folder / "out" / "report.json").exists()
+    assert ends[1].said == ""
 
 
 def _dying(rank: str, measured: int, kill: Callable[[], None], *arguments: str) -> None:
