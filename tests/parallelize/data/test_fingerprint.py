@@ -36,6 +36,17 @@ def test_the_same_run_has_the_same_identity_wherever_its_numbers_lie() -> None:
     assert identity() == identity(copy.deepcopy(teacher()))
 
 
+def test_which_gpu_a_graph_is_on_is_not_in_it() -> None:
+    def on(device: str) -> fx.GraphModule:
+        graph = fx.Graph()
+        target = torch.ops.aten.arange.default
+        graph.output(graph.call_function(target, (4,), {"device": torch.device(device)}))
+        return fx.GraphModule(nn.Module(), graph)
+
+    assert identity(on("cuda:0")) == identity(on("cuda:1")) == identity(on("cuda"))
+    assert identity(on("cpu")) != identity(on("cuda:0"))
+
+
 def test_graph_weights_and_options_are_in_it() -> None:
     moved = teacher()
     with torch.no_grad():
