@@ -6,8 +6,8 @@ and the rewritten network's state, both in the job's buffer; everything else is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -43,6 +43,7 @@ class Batch:
         state: the rewritten network's state.
         real: (samples, tokens), or (tokens, samples) where the states are so, false at padding; None where every
             position counts.
+        ahead: the teacher's states behind that one, as far as it has been run for them.
     """
 
     samples: Samples
@@ -52,6 +53,7 @@ class Batch:
     teacher: Kept
     state: Kept
     real: Tensor | None = None
+    ahead: Mapping[fx.Node, Kept] = field(default_factory=dict)
 
     @property
     def inputs(self) -> Inputs:
@@ -162,10 +164,27 @@ class Teacher:
         self.ran = set(ran)
         self.prefix = len(self.ran)
 
-    def values(self, wanted: Sequence[fx.Node], batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
-        """Values of nodes of the terms from `prefix` on, batch by batch."""
-        segment = extract(self.module, [*placeholders(self.module), self.stack.terms[self.prefix].skip], wanted)
-        return (run_segment(segment, (*batch.inputs, batch.teacher.value)) for batch in batches)
+    def values(
+        self, wanted: Sequence[fx.Node], batches: Sequence[Batch], noted: Sequence[fx.Node] = ()
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Values of nodes of the terms from `prefix` on, batch by batch, from the nearest states that are known.
+
+        Args:
+            wanted: the nodes.
+            batches: on their way.
+            noted: states among them, with which a batch goes on; see `Step.ahead`.
+        """
+        known = [node for node in batches[0].ahead if all(node in each.ahead for each in batches)] if batches else []
+        start = [*placeholders(self.module), self.stack.terms[self.prefix].skip]
+        segment = extract(self.module, [*start, *known], wanted)
+        reads = [bool(place.users) for place in placeholders(segment)[len(start) :]]
+        for batch in batches:
+            pairs = zip(known, reads, strict=True)
+            ahead = [batch.ahead[node].value if is_read else None for node, is_read in pairs]
+            found = run_segment(segment, (*batch.inputs, batch.teacher.value, *ahead))
+            by_node = dict(zip(wanted, found, strict=True))
+            batch.ahead = {**batch.ahead, **{node: batch.keep(by_node[node]) for node in noted}}
+            yield found
 
     def step(self, terms: Iterable[int], owner: Term | None) -> Step:
         """What to compute when some more terms run; nothing has run before `take`.
@@ -187,8 +206,10 @@ class Teacher:
     def take(self, step: Step, batches: Iterable[Batch], states: Iterable[Kept]) -> None:
         """Move on to the states that `Step.reach` returned, kept, one for each batch."""
         self.ran, self.prefix = set(step.ran), step.prefix
+        later = {term.result for term in self.stack.terms[self.prefix :]}
         for batch, state in zip(batches, states, strict=True):
             batch.teacher = state
+            batch.ahead = {node: kept for node, kept in batch.ahead.items() if node in later}
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +232,11 @@ class Step:
     nodes: tuple[fx.Node, ...]
     last: Term
     owner: Term | None
+
+    @property
+    def ahead(self) -> tuple[fx.Node, ...]:
+        """The states among `nodes` that later steps start from: of terms that ran while earlier ones wait."""
+        return () if self.is_prefix else tuple(dict.fromkeys(self.nodes[:-1:2]))
 
     def reach(self, batch: Batch, values: Sequence[Tensor]) -> tuple[Kept, Kept]:
         """What the sum of the rewritten level should be, and the teacher's state before the first term that waits.

@@ -187,7 +187,8 @@ class StackWalk:
         reached: list[tuple[Kept, Kept]] = []
         if not nodes and not ours:
             return moments, reached
-        theirs = self.teacher.values([*nodes, *(node for _, node in sites.values())], part)
+        ahead = () if step is None else step.ahead
+        theirs = self.teacher.values([*nodes, *(node for _, node in sites.values())], part, ahead)
         for batch, have, want in zip(part, self._values(ours, part), theirs, strict=True):
             if step is not None:
                 reached.append(step.reach(batch, want[: len(nodes)]))

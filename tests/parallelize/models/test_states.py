@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from parallelize.data import Samples
 from parallelize.models.capture import capture
+from parallelize.models.effort import Effort
 from parallelize.models.states import Batch, Teacher, before_post, start_batches
 from passes.stacks.find import Stack, find_stacks
 from passes.stacks.terms import Term
@@ -169,6 +170,27 @@ def test_values_of_the_teacher_are_those_of_its_own_states() -> None:
     (values,) = teacher.values([terms[2].skip, terms[2].output, terms[3].result], batches[:1])
     for value, expected in zip(values, (states[2], states[3] - states[2], states[4]), strict=True):
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+
+
+def test_a_step_that_other_terms_wait_for_leaves_its_states_to_the_next_one() -> None:
+    """As in sublayer form: first the even terms, then the odd ones; the teacher's first three terms run once."""
+    targets, products = [], []
+    for notes in (True, False):
+        teacher, batches, states = _walk(_model())
+        first = teacher.step([0, 2], None)
+        (values,) = teacher.values(first.nodes, batches, first.ahead if notes else ())
+        reached = first.reach(batches[0], values)
+        teacher.take(first, batches, [reached[1]])
+        for kept, state in zip(batches[0].ahead.values(), (states[1], states[3]) if notes else (), strict=True):
+            torch.testing.assert_close(kept.value, state, rtol=0, atol=1e-12)
+        effort = Effort()
+        with effort.counting():
+            targets.append(_advance(teacher, [1, 3], None, batches)[0])
+        assert not batches[0].ahead
+        products.append(effort.products)
+    assert targets[0].equal(targets[1])
+    torch.testing.assert_close(targets[0], states[4], rtol=0, atol=1e-12)
+    assert products[0] * 4 == products[1]  # the last term and not all four
 
 
 # ------------------------------------------------------------------------------------------- what a norm should read
