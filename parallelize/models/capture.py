@@ -10,6 +10,7 @@ a dictionary when the model named its outputs, and a tuple otherwise.
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +34,7 @@ from passes.errors import ParallelizeError, PassError
 from passes.graph.editing import eliminate_dead_code
 
 _TORCH = Path(torch.__file__).parent
+_CONTROL_FLOW = ("cond", "while_loop", "map_impl", "scan", "associative_scan")
 _FIXED_HINT = "Pass --input with a fixed size in place of the word."
 _HINTS = {  # words in what the exporter says -> what to do about it
     "data-dependent": "Control flow must not depend on values in a tensor: take it out of forward, or use torch.cond.",
@@ -185,9 +187,20 @@ def _export_with(
     try:
         with quiet_logs(), without_graphs(), written_out(module, kwargs), torch.no_grad():
             dynamic = shapes.dynamic_shapes(module, args, kwargs) if len(shapes) else None
-            return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic, strict=False)
+            exported = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic, strict=False)
     finally:
         hook.remove()
+    _forget_branches(exported)
+    return exported
+
+
+def _forget_branches(exported: ExportedProgram) -> None:
+    """Branches and loops are traced by the compiler of PyTorch, which keeps the module and its weights for good."""
+    compiler = sys.modules.get("torch._dynamo")
+    targets = (node.target for node in exported.graph.nodes)
+    operators = (target for target in targets if isinstance(target, torch._ops.HigherOrderOperator))
+    if compiler is not None and any(str(operator) in _CONTROL_FLOW for operator in operators):
+        compiler.reset()
 
 
 # ------------------------------------------------------------------------------------------------ what can go wrong

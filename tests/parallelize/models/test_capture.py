@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,3 +207,26 @@ def test_export_refuses_a_rewrite_that_fixes_the_batch() -> None:
 
 def test_a_guarded_module_gives_no_guard_nodes(program: Program) -> None:
     assert not [node for node in program.module.graph.nodes if node.op == "call_module"]
+
+
+class Branching(nn.Module):
+    """(batch, 4) -> (batch, 4), one of two linears by the sign of the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen: Tensor = torch.cond(x.sum() > 0, lambda y: self.first(y).relu(), self.second, (x,))
+        return x + chosen
+
+
+def test_a_model_with_branches_goes_when_its_program_goes() -> None:
+    model = Branching().eval()
+    weight = weakref.ref(model.first.weight)
+    program = capture(model, (torch.zeros(2, 4),))
+    export(program)
+    assert weight() is not None
+    del model, program
+    gc.collect()
+    assert weight() is None
