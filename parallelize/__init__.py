@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from parallelize.measuring.compare import CompareResult, compare
     from parallelize.measuring.options import BenchOptions, CompareOptions
     from parallelize.models.capture import capture
+    from parallelize.models.para_former import load_para_former
     from parallelize.models.program import Program
     from parallelize.models.source import Source
     from parallelize.planning.options import PlannerOptions
@@ -63,6 +64,7 @@ __all__ = [
     "explore",
     "find_stacks",
     "heal",
+    "load_para_former",
     "load_target",
     "profile_gpu",
 ]
@@ -94,6 +96,7 @@ _HOMES = {
     "explore": "parallelize.exploring.explore",
     "find_stacks": "passes.stacks.find",
     "heal": "parallelize.healing.heal",
+    "load_para_former": "parallelize.models.para_former",
     "load_target": "parallelize.predicting.target",
     "profile_gpu": "parallelize.predicting.profile",
 }

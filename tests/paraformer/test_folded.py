@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 
+import onnxruntime
 import pytest
 import torch
 
@@ -62,3 +64,17 @@ def test_no_gradient_reaches_a_folded_model_and_it_cannot_go_back() -> None:
     for back in (folded.fuse, folded.unfuse):
         with pytest.raises(ParaFormerError, match=r"^The norms of a folded Para-Former lie in its linears"):
             back()
+
+
+@pytest.mark.parametrize("form", ["fuse", "fold"])
+def test_onnx_of_a_form_computes_what_the_branches_do_for_any_batch(form: str) -> None:
+    looped = randomised(vision(3, 2)).float()
+    batch = ({0: torch.export.Dim("batch")},)
+    (example,), (others,) = (tuple(value.float() for value in images(count)) for count in (2, 5))
+    program = torch.onnx.export(getattr(looped, form)(), (example,), dynamo=True, dynamic_shapes=batch, verbose=False)
+    assert program is not None
+    file = io.BytesIO()
+    program.save(file)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (outputs,) = session.run(None, {session.get_inputs()[0].name: others.numpy()})
+    torch.testing.assert_close(torch.from_numpy(outputs), looped(others).detach(), rtol=1e-4, atol=1e-4)
