@@ -28,7 +28,7 @@ def _operators(branches: int, depth: int) -> dict[str, int]:
     return operators(randomised(vision(branches, depth)).fold(), images())
 
 
-@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("branches", [2, 3, 8, 16])
 def test_any_number_of_folded_branches_takes_as_many_operators_as_one(branches: int, depth: int) -> None:
     assert _operators(branches, depth) == _operators(1, depth)
@@ -66,7 +66,7 @@ def test_no_gradient_reaches_a_folded_model_and_it_cannot_go_back() -> None:
             back()
 
 
-@pytest.mark.parametrize("form", ["fuse", "fold"])
+@pytest.mark.parametrize("form", [pytest.param("fuse", marks=pytest.mark.slow), "fold"])
 def test_onnx_of_a_form_computes_what_the_branches_do_for_any_batch(form: str) -> None:
     looped = randomised(vision(3, 2)).float()
     batch = ({0: torch.export.Dim("batch")},)

@@ -90,7 +90,7 @@ def _operators(branches: int, depth: int) -> dict[str, int]:
     return operators(randomised(vision(branches, depth)).fuse(), images())
 
 
-@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("branches", [2, 3, 8, 16])
 def test_any_number_of_fused_branches_takes_as_many_operators_as_one(branches: int, depth: int) -> None:
     assert _operators(branches, depth) == _operators(1, depth)
