@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from paraformer.checkpoint import Checkpoint, load
+from paraformer.data.labelled import Dataset, Labelled
 from paraformer.errors import CheckpointError
 from paraformer.fused import FusedBranches
 from paraformer.model import VisionConfig, VisionParaFormer
+from paraformer.training import trainer as trainer_module
 from paraformer.training.evaluation import predict, top1
+from paraformer.training.fitting import config_for
 from paraformer.training.options import TrainingOptions
 from paraformer.training.starts import scratch
 from paraformer.training.trainer import Trainer
@@ -196,3 +201,134 @@ def test_a_trained_checkpoint_builds_the_model_that_was_judged(tmp_path: Path) -
     assert isinstance(built, VisionParaFormer)
     assert top1(built, TEST) == trainer.history[-1].top1
     assert torch.equal(predict(built, TEST), predict(trainer.model, TEST))
+
+
+MACHINERY = {
+    "average": {"ema": 0.9},
+    "accumulation": {"accumulate": 2},
+    "bf16": {"precision": "bf16"},
+    "fp16 and its scaler": {"precision": "fp16"},
+    "held-out samples": {"patience": 2},
+    "all prefixes": {"objective": "progressive"},
+    "prefix after prefix": {"objective": "progressive-steps"},
+    "all at once": {
+        "ema": 0.9,
+        "accumulate": 2,
+        "precision": "fp16",
+        "patience": 3,
+        "objective": "progressive-steps",
+    },
+}
+BRANCHED = replace(CONFIG, mode="para-former", branches=2)
+
+
+@pytest.mark.parametrize("options", MACHINERY.values(), ids=MACHINERY)
+def test_a_stopped_run_goes_on_to_the_bit_whatever_is_part_of_it(tmp_path: Path, options: dict[str, Any]) -> None:
+    given = replace(OPTIONS, **options)
+    whole = _trainer(given, BRANCHED)
+    uninterrupted = whole.run(tmp_path / "whole.pt")
+    with pytest.raises(Stop):
+        _trainer(given, BRANCHED).run(tmp_path / "model.pt", _stop_at(whole.steps_per_epoch + 1))
+    torch.manual_seed(99)
+    second = _trainer(given, BRANCHED)
+    assert _equal(second.run(tmp_path / "model.pt"), uninterrupted)
+    plain = [replace(record, seconds=0.0) for record in whole.history]
+    assert [replace(record, seconds=0.0) for record in second.history] == plain
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_products_of_half_precision_leave_weights_in_full_precision_and_learn(tmp_path: Path, precision: str) -> None:
+    options = replace(OPTIONS, epochs=8, learning_rate=5e-3, precision=precision)
+    trainer = _trainer(options, BRANCHED)
+    dtypes: set[torch.dtype] = set()
+    hook = trainer.model.blocks.register_forward_hook(lambda _module, _inputs, state: dtypes.add(state.dtype))
+    checkpoint = trainer.run(tmp_path / "model.pt")
+    hook.remove()
+    assert dtypes == {torch.float32}
+    assert {value.dtype for value in checkpoint.state_dict.values()} == {torch.float32}
+    assert trainer.history[-1].top1 > 0.9
+    plain = _trainer(replace(options, precision="fp32"), BRANCHED).run(tmp_path / "plain.pt")
+    assert not _equal(checkpoint, plain)
+
+
+def test_accumulated_batches_step_as_one_batch_of_all_their_samples(tmp_path: Path) -> None:
+    still = replace(DATA, mirrors=False)
+    weights = []
+    for size, accumulate in ((32, 1), (16, 2)):
+        options = replace(OPTIONS, epochs=1, batch_size=size, accumulate=accumulate, shift=0)
+        weights.append(Trainer(scratch(CONFIG), options, still).run(tmp_path / f"{accumulate}.pt").state_dict)
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_average_of_the_weights_is_judged_and_kept(tmp_path: Path) -> None:
+    trainer = _trainer(replace(OPTIONS, ema=0.5))
+    checkpoint = trainer.run(tmp_path / "model.pt")
+    last = _trainer().run(tmp_path / "last.pt")
+    assert not _equal(checkpoint, last)
+    assert all(torch.equal(value, last.state_dict[name]) for name, value in trainer.model.state_dict().items())
+    assert top1(checkpoint.build(), TEST) == trainer.history[-1].top1
+
+
+def test_a_run_ends_when_nothing_held_out_gets_better_and_keeps_the_best_weights(tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=12, patience=3)
+    trainer = _trainer(options, BRANCHED)
+    checkpoint = trainer.run(tmp_path / "model.pt")
+    assert trainer.is_finished
+    epochs = len(trainer.history)
+    assert epochs == 12 or epochs - trainer.chosen.epoch == 3
+    assert trainer.chosen.rank() == max(record.rank() for record in trainer.history)
+    assert trainer.held_out is not None
+    assert top1(checkpoint.build(), trainer.held_out) == trainer.chosen.held_out_top1
+    assert checkpoint.training["chosen"] == trainer.chosen.epoch
+    assert len(trainer.batches.learned) + len(trainer.held_out) == len(TRAIN)
+
+
+def test_what_is_held_out_decides_and_the_test_samples_do_not(tmp_path: Path) -> None:
+    other = replace(DATA, test=Labelled(TEST.inputs, 1 - TEST.labels))
+    options = replace(OPTIONS, patience=1)
+    runs = [Trainer(scratch(CONFIG), options, data).run(tmp_path / f"{n}.pt") for n, data in enumerate((DATA, other))]
+    assert _equal(*runs)
+
+
+def test_every_prefix_is_scored_where_prefixes_are_trained(tmp_path: Path) -> None:
+    for objective in ("progressive", "progressive-steps"):
+        trainer = _trainer(replace(OPTIONS, epochs=8, learning_rate=5e-3, objective=objective), BRANCHED)
+        checkpoint = trainer.run(tmp_path / f"{objective}.pt")
+        record = trainer.history[-1]
+        model = checkpoint.build()
+        assert record.prefixes == tuple(top1(model.prefix(count), TEST) for count in (1, 2))
+        assert min(record.prefixes) > 0.9
+        assert load(tmp_path / f"{objective}.pt").training["epochs"][-1]["prefixes"] == list(record.prefixes)
+
+
+def test_curves_of_every_step_and_every_epoch_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, int]] = []
+
+    class Curves:
+        def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+            written.append((tag, global_step))
+
+    monkeypatch.setattr(trainer_module, "logs_in", lambda folder, done: nullcontext(Curves() if folder else None))
+    options = replace(OPTIONS, epochs=2, objective="progressive")
+    Trainer(scratch(BRANCHED), options, DATA, logs=tmp_path).run(tmp_path / "model.pt")
+    steps = [step for tag, step in written if tag == "train/loss"]
+    assert steps == list(range(1, 9))
+    assert [step for tag, step in written if tag == "test/top1_of_1"] == [4, 8]
+
+
+def test_a_model_of_texts_learns_which_word_decides(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, 20, (120, 6), generator=generator)
+    labels = torch.randint(0, 2, (120,), generator=generator)
+    ids[torch.arange(120), torch.randint(0, 4, (120,), generator=generator)] = 2 + labels
+    mask = (torch.arange(6) < torch.randint(4, 7, (120, 1), generator=generator)).long()
+    texts = Labelled((ids * mask, mask), labels)
+    places = torch.arange(120)
+    words = tuple(f"word{number}" for number in range(20))
+    data = Dataset("texts", texts[places[:80]], texts[places[80:]], ("no", "yes"), words)
+    config = config_for(data, {"mode": "para-former", "branches": 2, "depth": 2, "width": 16, "heads": 2, "hidden": 32})
+    options = replace(OPTIONS, epochs=15, learning_rate=1e-2, objective="progressive")
+    trainer = Trainer(scratch(config), options, data)
+    trainer.run(tmp_path / "model.pt")
+    assert min(trainer.history[-1].prefixes) > 0.9
