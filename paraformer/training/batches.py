@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -61,10 +62,10 @@ class Batches:
         with self.precision():
             return Batch(given, targets, self.teacher.answer(given))
 
-    def precision(self) -> torch.autocast:
+    def precision(self) -> AbstractContextManager[None]:
         """Autocast of products to the precision that is asked for; weights and states stay in float32."""
         dtype = _DTYPES[self.options.precision]
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32)
+        return nullcontext() if dtype is torch.float32 else torch.autocast(self.device.type, dtype)
 
 
 def held_out(data: Dataset, options: TrainingOptions) -> tuple[Labelled, Labelled | None]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from paraformer.checkpoint import Checkpoint, load
+from paraformer.checkpoint import Checkpoint
 from paraformer.config import ParaFormerConfig
 from paraformer.errors import CheckpointError
 from paraformer.model import build
@@ -48,50 +47,55 @@ def scratch(config: ParaFormerConfig, seed: int = 0) -> Start:
     return Start(build(config), "new weights")
 
 
-def continued(path: Path, mode: Mode | None = None, branches: int | None = None, merge: Merge | None = None) -> Start:
+def continued(
+    checkpoint: Checkpoint,
+    name: str,
+    mode: Mode | None = None,
+    branches: int | None = None,
+    merge: Merge | None = None,
+) -> Start:
     """The weights of a checkpoint.
 
     Args:
-        path: of the checkpoint.
+        checkpoint: the weights.
+        name: of its file, for people.
         mode: of the model; None is that of the checkpoint, or a Para-Former where branches are asked for.
         branches: of a Para-Former; None is that of the checkpoint.
         merge: of the branches of a serial network that becomes a Para-Former.
 
     Raises:
-        CheckpointError: no checkpoint, or a Para-Former of another number of branches.
+        CheckpointError: weights that do not fit their config, or a Para-Former of another number of branches.
         ParaFormerError: blocks that cannot be shared out evenly.
     """
-    checkpoint = load(path)
     model, words = checkpoint.build(), _words(checkpoint)
     if mode == "serial":
-        return Start(to_serial(model), f"{path.name}, made serial", words=words)
+        return Start(to_serial(model), f"{name}, made serial", words=words)
     count = model.config.branch_count
     if count > 1 and branches not in (None, count):
         raise CheckpointError(
-            f"{path} is a Para-Former of {count} branches, not {branches}.",
+            f"{name} is a Para-Former of {count} branches, not {branches}.",
             f"Ask for --branches {count}, or name it with --grow to add branches.",
         )
     if count > 1 or (mode is None and branches is None):
-        return Start(model, path.name, words=words)
+        return Start(model, name, words=words)
     wanted = branches or 1
     return Start(
         from_serial(model, wanted, merge or "added"),
-        f"{path.name}, made a Para-Former of {wanted} branches",
+        f"{name}, made a Para-Former of {wanted} branches",
         words=words,
     )
 
 
-def extended(path: Path, branches: int, *, train_old: bool = False, seed: int = 0) -> Start:
+def extended(checkpoint: Checkpoint, name: str, branches: int, *, train_old: bool = False, seed: int = 0) -> Start:
     """The weights of a checkpoint, and branches that change nothing at first.
 
     Raises:
-        CheckpointError: no checkpoint.
+        CheckpointError: weights that do not fit their config.
         TrainingError: it has as many branches already.
     """
-    checkpoint = load(path)
     model = checkpoint.build()
     old = model.config.branch_count
-    origin = f"{path.name}, grown from {old} to {branches} branches"
+    origin = f"{name}, grown from {old} to {branches} branches"
     return Start(grown(model, branches, seed), origin, 0 if train_old else old, _words(checkpoint))
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
-from paraformer.checkpoint import load
+from paraformer.checkpoint import Checkpoint
 from paraformer.config import ParaFormerConfig
 from paraformer.data.labelled import Dataset
 from paraformer.errors import TrainingError
@@ -23,10 +21,9 @@ class Teacher:
         fingerprint: of its weights.
     """
 
-    def __init__(self, path: Path) -> None:
-        checkpoint = load(path)
+    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
         model = checkpoint.build()
-        self.name, self.config = path.name, checkpoint.config
+        self.name, self.config = name, checkpoint.config
         self.words: tuple[str, ...] = tuple(checkpoint.training.get("words", ()))
         self.classes: tuple[str, ...] = tuple(checkpoint.training.get("classes", ()))
         self.fingerprint = fingerprint(model)

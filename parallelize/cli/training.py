@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from paraformer.checkpoint import load
 from paraformer.config import ParaFormerConfig
 from paraformer.data.labelled import Dataset
 from paraformer.data.loading import load_data
@@ -55,7 +56,7 @@ def train_model(
     place = choose_device(device)
     data = load_data(samples.data, size=samples.image_size, tokens=samples.length or TOKENS).head(samples.limit)
     start = _start(data, sizes, beginning, options)
-    teacher = None if beginning.teacher is None else Teacher(beginning.teacher)
+    teacher = None if beginning.teacher is None else Teacher(load(beginning.teacher), beginning.teacher.name)
     trainer = Trainer(start, options, data, teacher=teacher, device=place, logs=logs)
 
     def progress(done: int, total: int, _loss: float) -> None:
@@ -70,11 +71,17 @@ def _start(data: Dataset, sizes: Sizes, beginning: Beginning, options: TrainingO
     """The model that is to be trained, of new weights or those of a checkpoint."""
     _check(sizes, beginning)
     if beginning.grow is not None:
-        start = extended(beginning.grow, sizes.branches or 0, train_old=beginning.train_old, seed=options.seed)
+        start = extended(
+            load(beginning.grow),
+            beginning.grow.name,
+            sizes.branches or 0,
+            train_old=beginning.train_old,
+            seed=options.seed,
+        )
         _check_sizes(start.model.config, sizes, beginning.grow)
         return start
     if beginning.init is not None:
-        start = continued(beginning.init, sizes.mode, sizes.branches, sizes.merge)
+        start = continued(load(beginning.init), beginning.init.name, sizes.mode, sizes.branches, sizes.merge)
         _check_sizes(start.model.config, sizes, beginning.init)
         return start
     branches = sizes.branches or 1

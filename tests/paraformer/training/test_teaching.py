@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from paraformer.checkpoint import Checkpoint, save
+from paraformer.checkpoint import Checkpoint
 from paraformer.config import ParaFormerConfig
 from paraformer.errors import TrainingError
 from paraformer.training.starts import scratch
@@ -18,14 +18,13 @@ from tests.paraformer.models import randomised
 from tests.paraformer.training.striped import CONFIG, DATA, OPTIONS, TEST
 
 
-def _teacher(folder: Path, config: ParaFormerConfig = CONFIG, **training: object) -> Teacher:
-    save(folder / "teacher.pt", Checkpoint(config, randomised(config).state_dict(), training))
-    return Teacher(folder / "teacher.pt")
+def _teacher(config: ParaFormerConfig = CONFIG, **training: object) -> Teacher:
+    return Teacher(Checkpoint(config, randomised(config).state_dict(), training), "teacher.pt")
 
 
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, mode="para-former", branches=2)])
-def test_a_teacher_answers_as_its_checkpoint_does_and_does_not_learn(tmp_path: Path, config: ParaFormerConfig) -> None:
-    teacher = _teacher(tmp_path, config)
+def test_a_teacher_answers_as_its_checkpoint_does_and_does_not_learn(config: ParaFormerConfig) -> None:
+    teacher = _teacher(config)
     inputs = (TEST.inputs[0].float(),)
     answers = teacher.answer(inputs)
     torch.testing.assert_close(answers, randomised(config).float()(*inputs), rtol=1e-4, atol=1e-4)
@@ -35,7 +34,7 @@ def test_a_teacher_answers_as_its_checkpoint_does_and_does_not_learn(tmp_path: P
 
 @pytest.mark.parametrize("objective", ["joint", "progressive", "progressive-steps"])
 def test_a_student_comes_to_answer_as_its_teacher(tmp_path: Path, objective: str) -> None:
-    teacher = _teacher(tmp_path)
+    teacher = _teacher()
     config = replace(CONFIG, mode="para-former", branches=2)
     options = replace(OPTIONS, epochs=12, teacher_weight=1.0, objective=objective, learning_rate=5e-3)
     trainer = Trainer(scratch(config), options, DATA, teacher=teacher)
@@ -45,22 +44,20 @@ def test_a_student_comes_to_answer_as_its_teacher(tmp_path: Path, objective: str
     assert trainer.record()["teacher"] == "teacher.pt"
 
 
-def test_another_teacher_is_another_run(tmp_path: Path) -> None:
-    trainers = [
-        Trainer(scratch(CONFIG), OPTIONS, DATA, teacher=teacher) for teacher in (None, _teacher(tmp_path), None)
-    ]
+def test_another_teacher_is_another_run() -> None:
+    trainers = [Trainer(scratch(CONFIG), OPTIONS, DATA, teacher=teacher) for teacher in (None, _teacher(), None)]
     identities = [trainer._identity() for trainer in trainers]
     assert identities[0] == identities[2] != identities[1]
 
 
-def test_a_teacher_of_other_answers_or_other_classes_is_refused(tmp_path: Path) -> None:
-    teacher = _teacher(tmp_path, replace(CONFIG, classes=3))
+def test_a_teacher_of_other_answers_or_other_classes_is_refused() -> None:
+    teacher = _teacher(replace(CONFIG, classes=3))
     with pytest.raises(TrainingError, match=r"answers which of 3 classes it is, and the student which of 2 classes"):
         teacher.check(CONFIG, DATA)
-    teacher = _teacher(tmp_path, classes=["cat", "dog"])
+    teacher = _teacher(classes=["cat", "dog"])
     with pytest.raises(
         TrainingError, match=r"trained on the classes cat, dog, and stripes has vertical, horizontal\.$"
     ):
         teacher.check(CONFIG, DATA)
     with pytest.raises(TrainingError, match=r"^The teacher teacher\.pt reads samples of 1x12x12"):
-        _teacher(tmp_path, replace(CONFIG, image_size=12)).check(CONFIG, DATA)
+        _teacher(replace(CONFIG, image_size=12)).check(CONFIG, DATA)
