@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paraformer.checkpoint import load
+from paraformer.checkpoint import Checkpoint, load
 from paraformer.config import ParaFormerConfig
 from paraformer.data.labelled import Dataset
 from paraformer.data.loading import load_data
@@ -56,7 +56,7 @@ def train_model(
     place = choose_device(device)
     data = load_data(samples.data, size=samples.image_size, tokens=samples.length or TOKENS).head(samples.limit)
     start = _start(data, sizes, beginning, options)
-    teacher = None if beginning.teacher is None else Teacher(load(beginning.teacher), beginning.teacher.name)
+    teacher = None if beginning.teacher is None else Teacher(_checkpoint(beginning.teacher), beginning.teacher.name)
     trainer = Trainer(start, options, data, teacher=teacher, device=place, logs=logs)
 
     def progress(done: int, total: int, _loss: float) -> None:
@@ -72,7 +72,7 @@ def _start(data: Dataset, sizes: Sizes, beginning: Beginning, options: TrainingO
     _check(sizes, beginning)
     if beginning.grow is not None:
         start = extended(
-            load(beginning.grow),
+            _checkpoint(beginning.grow),
             beginning.grow.name,
             sizes.branches or 0,
             train_old=beginning.train_old,
@@ -81,7 +81,7 @@ def _start(data: Dataset, sizes: Sizes, beginning: Beginning, options: TrainingO
         _check_sizes(start.model.config, sizes, beginning.grow)
         return start
     if beginning.init is not None:
-        start = continued(load(beginning.init), beginning.init.name, sizes.mode, sizes.branches, sizes.merge)
+        start = continued(_checkpoint(beginning.init), beginning.init.name, sizes.mode, sizes.branches, sizes.merge)
         _check_sizes(start.model.config, sizes, beginning.init)
         return start
     branches = sizes.branches or 1
@@ -106,6 +106,16 @@ def blocks_in_all(depth: int | None, branches: int, branch_depth: int | None) ->
             "Give --depth or --branch-depth, not both.",
         )
     return branches * branch_depth
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint, or a conversion of one level, whose words and classes are not known."""
+    if not path.is_dir() and path.suffix != ".pt2":
+        return load(path)
+    from parallelize.models.para_former import load_para_former
+
+    model = load_para_former(path)
+    return Checkpoint(model.config, model.state_dict())
 
 
 def _check(sizes: Sizes, beginning: Beginning) -> None:

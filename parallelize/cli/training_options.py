@@ -54,7 +54,9 @@ class Samples:
 class Beginning:
     """What is there before the training. At most one of `init` and `grow` is given."""
 
-    init: Path | None = option(None, "Begin with the weights of this checkpoint.", metavar="FILE.pt")
+    init: Path | None = option(
+        None, "Begin with these weights: a checkpoint, or a conversion of one level.", metavar="FILE.pt|DIR"
+    )
     grow: Path | None = option(
         None, "Add branches to this checkpoint, up to --branches; what it has stays as it is.", metavar="FILE.pt"
     )

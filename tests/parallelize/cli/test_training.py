@@ -213,6 +213,17 @@ def test_a_serial_checkpoint_becomes_a_para_former_that_grows(tmp_path: Path, da
     assert said[-1][0].count("%") == 4
 
 
+def test_an_exported_network_becomes_a_para_former(tmp_path: Path, data: Path, trained: Path) -> None:
+    model = load(trained).build()
+    free = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (torch.rand(4, 1, 8, 8) * 255,), dynamic_shapes=free)
+    torch.export.save(program, tmp_path / "serial.pt2")
+    _train(tmp_path / "two.pt", data, {"branches": 2}, {"epochs": 1}, init=tmp_path / "serial.pt2")
+    found = load(tmp_path / "two.pt")
+    assert found.config.branch_count == 2
+    assert found.training["start"] == "serial.pt2, made a Para-Former of 2 branches"
+
+
 def test_a_teacher_is_recorded(tmp_path: Path, data: Path, trained: Path) -> None:
     _train(tmp_path / "taught.pt", data, SIZES | {"branches": 2}, {"epochs": 1}, teacher=trained)
     assert load(tmp_path / "taught.pt").training["teacher"] == "serial.pt"
