@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the packages are those of this checkout
 
 from benchmarks.memory import Stage, watched  # noqa: E402
+from benchmarks.rows import Rows, table_row, told  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "results" / "conversion_cost.json"
 PAGE = ROOT / "docs" / "conversion_cost.md"
 SHIPPED = ROOT / "examples" / "fashion_vit"
 IMAGES = 256
@@ -76,10 +76,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
     parser.add_argument("--page", action="store_true", help="write the page alone")
     arguments = parser.parse_args()
+    rows = Rows(ROOT / "benchmarks" / "results" / "conversion_cost.json", tuple(ROWS))
     for name in () if arguments.page else arguments.only:
-        keep(name, measured(ROWS[name], arguments.threads))
-        print(name, {key: value for key, value in kept()[name].items() if key != "stages"}, flush=True)
-    PAGE.write_text(page(kept()))
+        rows.keep(name, measured(ROWS[name], arguments.threads))
+        print(name, {key: value for key, value in rows.kept()[name].items() if key != "stages"}, flush=True)
+    PAGE.write_text(page(rows.kept()))
 
 
 def measured(row: Row, threads: int) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def measured(row: Row, threads: int) -> dict[str, Any]:
         report = json.loads((output / "report.json").read_text())
     seconds: dict[str, float] = {}
     for stage in stages:
-        name = told(stage)
+        name = stage_name(stage)
         seconds[name] = seconds.get(name, 0.0) + stage.seconds
     return {
         "threads": threads,
@@ -106,21 +107,10 @@ def measured(row: Row, threads: int) -> dict[str, Any]:
     }
 
 
-def told(stage: Stage) -> str:
+def stage_name(stage: Stage) -> str:
     """What a progress line says, without its numbers and without the name of a network."""
     words = stage.what.split(" of '")[0].split(" '")[0].split(",")[0].rstrip(" ")
     return "measuring whole networks" if words.startswith("measuring") and words.endswith("deep") else words
-
-
-def kept() -> dict[str, dict[str, Any]]:
-    """All results so far, by row."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def keep(row: str, result: dict[str, Any]) -> None:
-    """Merge one result into the file."""
-    results = {**kept(), row: result}
-    RESULTS.write_text(json.dumps({name: results[name] for name in ROWS if name in results}, indent=1) + "\n")
 
 
 def page(results: dict[str, dict[str, Any]]) -> str:
@@ -137,17 +127,13 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     ]
     for name, found in results.items():
         cells = (found[key] for key in ("threads", "cpu_seconds", "wall_seconds", "forward_passes", "peak_mb"))
-        lines.append(f"| {ROWS[name].what} | {' | '.join(f'{cell:,}' for cell in cells)} |")
+        lines.append(table_row((ROWS[name].what, *(f"{cell:,}" for cell in cells))))
     lines += ["", "Seconds by stage, the longest first:", ""]
     for name, found in results.items():
         stages = sorted(found["stages"].items(), key=lambda stage: -stage[1])[:8]
         lines.append(f"- {name}: {'; '.join(f'{what} {taken:.0f}' for what, taken in stages)}")
-    machines = {name: found["measured_on"] for name, found in results.items()}
-    told_of = (
-        f"{name}, {on['date'][:10]}: {on['processor']}, {on['cores']} cores, torch {on['torch']}, Python {on['python']}"
-        for name, on in machines.items()
-    )
-    return "\n".join([*lines, "", *(f"Measured: {line}.\n" for line in told_of)]).rstrip("\n") + "\n"
+    lines += ["", *(f"Measured: {name}, {told(found['measured_on'])}.\n" for name, found in results.items())]
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ is written from them.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -26,7 +25,10 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "memory.json"
+sys.path.insert(0, str(ROOT))  # the packages are those of this checkout
+
+from benchmarks.rows import Rows, table_row, told  # noqa: E402
+
 PAGE = ROOT / "docs" / "memory.md"
 TINY = "tiny"
 BUFFER = 2**31  # bytes, the default of --buffer
@@ -80,12 +82,13 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page alone")
     parser.add_argument("options", nargs="*", help="more options of convert, after --")
     arguments = parser.parse_args()
+    rows = Rows(ROOT / "benchmarks" / "results" / "memory.json", ROWS)
     if not arguments.page:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             for row in arguments.only:
-                keep(row, measured(row, Path(folder), arguments.options))
-                print(row, {name: value for name, value in kept()[row].items() if name != "stages"}, flush=True)
-    PAGE.write_text(page(kept()))
+                rows.keep(row, measured(row, Path(folder), arguments.options))
+                print(row, {name: value for name, value in rows.kept()[row].items() if name != "stages"}, flush=True)
+    PAGE.write_text(page(rows.kept()))
 
 
 def measured(row: str, folder: Path, options: list[str]) -> dict[str, Any]:
@@ -217,21 +220,9 @@ def _stages(said: list[tuple[float, str]], seen: list[tuple[float, int, int, int
 
 
 def _machine() -> dict[str, Any]:
-    sys.path.insert(0, str(ROOT))
     from parallelize.machine.measured_on import machine
 
     return dict(machine(1))
-
-
-def kept() -> dict[str, dict[str, Any]]:
-    """All results so far, by row."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def keep(row: str, result: dict[str, Any]) -> None:
-    """Merge one result into the file."""
-    results = {**kept(), row: result}
-    RESULTS.write_text(json.dumps({name: results[name] for name in ROWS if name in results}, indent=1) + "\n")
 
 
 def page(results: dict[str, dict[str, Any]]) -> str:
@@ -251,8 +242,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         "- **Anonymous**: the part of it that is no file, which the system cannot drop and read again.",
         "- **Disk**: the most that lay in the output's folder at any time; a temporary file has the weights once more.",
         "",
-        _row("model", "dtype", "weights, GB", "libraries, GB", "peak, GB", "peak over weights", "beyond the buffer",
-             "anonymous, GB", "disk, GB", "CPU seconds", "seconds"),
+        table_row(("model", "dtype", "weights, GB", "libraries, GB", "peak, GB", "peak over weights",
+                   "beyond the buffer", "anonymous, GB", "disk, GB", "CPU seconds", "seconds")),
         "|" + "---|" * 11,
     ]  # fmt: skip
     for row, found in results.items():
@@ -260,25 +251,21 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         peak, anonymous = found["peak"] - found["libraries"], found["anonymous"] - found["libraries_anonymous"]
         beyond = max(0, peak - found["buffer"]) / found["weights"]
         lines.append(
-            _row(
+            table_row((
                 _told_size(SIZES[size]), dtype, _gb(found["weights"]), _gb(found["libraries"]), _gb(peak),
                 f"{peak / found['weights']:.2f}", f"**{beyond:.2f}**", _gb(anonymous), _gb(found["disk"]),
                 f"{found['cpu_seconds']:,}", f"{found['wall_seconds']:,}",
-            )
+            ))
         )  # fmt: skip
     lines += ["", "The largest stages, resident memory beyond the libraries over the weights:", ""]
     for row, found in results.items():
         stages = sorted(found["stages"], key=lambda stage: stage["resident"], reverse=True)[:4]
-        told = (
+        words = (
             f"{stage['what']} {(stage['resident'] - found['libraries']) / found['weights']:.2f}" for stage in stages
         )
-        lines.append(f"- {row}: {'; '.join(told)}")
-    machines = sorted({_told(found["machine"]) for found in results.values()})
-    return "\n".join([*lines, "", *(f"Measured {told}." for told in machines)]) + "\n"
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+        lines.append(f"- {row}: {'; '.join(words)}")
+    machines = sorted({told(found["machine"]) for found in results.values()})
+    return "\n".join([*lines, "", *(f"Measured {line}." for line in machines)]) + "\n"
 
 
 def _gb(size: int) -> str:
@@ -287,13 +274,6 @@ def _gb(size: int) -> str:
 
 def _told_size(size: Size) -> str:
     return f"{size.blocks} blocks of width {size.width:,}, vocabulary {size.vocabulary:,}"
-
-
-def _told(where: dict[str, Any]) -> str:
-    return (
-        f"{where['date'][:10]}: {where['processor']}, {where['cores']} cores, torch {where['torch']},"
-        f" Python {where['python']}"
-    )
 
 
 if __name__ == "__main__":

@@ -25,9 +25,11 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "search_cost.json"
 PAGE = ROOT / "docs" / "search_cost.md"
 NOW = "this version"
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.rows import Rows, table_row, told  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,12 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measure(ROWS[arguments.measure], arguments.checkout.resolve())))
         return
+    rows = Rows(ROOT / "benchmarks" / "results" / "search_cost.json", tuple(ROWS))
     for name in () if arguments.page else arguments.only:
-        keep(name, arguments.name, in_a_process(name, arguments.checkout, arguments.limit))
-        print(f"{name}, {arguments.name}: {kept()[name][arguments.name]}", flush=True)
-    PAGE.write_text(page(kept()))
+        found = in_a_process(name, arguments.checkout, arguments.limit)
+        rows.keep(name, {**rows.kept().get(name, {}), arguments.name: found})
+        print(f"{name}, {arguments.name}: {found}", flush=True)
+    PAGE.write_text(page(rows.kept()))
 
 
 def in_a_process(name: str, checkout: Path, limit: float | None) -> dict[str, Any]:
@@ -167,18 +171,6 @@ def _forward_seconds(module: Any, data: Any) -> float:
     return time.process_time() - start
 
 
-def kept() -> dict[str, dict[str, Any]]:
-    """All results so far, by row and version."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def keep(row: str, version: str, result: dict[str, Any]) -> None:
-    """Merge one result into the file."""
-    results = kept()
-    results.setdefault(row, {})[version] = result
-    RESULTS.write_text(json.dumps({name: results[name] for name in ROWS if name in results}, indent=1) + "\n")
-
-
 def page(results: dict[str, dict[str, Any]]) -> str:
     """docs/search_cost.md."""
     heads = (
@@ -193,16 +185,16 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         "Memory: the peak of resident memory beyond that with model and data loaded. Plans are chosen, and errors are",
         "measured, on a fifth of the samples.",
         "",
-        "| " + " | ".join(heads) + " |",
+        table_row(heads),
         "|" + "---|" * len(heads),
     ]
     machines = set()
     for name, versions in results.items():
         for version, found in versions.items():
-            lines.append("| " + " | ".join(_cells(ROWS[name], version, found)) + " |")
+            lines.append(table_row(_cells(ROWS[name], version, found)))
             if "machine" in found:
-                machines.add(_told(found["machine"]))
-    return "\n".join([*lines, "", *(f"Measured {told}." for told in sorted(machines))]) + "\n"
+                machines.add(told(found["machine"]))
+    return "\n".join([*lines, "", *(f"Measured {line}." for line in sorted(machines))]) + "\n"
 
 
 def _cells(row: Row, version: str, found: dict[str, Any]) -> list[str]:
@@ -221,13 +213,6 @@ def _cells(row: Row, version: str, found: dict[str, Any]) -> list[str]:
         f"{found['weights_mb']:,}",
         found["device"],
     ]
-
-
-def _told(where: dict[str, Any]) -> str:
-    return (
-        f"{where['date'][:10]}: {where['processor']}, {where['cores']} cores, torch {where['torch']},"
-        f" Python {where['python']}"
-    )
 
 
 if __name__ == "__main__":

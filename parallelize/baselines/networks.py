@@ -119,20 +119,6 @@ def fused_networks(program: Program, plan: Plan, held_out: Samples) -> Networks:
     return Made(product, plan, None, records)
 
 
-def build_variants(
-    program: Program,
-    plan: Plan,
-    fit: Samples,
-    held_out: Samples,
-    metric: Metric | str | None,
-    refitted: Refitted | None = None,
-    report: Report = lambda _: None,
-    heal: Heal | None = None,
-) -> Variants[Network]:
-    """All networks of the comparison at once; see `each_network`."""
-    return taken(each_network(program, plan, fit, held_out, metric, refitted, report, heal), lambda network: network)
-
-
 def each_network(
     program: Program,
     plan: Plan,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.conversion_cost import page, told
+from benchmarks.conversion_cost import page, stage_name
 from benchmarks.memory import Stage
 
 
@@ -14,7 +14,7 @@ def test_a_progress_line_is_told_without_its_numbers_and_names() -> None:
         "judging 'rewrite, as is'": "judging",
         "timing": "timing",
     }
-    assert {line: told(Stage(line, 1.0, 0, 0, 0)) for line in lines} == lines
+    assert {line: stage_name(Stage(line, 1.0, 0, 0, 0)) for line in lines} == lines
 
 
 def test_the_longest_stages_stand_first() -> None:

@@ -14,7 +14,6 @@ import torch
 
 from parallelize.baselines.linear_maps import replaced
 from parallelize.baselines.methods import baselines
-from parallelize.baselines.networks import build_variants
 from parallelize.conversion.convert import convert
 from parallelize.conversion.options import ConvertOptions
 from parallelize.data import Samples
@@ -35,6 +34,7 @@ from parallelize.planning.planner import Planner
 from parallelize.refitting.records import Refitted
 from parallelize.refitting.refit import refit
 from passes.plan import Plan, Refit
+from tests.parallelize.baselines.all_networks import build_variants
 from tests.parallelize.other_device import other_device
 from tests.parallelize.small_models import images, language, pairs, stack_plan, text, vision
 

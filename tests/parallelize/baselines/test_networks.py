@@ -16,7 +16,6 @@ from parallelize.baselines.networks import (
     SERIAL,
     UNFUSED,
     Variants,
-    build_variants,
 )
 from parallelize.healing.heal import heal
 from parallelize.healing.options import HealOptions
@@ -27,6 +26,7 @@ from passes.graph.agreement import largest_change
 from passes.graph.measures import operator_counts
 from passes.plan import Refit
 from passes.schedule.apply_plan import rewrite
+from tests.parallelize.baselines.all_networks import build_variants
 from tests.parallelize.small_models import images, pairs, vision
 from tests.sampled import sampled
 

@@ -8,7 +8,7 @@ import pytest
 
 from parallelize.backends.choice import Choice
 from parallelize.backends.tensorrt.rtx import RTX_BACKEND
-from parallelize.baselines.networks import Variants, build_variants
+from parallelize.baselines.networks import Variants
 from parallelize.conversion.engines import Built
 from parallelize.conversion.evidence import RELOADED, Evidence
 from parallelize.conversion.measured import Measured
@@ -26,6 +26,7 @@ from parallelize.models.network import Network
 from parallelize.planning.search import Candidate, Search
 from parallelize.predicting.asked_for import AskedFor
 from parallelize.refitting.records import Refitted
+from tests.parallelize.baselines.all_networks import build_variants
 from tests.parallelize.conversion.jobs import random_job
 from tests.parallelize.predicting.targets import KNOWN
 from tests.parallelize.small_models import pairs
