@@ -70,7 +70,7 @@ bench: venv ## run every script in benchmarks/
 		$(BIN)/python "$$script" || exit 1; \
 	done
 
-fetch: venv ## fetch the weights and data that the accuracy benchmark needs (360 MB)
+fetch: venv ## fetch the weights and data that benchmarks and examples of training need (520 MB)
 	$(PIP_INSTALL) -e ".[bench]"
 	$(BIN)/python benchmarks/fetch.py
 
