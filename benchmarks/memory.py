@@ -157,8 +157,12 @@ def build(name: str, dtype: str, model: Path, plan: Path, data: Path) -> None:
         eos_token_id=1,
         pad_token_id=2,
     )
-    torch.set_default_dtype(getattr(torch, dtype))
-    LlamaForCausalLM(config).save_pretrained(model)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))  # so that it is never there in another one
+    try:
+        LlamaForCausalLM(config).save_pretrained(model)
+    finally:
+        torch.set_default_dtype(before)
     blocks = [(2 * block, 2 * block + 1) for block in range(size.blocks)]
     middle = size.blocks // 2
     pairs = [blocks[middle - 2 : middle], blocks[middle : middle + 2]] if size.blocks > 4 else [blocks[1:3]]

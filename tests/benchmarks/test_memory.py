@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 
@@ -17,6 +18,7 @@ from passes.plan import Plan
 
 def test_a_model_is_written_with_tokens_and_a_plan_of_two_pairs_or_one(tmp_path: Path) -> None:
     build("tiny", "bfloat16", tmp_path / "model", tmp_path / "plan.json", tmp_path / "data.npz")
+    assert torch.get_default_dtype() == torch.float32
     size = SIZES["tiny"]
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert (config["num_hidden_layers"], config["architectures"]) == (size.blocks, ["LlamaForCausalLM"])
