@@ -36,7 +36,7 @@ def _rows(features: Tensor, targets: Tensor, batch: int = 0, bound: int = 2**31)
 
 @settings(deadline=None, max_examples=40)
 @drawn(
-    count=st.integers(1, 60),
+    count=st.integers(2, 60),
     columns=st.integers(1, 60),
     ridge=st.sampled_from(RIDGES[2:]),
     constant=st.booleans(),
@@ -45,7 +45,10 @@ def _rows(features: Tensor, targets: Tensor, batch: int = 0, bound: int = 2**31)
 def test_the_solution_is_that_of_the_normal_equations(
     count: int, columns: int, ridge: float, constant: bool, seed: int
 ) -> None:
-    """Up to the penalty of 1e-12 that keeps moments positive, which a constant meets there as well."""
+    """Up to the penalty of 1e-12 that keeps moments positive, which a constant meets there as well.
+
+    A single row is explained by the constant alone; moments may need a larger penalty there.
+    """
     features, targets = data(count, columns, 3, seed)
     targets = targets + 100
     dual, primal = (solved(collected(form, features, targets, 7), ridge, constant=constant) for form in (Rows, Moments))
