@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paraformer.data.labelled import Dataset, Labelled, checked, kept_apart
+from paraformer.data.labelled import Dataset, Labelled, checked, kept_apart, numbered
 from paraformer.errors import DatasetError
 
 HINT = "It must hold images or input_ids, and labels; test_images and test_labels are optional."
@@ -36,11 +36,10 @@ def read_arrays(path: Path, seed: int = 0) -> Dataset:
     train = _part(arrays, "", path)
     has_test = any(name.startswith("test_") for name in arrays)
     train, test = (train, _part(arrays, "test_", path)) if has_test else kept_apart(_fitting(train, path), seed)
-    classes = tuple(map(str, range(int(max(part.labels.max() if len(part) else 0 for part in (train, test))) + 1)))
     words: tuple[str, ...] = ()
     if "input_ids" in arrays:
         words = tuple(map(str, range(int(max(part.inputs[0].max() for part in (train, test) if len(part))) + 1)))
-    return checked(Dataset(path.stem, train, test, classes, words), HINT)
+    return checked(Dataset(path.stem, train, test, numbered(train, test), words), HINT)
 
 
 def _loaded(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from paraformer.data.labelled import Dataset, Labelled, checked
+from paraformer.data.labelled import Dataset, Labelled, checked, numbered
 from paraformer.errors import DatasetError
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -39,8 +39,8 @@ def read_idx_folder(folder: Path) -> Dataset:
     """
     train, test = (_split(folder, prefix) for prefix in _PREFIXES)
     is_fashion = "fashion" in folder.resolve().name
-    count = int(max(part.labels.max() if len(part) else 0 for part in (train, test))) + 1
-    classes = CLOTHES if is_fashion and count <= len(CLOTHES) else tuple(map(str, range(count)))
+    numbers = numbered(train, test)
+    classes = CLOTHES if is_fashion and len(numbers) <= len(CLOTHES) else numbers
     name = "Fashion-MNIST" if is_fashion else folder.resolve().name
     return checked(Dataset(name, train, test, classes, mirrors=is_fashion), HINT)
 

@@ -88,6 +88,11 @@ class Dataset:
         return replace(self, train=self.train.head(count), test=self.test.head(count))
 
 
+def numbered(*parts: Labelled) -> tuple[str, ...]:
+    """Classes that are called by their numbers, up to the largest label of some splits."""
+    return tuple(map(str, range(int(max(part.labels.max() if len(part) else 0 for part in parts)) + 1)))
+
+
 def checked(dataset: Dataset, hint: str) -> Dataset:
     """The data set, if there is something to learn and to score, and every label names a class.
 

@@ -43,7 +43,10 @@ class Answering:
         known = self._parts[-1] if self._parts else part
         alike = [output.shape[1:] for output in part] == [output.shape[1:] for output in known]
         fits = bytes_in_all <= SMALL * self.samples.buffer.bound
-        self._parts = [*self._parts, part] if alike and fits else None
+        if alike and fits:
+            self._parts.append(part)
+        else:
+            self._parts = None
 
     def answered(self) -> Samples:
         """The samples, with what was collected."""
