@@ -40,6 +40,7 @@ from parallelize.metrics import Metric
 from parallelize.metrics.choice import choose_metric
 from parallelize.models.network import Network
 from parallelize.models.on_disk import on_disk
+from parallelize.models.placement import device_of
 from parallelize.models.prepare import Prepared, prepare
 from parallelize.models.source import Source
 from parallelize.planning.known_forms import Progress
@@ -245,7 +246,7 @@ def _content(prepared: Prepared, metric: Metric, every: Sequence[Point], options
         "format": FORMAT,
         "model": prepared.program.origin,
         "measured_on": machine(options.threads),
-        "device": described(choose_device(options.device)),
+        "device": described(device_of(prepared.program.module)),
         "metric": {"name": str(metric), "meaning": metric.meaning},
         "data": {"fit": len(prepared.data.fit), "held_out": len(prepared.data.held_out)},
         "points": [
