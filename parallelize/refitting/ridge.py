@@ -41,8 +41,9 @@ class Choice:
 def choose(fit: Form, held_out: Form, ridges: Sequence[float] = RIDGES, *, constant: bool = True) -> Choice:
     """Pick the ridge whose solution on `fit` is best on `held_out`.
 
-    From the middle of the ridges one goes to the side that is better, as long as it gets better: the error on held-out
-    rows falls and rises once over the ridges, and half of the factorisations are spared.
+    From the middle of the ridges one goes to the side that is better, as long as it gets better, which spares half of
+    the factorisations: the error on held-out rows falls and rises once over the ridges, but where the rows are hardly
+    more than the columns, and there the best one near the middle is taken.
     """
     scale, solution = max(held_out.target, 1e-300), solver(fit, constant=constant)
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 
 from parallelize.cli.main import main
 from parallelize.models.capture import export
+from parallelize.planning import memory
 from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm
 from passes.errors import ParallelizeError
@@ -134,17 +136,25 @@ def test_processes_that_there_is_no_work_for_are_no_error(converting: Path) -> N
     assert ends[1].said == ""
 
 
-def _dying(rank: str, measured: int, kill: Callable[[], None], *arguments: str) -> None:
-    """The command, where a rank dies after some measurements of groups."""
+def _dying(rank: str, kill: Callable[[], None], *arguments: str) -> None:
+    """The command, where one of two ranks dies at its second measurement of a group.
+
+    Rank 0 waits until the other has begun as many as itself: however fast either is, both have two.
+    """
     measure, done = GroupCosts._measure, []
 
-    def last(self: GroupCosts, number: int, form: GroupForm) -> float:
+    def marked(self: GroupCosts, number: int, form: GroupForm) -> float:
         done.append(form)
-        if os.environ["RANK"] == rank and len(done) > measured:
+        begun = Path(f"begun{len(done)}.mark")
+        if os.environ["RANK"] == "1":
+            begun.touch()
+        while len(done) < 3 and not begun.exists():
+            time.sleep(0.02)
+        if len(done) == 2 and os.environ["RANK"] == rank:
             kill()
         return measure(self, number, form)
 
-    GroupCosts._measure = last  # type: ignore[method-assign]
+    GroupCosts._measure, memory.SECONDS = marked, 0.0  # type: ignore[method-assign]
     _command(*arguments)
 
 
@@ -179,7 +189,7 @@ def test_when_one_process_dies_all_end_with_one_sentence_and_nothing_is_lost(
 ) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "frontier.json").write_text("{}")
-    ends = ranks(2, folder, _dying, rank, 2, die, *PLAN, "--depths", "2", "--force")
+    ends = ranks(2, folder, _dying, rank, die, *PLAN, "--depths", "2", "--force")
     expected = {"1 killed": [3, -9], "0 killed": [-9, 3], "1 raised": [2, 2]}
     assert [end.code for end in ends] == expected[f"{rank} {'killed' if die is _kill else 'raised'}"]
     assert "".join(end.said for end in ends).count("error:") == 1
