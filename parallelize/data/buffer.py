@@ -103,8 +103,12 @@ class Buffer:
         """How many elements the largest value of one batch may have."""
         return max(1, int(self.bound * AT_WORK))
 
-    def keep(self, value: Tensor) -> Kept:
+    def keep(self, value: Tensor, share: float = 1.0) -> Kept:
         """Hold a value; one in memory is not copied and so is no longer the caller's to change.
+
+        Args:
+            value: what to hold.
+            share: of the memory for what is held that may be full with it; less leaves room to what is read more often.
 
         Raises:
             EnvironmentLackError: there is no room for it anywhere.
@@ -113,7 +117,7 @@ class Buffer:
         if device.type != "cpu" and has_room(device, size, self.held.get(device, 0)):
             return self._in_memory(_own(value), device, size)
         taken = size if device.type == "cpu" else _pinned(size)
-        if self.held.get(CPU, 0) + taken <= HELD * self.bound:
+        if self.held.get(CPU, 0) + taken <= share * HELD * self.bound:
             return self._in_memory(_own(value) if device.type == "cpu" else _to_host(value), device, taken)
         place = self._spill.write(_bytes(value))
         kept = Kept(size, device, _InFile(self._spill, place, value.shape, value.dtype, device))

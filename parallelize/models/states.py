@@ -60,9 +60,9 @@ class Batch:
         """Of the model."""
         return self.samples.at(self.start, self.size)
 
-    def keep(self, value: Tensor) -> Kept:
-        """Hold a value of this batch in the memory of the job."""
-        return self.samples.buffer.keep(value)
+    def keep(self, value: Tensor, share: float = 1.0) -> Kept:
+        """Hold a value of this batch in the memory of the job; see `Buffer.keep`."""
+        return self.samples.buffer.keep(value, share)
 
     def rows(self, value: Tensor, axis: int = -1) -> Tensor:
         """Every position of every sample as a row (rows, channels), padding left out."""
@@ -252,7 +252,8 @@ class Step:
             parts = zip(states[::2], states[1::2], strict=True)
             state = batch.teacher.value + sum(after - before for after, before in parts)
         target = state if self.owner is None else before_post(self.module, self.owner, self.last, state, total)
-        kept = batch.keep(target)
+        known = batch.ahead.get(self.last.result) if target is state and self.is_prefix else None
+        kept = batch.keep(target) if known is None else known
         if not self.is_prefix:
             return kept, batch.teacher
         return kept, kept if target is state else batch.keep(state)

@@ -8,7 +8,6 @@ costs infinitely much.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import replace
 from math import inf, isnan, prod
 
 import torch
@@ -19,8 +18,9 @@ from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.machine.torch_settings import whole_float32
 from parallelize.metrics import Judge
 from parallelize.models.effort import counted_spread
-from parallelize.models.states import Batch, Teacher, batch_size, example_size, outputs_from, start_batches
+from parallelize.models.states import batch_size, example_size, outputs_from
 from parallelize.planning.forms import GroupForm, main_form
+from parallelize.planning.teacher_states import TeacherStates
 from parallelize.refitting.walk import StackWalk
 from passes.graph.editing import clone
 from passes.plan import Level, Plan, Refit, StackPlan, serial
@@ -32,9 +32,6 @@ ROWS = 12_800  # positions of the state that a cost is fitted on at most
 ROWS_A_CHANNEL = 32  # of these for each channel of the state, which are enough for an affine refit
 LEAST_SAMPLES, MOST_SAMPLES = 16, 256
 MOST_JUDGED = 64  # samples that costs are compared on
-KEPT_BYTES = 2**30  # of states before blocks, from which groups start
-
-Parts = tuple[list[Batch], list[Batch]]  # samples to fit on and samples to choose on, on their way
 
 
 class GroupCosts:
@@ -67,7 +64,7 @@ class GroupCosts:
         self.known = {} if known is None else known
         self.ahead = {} if ahead is None else ahead
         self._measured = counted_spread(ranks, "groups", self._error)
-        self._starts: dict[tuple[int, int], Parts] = {}
+        self._states = TeacherStates(teacher, stacks, (self.fit, self.held_out), self.batch_size)
 
     def key(self, number: int, form: GroupForm) -> str:
         """The name of a measurement in `known`."""
@@ -105,7 +102,7 @@ class GroupCosts:
         try:
             return self._measure(number, form)
         except torch.OutOfMemoryError:
-            self._starts.clear()  # they are of batches that do not fit
+            self._states.clear()  # they are of batches that do not fit
             raise
 
     @whole_float32()
@@ -117,48 +114,12 @@ class GroupCosts:
         others = [serial(len(s.terms)) for s in self.stacks]
         module = clone(self.teacher)
         sites = schedule(module, Plan((*others[:number], part, *others[number + 1 :])))
-        parts = tuple([replace(batch) for batch in batches] for batches in self._start(number, form.first))
-        walk = StackWalk(self.teacher, stack, module, sites[number], part, (parts[0], parts[1]), len(before))
+        parts = self._states.around(number, form.first, form.first - 1 if self.strength == "none" else form.last)
+        walk = StackWalk(self.teacher, stack, module, sites[number], part, parts, len(before))
         for level in range(len(before), len(before) + len(form.levels)):
             walk.refit_level(level)
         outputs = outputs_from(module, walk.entry, ((batch.inputs, batch.state.value) for batch in parts[1]))
         return self.judge.score_outputs(outputs, [batch.count for batch in parts[1]]).error(self.judge.metric)
-
-    def _start(self, number: int, block: int) -> Parts:
-        """The samples before a block, from those before an earlier one where they are kept."""
-        if (number, block) not in self._starts:
-            earlier = [there for stack, there in self._starts if stack == number and there < block]
-            made = self._moved(number, max(earlier), block) if earlier else self._embedded(number, block)
-            while self._starts and sum(map(_bytes, self._starts.values())) + _bytes(made) > KEPT_BYTES:
-                self._starts.pop(next(iter(self._starts)))
-            self._starts[number, block] = made
-        return self._starts[number, block]
-
-    def _embedded(self, number: int, block: int) -> Parts:
-        state = self._state(number, block)
-        fit, held_out = (start_batches(self.teacher, state, s, self.batch_size) for s in (self.fit, self.held_out))
-        return fit, held_out
-
-    def _moved(self, number: int, start: int, block: int) -> Parts:
-        stack = self.stacks[number]
-        teacher = Teacher(self.teacher, stack, [term for before in stack.blocks[:start] for term in before])
-        fit, held_out = (
-            [
-                replace(batch, teacher=kept, state=kept)
-                for batch, (value,) in zip(part, teacher.values([self._state(number, block)], part), strict=True)
-                for kept in (batch.keep(value),)
-            ]
-            for part in self._starts[number, start]
-        )
-        return fit, held_out
-
-    def _state(self, number: int, block: int) -> fx.Node:
-        stack = self.stacks[number]
-        return stack.terms[stack.blocks[block][0]].skip
-
-
-def _bytes(parts: Parts) -> int:
-    return sum(batch.teacher.nbytes for part in parts for batch in part)
 
 
 def _serial(stack: Stack, block: int) -> tuple[Level, ...]:

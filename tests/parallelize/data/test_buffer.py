@@ -53,6 +53,15 @@ def test_memory_is_taken_up_to_the_bound_and_the_rest_goes_into_the_file() -> No
     assert [float(one.value[3]) for one in kept] == [0, 1, 2, 3, 4]
 
 
+def test_what_may_fill_a_part_of_the_memory_alone_goes_into_the_file_beyond_that() -> None:
+    buffer = Buffer(int(1000 / HELD))
+    lasting = [buffer.keep(torch.ones(100), share=0.5) for _ in range(2)]
+    assert (buffer.held[CPU], buffer.in_file) == (400, 400)
+    passing = buffer.keep(torch.zeros(100))
+    assert (buffer.held[CPU], buffer.in_file) == (800, 400)
+    assert [float(one.value[3]) for one in (*lasting, passing)] == [1, 1, 0]
+
+
 def test_room_is_given_back_when_nobody_has_a_value_any_more() -> None:
     buffer = Buffer(int(1000 / HELD))
     kept = [buffer.keep(torch.zeros(100)) for _ in range(5)]

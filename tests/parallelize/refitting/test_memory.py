@@ -52,8 +52,8 @@ def buffers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     keep = Buffer.keep
 
-    def noting(self: Buffer, value: torch.Tensor) -> object:
-        kept = keep(self, value)
+    def noting(self: Buffer, value: torch.Tensor, share: float = 1.0) -> object:
+        kept = keep(self, value, share)
         seen.append(self.in_file)
         return kept
 
