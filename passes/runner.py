@@ -22,7 +22,7 @@ from passes.graph.editing import clone, finish
 from passes.graph.outputs import flat_outputs
 from passes.graph.same import is_same
 
-Stage = Literal["widen", "clean", "schedule", "fuse", "cast"]  # in this order
+Stage = Literal["widen", "clean", "schedule", "spread", "fuse", "cast"]  # in this order
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def test_passes_are_listed_in_the_order_in_which_they_run() -> None:
         "apply-plan",
         "average-branches",
         "map-blocks",
+        "spread-branches",
         "fuse-width",
         "move-views",
         "cast-precision",

@@ -1,0 +1,1 @@
+"""The branches of sums spread over the ranks of a process group."""
