@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from parallelize.backends.tensorrt.engine import Engine
     from parallelize.backends.tensorrt.options import BuildOptions
     from parallelize.conversion.convert import Conversion, convert
+    from parallelize.conversion.loading.interface import InputError
+    from parallelize.conversion.loading.load import load
+    from parallelize.conversion.loading.loaded import Loaded
     from parallelize.conversion.options import ConvertOptions, EngineOptions
     from parallelize.exploring.explore import explore
     from parallelize.exploring.options import PlanOptions
@@ -48,6 +51,8 @@ __all__ = [
     "EngineOptions",
     "HealOptions",
     "Healed",
+    "InputError",
+    "Loaded",
     "ParallelizeError",
     "Plan",
     "PlanOptions",
@@ -64,6 +69,7 @@ __all__ = [
     "explore",
     "find_stacks",
     "heal",
+    "load",
     "load_para_former",
     "load_target",
     "profile_gpu",
@@ -81,6 +87,8 @@ _HOMES = {
     "EngineOptions": "parallelize.conversion.options",
     "HealOptions": "parallelize.healing.options",
     "Healed": "parallelize.healing.heal",
+    "InputError": "parallelize.conversion.loading.interface",
+    "Loaded": "parallelize.conversion.loading.loaded",
     "ParallelizeError": "passes.errors",
     "Plan": "passes.plan",
     "PlanOptions": "parallelize.exploring.options",
@@ -96,6 +104,7 @@ _HOMES = {
     "explore": "parallelize.exploring.explore",
     "find_stacks": "passes.stacks.find",
     "heal": "parallelize.healing.heal",
+    "load": "parallelize.conversion.loading.load",
     "load_para_former": "parallelize.models.para_former",
     "load_target": "parallelize.predicting.target",
     "profile_gpu": "parallelize.predicting.profile",

@@ -17,6 +17,8 @@ SHOWN_BY = {
     "parallelize/backends/tensorrt/runner.py": "tests/parallelize/backends/tensorrt/test_engine.py",
     "parallelize/cli/engines.py": "tests/parallelize/cli/engines/test_build.py",
     "parallelize/conversion/engine_result.py": "tests/parallelize/conversion/test_result.py",
+    "parallelize/conversion/loading/loaded.py": "tests/parallelize/conversion/loading/test_program.py",
+    "parallelize/conversion/loading/origin.py": "tests/parallelize/conversion/loading/test_load.py",
     "parallelize/conversion/options.py": "tests/parallelize/conversion/test_engine_options.py",
     "parallelize/machine/pulse.py": "tests/parallelize/machine/test_joined_ranks.py",
     "parallelize/metrics/__init__.py": "tests/parallelize/metrics/test_catalogue.py",

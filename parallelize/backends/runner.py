@@ -1,4 +1,4 @@
-"""What a backend opens: something that computes outputs from tensors on the CPU, and that can be timed."""
+"""What a backend opens: something that computes outputs from tensors, and that can be timed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Runner(Protocol):
     graphable: bool
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Outputs on the CPU of inputs on the CPU."""
+        """Outputs on the device of the first input; several threads may call at once."""
         ...
 
     def bound(self, inputs: Sequence[Tensor]) -> Callable[[], object]:

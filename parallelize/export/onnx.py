@@ -1,7 +1,8 @@
 """Write a program as ONNX: dynamic dimensions kept, LayerNormalization as one operator, checked.
 
 Values have unique names in ONNX, so an output that has the name of an input is called NAME_out there, and one that is
-an input, a weight or another output is a copy of it. What cannot be written is named with its place in the model.
+an input, a weight or another output is a copy of it. The metadata says whether they were a tensor, a tuple or a
+dictionary. What cannot be written is named with its place in the model.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from parallelize.export.state_names import KEY, named_states, to_metadata
 from parallelize.export.translations import kept_translations, translated
 from parallelize.export.weight_files import SharedWeights, save
 from parallelize.machine.device import CPU
+from parallelize.models import returned
 from parallelize.models.capture import export, from_exported
 from parallelize.models.placement import placed
 from parallelize.models.program import Program, unique
+from parallelize.models.returned import Returned
 from passes.errors import ParallelizeError
 from passes.graph.dataflow import tensor_value
 from passes.stacks.find import find_stacks
@@ -76,6 +79,7 @@ def write_onnx(program: Program, path: Path, opset: int | None = None, *, shared
             _mark_wide(result.model)
             _forget_origins(result.model)
             _note_states(result)
+            result.model.metadata_props[returned.KEY] = Returned.of(program).to_metadata()
             save(result.model, path, shared)
             del result
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:

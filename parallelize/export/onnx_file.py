@@ -15,6 +15,7 @@ import torch
 
 from parallelize.data import readable
 from parallelize.data.tensor_spec import TensorSpec
+from parallelize.models.returned import KEY, Returned
 from passes.errors import ParallelizeError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class OnnxFile:
         operators: how often each operator occurs, the most frequent first.
         data: files of external weights beside it.
         opset: version of the default operator set.
+        returns: what the model that it was written from returned.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class OnnxFile:
     operators: dict[str, int]
     data: tuple[Path, ...]
     opset: int
+    returns: Returned
 
     def sha256(self) -> str:
         """Over the file and its external weights."""
@@ -91,6 +94,7 @@ def read_onnx(path: Path) -> OnnxFile:
     if not model.graph.node or not model.graph.output or not model.opset_import:  # the opset is the file's end
         raise _broken(path)
     stored = {tensor.name for tensor in model.graph.initializer}
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
     return OnnxFile(
         path,
         _specs(value for value in model.graph.input if value.name not in stored),
@@ -99,6 +103,7 @@ def read_onnx(path: Path) -> OnnxFile:
         dict(Counter(node.op_type for node in model.graph.node).most_common()),
         _external(model, path),
         next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 0),
+        Returned.from_metadata(metadata.get(KEY), [value.name for value in model.graph.output]),
     )
 
 

@@ -89,14 +89,32 @@ def moved(module: fx.GraphModule, device: torch.device, move: Callable[[Tensor],
     for node in module.graph.nodes:
         made = copied[node] = graph.node_copy(node, copied.__getitem__)
         made.meta = dict(node.meta)
-        if node.op == "call_function":
-            made.args, made.kwargs = fx.node.map_aggregate(
-                (made.args, made.kwargs), lambda value: device if isinstance(value, torch.device) else value
-            )
-            if _makes_tensors(made):
-                made.kwargs = {**made.kwargs, "device": device}
+        _place_call(made, device)
     graph._codegen = module.graph._codegen
     return fx.GraphModule(attributes, graph)
+
+
+def follow(module: fx.GraphModule, device: torch.device) -> None:
+    """Let a graph whose tensors were moved to `device` make its own ones there, in its branches and loops too."""
+    for node in module.graph.nodes:
+        inner = operator.attrgetter(str(node.target))(module) if node.op == "get_attr" else None
+        if isinstance(inner, fx.GraphModule):
+            follow(inner, device)
+        _place_call(node, device)
+        if "val" in node.meta:
+            node.meta["val"] = pytree.tree_map(lambda value: _example(value, device), node.meta["val"])
+    module.recompile()
+
+
+def _place_call(node: fx.Node, device: torch.device) -> None:
+    """An operator that names a device, or makes a tensor of nothing, does so on this one."""
+    if node.op != "call_function":
+        return
+    node.args, node.kwargs = fx.node.map_aggregate(
+        (node.args, node.kwargs), lambda value: device if isinstance(value, torch.device) else value
+    )
+    if _makes_tensors(node):
+        node.kwargs = {**node.kwargs, "device": device}
 
 
 def _makes_tensors(node: fx.Node) -> bool:

@@ -35,6 +35,14 @@ def save_program(program: Program, path: Path) -> None:
         raise file.failed
 
 
+def archived(program: Program) -> bytes:
+    """A program as the content of a .pt2."""
+    file = io.BytesIO()
+    with torch.no_grad():
+        torch.export.save(export(program), file)
+    return file.getvalue()
+
+
 class _Lasting(io.RawIOBase):
     """Writes to a file until that fails, and then nothing more.
 

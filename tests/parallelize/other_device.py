@@ -6,7 +6,8 @@ devices, but for
 
     1. numbers: tensors of the CPU without axes;
     2. copies from one device to the other;
-    3. indices of the CPU into a tensor of the device.
+    3. indices of the CPU into a tensor of the device;
+    4. giving a tensor the data of one there, as a module does that moves.
 
 Nor does the device give arrays of NumPy, or draw numbers by a generator of the CPU. Example values of the device are
 made so that torch refuses to mix them by itself.
@@ -31,10 +32,11 @@ OTHER = torch.device("lazy", 0)  # of the devices that torch knows, one whose ex
 _CPU = torch.device("cpu")
 _ARRAYS = (Tensor.numpy, Tensor.__array__)
 _INDEXED = (Tensor.__getitem__, Tensor.__setitem__, torch.ops.aten.index.Tensor)
-_COPIES = (Tensor.copy_, torch.ops.aten.copy_.default, torch.ops.aten.copy.default)
+_COPIES = (Tensor.copy_, torch.ops.aten.copy_.default, torch.ops.aten.copy.default, Tensor.data.__set__)  # type: ignore[attr-defined]
 _ASKED = {
     *("size", "stride", "dim", "numel", "element_size", "storage_offset", "untyped_storage", "is_contiguous"),
     *("is_floating_point", "is_complex", "is_inference", "data_ptr", "_is_view", "is_set_to"),
+    *("_parse_to", "_has_compatible_shallow_copy_type"),  # of a module that moves
 }
 _example_of = FakeTensorMode.from_tensor
 

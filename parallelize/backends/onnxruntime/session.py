@@ -93,12 +93,13 @@ class OnnxRuntime:
         return cls(path, threads, cuda=cuda, tf32=tf32)
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Run on tensors in the order of the model's inputs.
+        """Run on tensors in the order of the model's inputs; the outputs are on the device of the first one.
 
         Raises:
             ParallelizeError: an input or output is bfloat16.
         """
-        return [torch.from_numpy(value) for value in self._session.run(None, self._feed(inputs))]
+        home = inputs[0].device
+        return [torch.from_numpy(value).to(home) for value in self._session.run(None, self._feed(inputs))]
 
     def bound(self, inputs: Sequence[Tensor]) -> Callable[[], object]:
         """A call without arguments that runs these inputs, for timing; on a GPU it enqueues on the current stream.
@@ -114,7 +115,7 @@ class OnnxRuntime:
     def _feed(self, inputs: Sequence[Tensor]) -> dict[str, object]:
         self._require_numpy()
         values = zip(self.inputs, inputs, strict=True)
-        return {spec.name: value.to("cpu", spec.dtype).numpy() for spec, value in values}
+        return {spec.name: value.detach().to("cpu", spec.dtype).numpy() for spec, value in values}
 
     def _require_numpy(self) -> None:
         """Values go in and come out as arrays of NumPy, which has no bfloat16."""

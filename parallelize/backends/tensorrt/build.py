@@ -88,6 +88,7 @@ def build(
         products=model.products,
         plan=plan,
         errors=dict(errors or {}),
+        returns=model.returns.to_metadata(),
     )
     write(output, made.engine, sidecar)
     if options.timing_cache is not None and made.timings is not None:

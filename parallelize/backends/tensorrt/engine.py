@@ -9,6 +9,7 @@ stream, so that it can be captured into a CUDA graph after one plain run with th
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -75,6 +76,7 @@ class Engine:
                 f"{path.name} runs on a GPU, and there is none here.",
                 "Run the ONNX that it was built from, or take the engine to a machine with a CUDA GPU.",
             )
+        self._turn = threading.Lock()  # there is one context
         self._logger = make_logger(self.library.module)
         self._runtime = self.library.module.Runtime(self._logger)
         compatible = self.sidecar is not None and self.sidecar.flags.get("version_compatible")
@@ -121,7 +123,7 @@ class Engine:
         return tuple(found)
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Run and wait.
+        """Run and wait; threads that call at once take turns.
 
         Args:
             inputs: in the order of `inputs`; tensors of a CPU are copied to the GPU.
@@ -133,9 +135,10 @@ class Engine:
             ParallelizeError: another number, dtype or shape of inputs than the engine takes.
         """
         home = inputs[0].device if inputs else torch.device("cuda")
-        outputs = self._prepare([value.cuda().contiguous() for value in inputs])
-        self._enqueue()
-        torch.cuda.current_stream().synchronize()
+        with self._turn:
+            outputs = self._prepare([value.cuda().contiguous() for value in inputs])
+            self._enqueue()
+            torch.cuda.current_stream().synchronize()
         return [value.to(home) for value in outputs]
 
     def bound(self, inputs: Sequence[Tensor]) -> Callable[[], list[Tensor]]:

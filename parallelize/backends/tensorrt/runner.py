@@ -22,8 +22,8 @@ class EngineRunner:
         self._engine = engine
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Outputs on the CPU."""
-        return [value.cpu() for value in self._engine(self._placed(inputs))]
+        """Outputs on the device of the first input."""
+        return [value.to(inputs[0].device) for value in self._engine(self._placed(inputs))]
 
     def bound(self, inputs: Sequence[Tensor]) -> Callable[[], object]:
         """A call that only enqueues."""

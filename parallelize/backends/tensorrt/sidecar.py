@@ -63,6 +63,7 @@ class Sidecar:
         products: the weighted products of the ONNX file, with those that width fusion made marked.
         plan: the plan of the rewrite, or None where it is not known.
         errors: measured errors by what they compare, in shares of the largest output or in the metric that is named.
+        returns: what the model returned, as the ONNX says it; None of an engine that is older than this field.
     """
 
     backend: str
@@ -86,6 +87,7 @@ class Sidecar:
     products: tuple[Product, ...]
     plan: Mapping[str, Any] | None = None
     errors: Mapping[str, float] = field(default_factory=dict)
+    returns: str | None = None
 
     def to_json(self) -> str:
         """As it stands beside the engine."""

@@ -32,7 +32,7 @@ class Compiled(Eager):
         return super().bound(inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Outputs on the CPU.
+        """Outputs on the device of the first input.
 
         Raises:
             EnvironmentLackError: torch.compile fails on this machine.

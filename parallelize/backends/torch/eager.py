@@ -25,10 +25,10 @@ class Eager:
         self._module: Callable[..., Any] = on_device(program.module, device)
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Outputs on the CPU."""
+        """Outputs on the device of the first input."""
         with torch.inference_mode():
             result = self._module(*self._placed(inputs))
-            return [tensor.cpu() for tensor in self._program.flat_outputs(result)]
+            return [tensor.to(inputs[0].device) for tensor in self._program.flat_outputs(result)]
 
     def bound(self, inputs: Sequence[Tensor]) -> Callable[[], object]:
         """A call that runs these inputs."""

@@ -120,6 +120,14 @@ def test_the_onnx_is_the_written_model_at_any_batch(conversion: Conversion) -> N
 
 
 @pytest.mark.slow
+def test_what_was_written_is_loaded_as_the_module_that_it_is(conversion: Conversion, data: Path) -> None:
+    pixels = load_samples(data / "test.npz", conversion.program.inputs).arrays["images"][:5]
+    for backend in ("torch", "onnxruntime"):
+        with parallelize.load(conversion.output, backend=backend) as found:
+            assert torch.allclose(found(images=pixels), outputs(conversion.output / "model.pt2", pixels), atol=1e-4)
+            assert (found.plan, found.report) == (conversion.plan, conversion.report)
+
+
 def test_a_replayed_plan_gives_the_same_tensors(conversion: Conversion, data: Path, tmp_path: Path) -> None:
     plan = Plan.from_json((conversion.output / "plan.json").read_text())
     again = convert(

@@ -25,6 +25,7 @@ from parallelize.export.onnx import write_onnx
 from parallelize.export.onnx_file import OnnxFile, Product, read_onnx
 from parallelize.export.precision import cast
 from parallelize.inspecting.engine import engine_as_dict, print_engine, print_onnx, wide_products
+from parallelize.models.returned import Returned
 from passes.fusion.fuse_width import FuseWidth
 from passes.runner import run_passes
 from passes.schedule.apply_plan import ApplyPlan
@@ -228,6 +229,7 @@ def test_names_are_printed_as_they_are_and_not_read_as_markup(tmp_path: Path) ->
         {"[i]MatMul": 3},
         (tmp_path / "[red].data",),
         18,
+        Returned.named(["y"]),
     )
     print_onnx(model, console)
     text = stream.getvalue()

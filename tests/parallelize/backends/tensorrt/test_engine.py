@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,18 @@ def test_a_call_sets_all_shapes_and_addresses_before_it_runs(path: Path, install
     assert script.given("IExecutionContext.set_tensor_address") == [("x", x.data_ptr()), ("y", y.data_ptr())]
     assert script.given("IExecutionContext.execute_async_v3") == [(STREAM,)]
     assert (y.shape, y.dtype) == ((5, 4), torch.float32)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_threads_take_turns_on_the_one_context(path: Path, install: Install) -> None:
+    script = install()
+    engine = Engine(path)
+    script.calls.clear()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda count: engine([torch.zeros(count, 8)]), [1, 2, 3, 4] * 10))
+    alone = script.names[: len(script.names) // 40]
+    assert alone[-1] == "IExecutionContext.execute_async_v3"
+    assert script.names == alone * 40
 
 
 @pytest.mark.usefixtures("gpu")

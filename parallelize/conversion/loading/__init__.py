@@ -1,0 +1,1 @@
+"""What a conversion wrote becomes a module again, in whatever runs it."""
