@@ -2,7 +2,8 @@
 
 Three ways to pick what stays are tried: the first block of each group of the rewrite, the blocks of largest influence
 (ShortGPT, arXiv 2403.03853), and greedy deletion of what costs least (SLEB, arXiv 2402.09025). The one that measures
-best on held-out samples, after an affine refit, is the rival; it then gets the same refit as the rewrite.
+best on held-out samples, after an affine refit, is the rival; it then gets the same refit as the rewrite. Ways are
+compared on as many samples as hold the positions that an affine refit needs.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from torch import fx
 from parallelize.baselines.block_deletion import Kept, deletion, first_of_each_group, most_influential
 from parallelize.baselines.depths import Depths, wanted_depths
 from parallelize.baselines.greedy import GREEDY_SAMPLES, least_costly
-from parallelize.baselines.trial import CHOICE_SAMPLES, Trial
+from parallelize.baselines.trial import Trial
 from parallelize.data import Samples
 from parallelize.metrics import Metric
+from parallelize.planning.sample_counts import judged_count, sample_count
 from parallelize.refitting.refit import refit
 from passes.plan import Plan, Refit
 from passes.stacks.find import Stack, find_stacks
@@ -30,8 +32,8 @@ def deletion_plan(
 
     Without a metric nothing is measured: the first block of each group stays.
     """
-    few = fit.head(CHOICE_SAMPLES), held_out.head(CHOICE_SAMPLES)
-    return fit.room.fitting(lambda: _deletion_plan(teacher, plan, *few, metric))
+    few = sample_count(find_stacks(teacher).stacks)
+    return fit.room.fitting(lambda: _deletion_plan(teacher, plan, fit.head(few), held_out.head(few), metric))
 
 
 def _deletion_plan(
@@ -45,7 +47,7 @@ def _deletion_plan(
     keeps = [
         first,
         most_influential(teacher, stacks, depths, held_out),
-        least_costly(stacks, depths, Trial(teacher, held_out.head(GREEDY_SAMPLES), metric)),
+        least_costly(stacks, depths, Trial(teacher, held_out.head(judged_count(stacks, GREEDY_SAMPLES)), metric)),
     ]
     plans = [_like(deletion(stacks, kept), plan) for kept in dict.fromkeys(keeps) if kept is not None]
     if len(plans) == 1:

@@ -23,7 +23,7 @@ from parallelize.baselines.trial import States, Trial, move, states_at
 from passes.schedule.apply_plan import rewrite
 from passes.stacks.find import Stack
 
-GREEDY_SAMPLES = 128  # the samples that removals are measured on
+GREEDY_SAMPLES = 128  # that removals are measured on, fewer where they are long
 KEPT_BYTES = 2**30  # of states before blocks; beyond that they are computed again from earlier ones
 
 Place = tuple[int, int]  # a stack, and one of its blocks

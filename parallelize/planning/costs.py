@@ -8,7 +8,7 @@ costs infinitely much.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from math import inf, isnan, prod
+from math import inf, isnan
 
 import torch
 from torch import fx
@@ -18,20 +18,17 @@ from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.machine.torch_settings import whole_float32
 from parallelize.metrics import Judge
 from parallelize.models.effort import counted_spread
-from parallelize.models.states import batch_size, example_size, outputs_from
+from parallelize.models.states import batch_size, outputs_from
 from parallelize.planning.forms import GroupForm, main_form
+from parallelize.planning.sample_counts import fit_count, judged_count
 from parallelize.planning.teacher_states import TeacherStates
 from parallelize.refitting.walk import StackWalk
 from passes.graph.editing import clone
 from passes.plan import Level, Plan, Refit, StackPlan, serial
 from passes.schedule.apply_plan import schedule
-from passes.stacks.channels import channel_axis
 from passes.stacks.find import Stack
 
-ROWS = 12_800  # positions of the state that a cost is fitted on at most
-ROWS_A_CHANNEL = 32  # of these for each channel of the state, which are enough for an affine refit
-LEAST_SAMPLES, MOST_SAMPLES = 16, 256
-MOST_JUDGED = 64  # samples that costs are compared on
+MOST_JUDGED = 64  # samples that costs are compared on at most
 
 
 class GroupCosts:
@@ -59,7 +56,7 @@ class GroupCosts:
         self.teacher, self.stacks, self.judge = teacher, stacks, judge
         self.strength: Refit = "none" if strength == "none" else "affine"
         self.fit = fit.head(fit_count(stacks))
-        self.held_out = judge.samples.head(min(MOST_JUDGED, sample_count(stacks)))
+        self.held_out = judge.samples.head(judged_count(stacks, MOST_JUDGED))
         self.batch_size = batch_size(teacher, elements=fit.buffer.elements)
         self.known = {} if known is None else known
         self.ahead = {} if ahead is None else ahead
@@ -124,26 +121,3 @@ class GroupCosts:
 
 def _serial(stack: Stack, block: int) -> tuple[Level, ...]:
     return main_form(stack, block, block).levels
-
-
-def sample_count(stacks: Sequence[Stack]) -> int:
-    """How many samples hold about ROWS positions of the widest state."""
-    rows = max(_positions(stack) for stack in stacks)
-    return min(MOST_SAMPLES, max(LEAST_SAMPLES, ROWS // rows))
-
-
-def fit_count(stacks: Sequence[Stack]) -> int:
-    """How many samples an affine refit needs in the stack that needs most, `sample_count` at most."""
-    wanted = max(-(-ROWS_A_CHANNEL * _channels(stack) // _positions(stack)) for stack in stacks)
-    return min(sample_count(stacks), max(LEAST_SAMPLES, wanted))
-
-
-def _channels(stack: Stack) -> int:
-    return example_size(stack.entry.meta["val"].shape[channel_axis(stack)])
-
-
-def _positions(stack: Stack) -> int:
-    """Positions of the state in one sample."""
-    sizes = [example_size(size) for size in stack.entry.meta["val"].shape]
-    del sizes[channel_axis(stack)]
-    return max(1, prod(sizes[1:]))

@@ -16,7 +16,7 @@ from parallelize.refitting.blocks import Symmetric, Tall, cuts, ridged
 from parallelize.refitting.solution import Solution
 
 CHUNK = 2**14  # rows whose products are added up in their own precision
-_BLOCK = 512  # columns whose products with earlier ones are not computed
+_BLOCK = 256  # columns whose products with earlier ones are not computed
 
 
 class Moments:

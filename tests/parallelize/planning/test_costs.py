@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from math import inf
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from parallelize.data import Samples
 from parallelize.metrics import Judge, predict, score
 from parallelize.models.capture import capture
 from parallelize.models.states import batch_size, start_batches
-from parallelize.planning.costs import GroupCosts, sample_count
+from parallelize.planning.costs import GroupCosts
 from parallelize.planning.forms import GroupForm, main_form, other_forms, sublayer
 from parallelize.refitting.walk import StackWalk
 from passes.graph.editing import finish, restore_order
@@ -21,7 +20,6 @@ from passes.plan import Level, Plan, Refit, StackPlan, serial
 from passes.schedule.apply_plan import rewrite
 from passes.stacks.find import Stack, find_stacks
 from tests.parallelize.planning.cases import (
-    FIT,
     HELD_OUT,
     VECTORS,
     mlps,
@@ -39,13 +37,13 @@ def _plan(stack: Stack, form: GroupForm, strength: Refit) -> tuple[StackPlan, in
     return StackPlan(len(stack.terms), (*ahead, *form.levels, *after), strength), len(ahead)
 
 
-def _refit_group_only(form: GroupForm) -> list[Tensor]:
+def _refit_group_only(form: GroupForm, fit: Samples) -> list[Tensor]:
     """Outputs when all levels up to the group are walked from the start and everything after it is untouched."""
     teacher = vision().module
     (stack,) = find_stacks(teacher).stacks
     part, ahead = _plan(stack, form, "affine")
     module, (site,) = rewrite(teacher, Plan((part,)))
-    parts = tuple(start_batches(teacher, stack.entry, samples) for samples in (FIT, HELD_OUT))
+    parts = tuple(start_batches(teacher, stack.entry, samples) for samples in (fit, HELD_OUT))
     walk = StackWalk(teacher, stack, module, site, part, (parts[0], parts[1]))
     for level in range(ahead + len(form.levels)):
         walk.refit_level(level)
@@ -62,7 +60,7 @@ def test_a_group_costs_the_error_of_the_network_with_that_group_alone_in_its_for
     for form in (main_form(stack, *span), *other_forms(stack, *span, main_form(stack, *span).cut)):
         if form.levels[0].terms[0] > first > 0:
             continue  # a whole walk lets the level ahead of a group do the work of terms deleted at its start
-        error = score(_refit_group_only(form), expected).error("kl")
+        error = score(_refit_group_only(form, planner.costs.fit), expected).error("kl")
         assert planner.costs.cost(0, form) == pytest.approx(error, rel=1e-3)
 
 
@@ -173,43 +171,6 @@ def test_padding_does_not_change_a_cost() -> None:
         samples.arrays["input_ids"][padding] = 7
     again = GroupCosts(teacher, stacks, fit, Judge(teacher, held_out, "perplexity"), "affine")
     assert again.cost(0, form) == pytest.approx(cost, rel=1e-4)
-
-
-# ------------------------------------------------------------------------------------------------ how many samples
-
-
-def _stack(*sizes: int) -> Any:
-    """Stands for a stack whose state has these sizes after the batch."""
-    return SimpleNamespace(entry=SimpleNamespace(meta={"val": torch.empty(1, *sizes, device="meta")}), terms=())
-
-
-@pytest.mark.parametrize(
-    ("sizes", "samples"),
-    [
-        ((768,), 256),  # one position
-        ((197, 768), 64),  # fewer tokens than channels
-        ((197, 64), 64),
-        ((4096, 64), 16),
-        ((20, 20, 16), 32),  # an image, its channels last
-    ],
-)
-def test_samples_hold_about_as_many_positions_as_a_fit_needs(sizes: tuple[int, ...], samples: int) -> None:
-    assert sample_count([_stack(*sizes)]) == samples
-    assert sample_count([_stack(768), _stack(*sizes)]) == samples
-
-
-def test_positions_of_an_image_that_is_convolved_are_its_height_times_its_width() -> None:
-    network = Residual([nn.Conv2d(16, 16, 1) for _ in range(2)])
-    program = capture(network.eval(), (torch.zeros(2, 16, 8, 50),))
-    assert sample_count(find_stacks(program.module).stacks) == 32
-
-
-def test_a_free_number_of_tokens_counts_as_in_the_example() -> None:
-    network = Residual([mlp(4, 8) for _ in range(2)])
-    program = capture(network.eval(), (torch.zeros(2, 400, 4),), dynamic=[{0: "batch", 1: "tokens"}])
-    stacks = find_stacks(program.module).stacks
-    assert not isinstance(stacks[0].entry.meta["val"].shape[1], int)
-    assert sample_count(stacks) == 32
 
 
 def test_a_batch_is_smaller_where_tensors_are_large() -> None:
