@@ -28,7 +28,7 @@ _DTYPES = {
 }
 _TENSOR = re.compile(r"\{ Name: (.*?), .*?Dimensions: \[(.*?)\].*?(?=\{ Name: |$)", re.DOTALL)
 _ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=\[|\s|$)")  # a name may have brackets
-_FIELDS = ("LayerType", "Inputs", "Constants", "Outputs", "TacticName", "StreamId", "Metadata")
+_FIELDS = ("LayerType", "Inputs", "Constants", "Outputs", "TacticName", "StreamId", "EventId", "Metadata")
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,17 @@ def test_text_is_read_whole_and_the_tensors_of_the_engine_are_no_layers(layers: 
         assert from_text(f"Layers:\n{lines}{ends}") == layers
 
 
+def test_what_streams_wait_for_is_told_behind_their_number() -> None:
+    empty = "Inputs: [], Constants: [], Outputs: [], TacticName: , "
+    text = (
+        f"Name: a, LayerType: signal, {empty}StreamId: 0, EventId: 12, Metadata: \n"
+        f"Name: b, LayerType: wait, {empty}StreamId: 3, EventId: 12, Metadata: "
+    )
+    found = from_text(text)
+    assert [(layer.kind, layer.stream) for layer in found] == [("signal", 0), ("wait", 3)]
+    assert (kernels(found), streams(found)) == (0, 2)
+
+
 @given(_LAYERS)
 def test_layers_come_back_from_plain_values_after_json(layers: tuple[Layer, ...]) -> None:
     assert from_plain(json.loads(json.dumps(as_plain(layers)))) == layers
