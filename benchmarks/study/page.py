@@ -1,0 +1,208 @@
+"""docs/para-former.md, written from the rows of the study, with its figures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.rows import table_row
+from benchmarks.rows import told as told_machine
+from benchmarks.study.claims import claims
+from benchmarks.study.figures import write_accuracy, write_time
+from benchmarks.study.markdown import heading, item, prose, table
+from benchmarks.study.numbers import differences, prefixes, scores, told, trainings
+from benchmarks.study.page_of_times import ends, layers
+from benchmarks.study.runs import PROBLEMS, WAYS, Results, Scale, chosen
+
+_AIM = 0.5  # points of progressive training below its twin
+NAMES = {
+    "serial": "serial twin",
+    "joint": "Para-Former, joint",
+    "progressive": "Para-Former, progressive",
+}
+
+
+def write_page(results: Results, scale: Scale, path: Path) -> None:
+    """Write the page and its figures."""
+    write_accuracy(results, scale, path.with_name("para-former-accuracy.svg"))
+    write_time(results, path.with_name("para-former-time.svg"))
+    sections = (_head, _twins, _latency, _prefix_tables, _branches, _roads, layers, ends, _claims, _machines)
+    lines = [line for section in sections for line in section(results, scale)]
+    path.write_text("\n".join(lines).rstrip("\n") + "\n")
+
+
+def _head(results: Results, scale: Scale) -> Iterator[str]:
+    yield from ("# Para-Former: what of it holds", "")
+    yield from prose(
+        "Para-Former ([2407.21670](https://arxiv.org/abs/2407.21670)) lets all layers read the embedding, side by",
+        "side;",
+        "its successor ([2510.15425](https://arxiv.org/abs/2510.15425)) trains every prefix of the branches. Their",
+        "result",
+        "tables are not public, so each network here is measured against its own serial twin: as many blocks of the",
+        "same",
+        "kind, one after another, trained in as many steps on the same images. `python benchmarks/paraformer_study.py`",
+        "trains, measures and writes this page.",
+    )
+    yield from prose(
+        f"**These are small networks**, of sizes that one core trains in about a minute: {scale.blocks} blocks of",
+        "width",
+        f"{scale.width}, {scale.heads} heads, {scale.hidden} hidden features, 16 tokens, {_passes(scale.epochs)} over",
+        "the",
+        f"training images in batches of {scale.batch_size}. What holds for them need not hold for large ones, and",
+        "none of",
+        f"them is trained to the end of what it could learn. Figures are means of {len(scale.seeds)} seeds ± their",
+        "standard",
+        "deviation; a seed decides weights, order and augmentation. The test images choose nothing.",
+    )
+    rates = [f"{way} {found[0]:g}" for way in ("serial", "joint") if (found := chosen(results, scale, way))]
+    weight = chosen(results, scale, "progressive")
+    if weight:
+        yield from prose(
+            f"Learning rates were chosen for each way among {len(scale.rates)}, and the weight of prefixes among",
+            f"{len(scale.weights)}, on a tenth of Fashion-MNIST's training images that was held out, after one pass",
+            "over",
+            f"{scale.choice_train:,} others: {', '.join(rates)}; progressive takes the rate of joint training and",
+            "gives the",
+            f"mean over all prefixes a weight of {weight[1]:g}. CIFAR-10 takes them over.",
+        )
+    yield from ("![accuracy against branches, and of every prefix](para-former-accuracy.svg)", "")
+
+
+def _passes(epochs: int) -> str:
+    return "one pass" if epochs == 1 else f"{epochs} passes"
+
+
+def _twins(results: Results, scale: Scale) -> Iterator[str]:
+    yield from heading("Equal parameters and FLOPs")
+    yield from prose(
+        "A branch is a block of the serial twin, so both have the same parameters, and but for a sum the same FLOPs.",
+    )
+    yield from table("problem", "network", "parameters", "steps", "top-1, %", "by seed", "CPU seconds")
+    for problem, facts in PROBLEMS.items():
+        for way in WAYS:
+            rows = trainings(results, scale, problem, way, scale.blocks)
+            if rows:
+                found = scores(results, scale, problem, way, scale.blocks)
+                seconds = mean(row["cpu_seconds"] for row in rows)
+                each = ", ".join(f"{value:.2f}" for value in found)
+                cells = (f"{rows[0]['parameters']:,}", f"{rows[0]['steps']:,}", told(found), each, f"{seconds:.0f}")
+                yield table_row((facts.title, NAMES[way], *cells))
+    yield ""
+    for problem, facts in PROBLEMS.items():
+        apart = differences(results, scale, problem, "progressive")
+        joint = differences(results, scale, problem, "joint")
+        if apart:
+            within = "no more than" if mean(apart) >= -_AIM else "more than"
+            yield from item(
+                f"{facts.title}: progressive training ends {told(apart, signed=True)} points from the twin, seed by",
+                "seed,",
+                f"{within} {_AIM} below it; joint training {told(joint, signed=True)}.",
+            )
+    flops = results.get("time/own", {}).get("flops")
+    if flops:
+        serial, wide = (flops[name] / 1e6 for name in ("serial", "folded"))
+        yield from item(f"FLOPs of one image: serial {serial:.2f} million, Para-Former {wide:.2f} million, folded.")
+    yield ""
+
+
+def _latency(results: Results, scale: Scale) -> Iterator[str]:
+    own = results.get("time/own")
+    if own is None:
+        return
+    yield from heading("Equal latency")
+    yield from prose(
+        f"The deepest serial network that is no slower than the folded Para-Former of {scale.blocks} branches, one",
+        "image,",
+        "one thread, milliseconds in turn in one run. On a CPU branches share one core, so the Para-Former saves",
+        "operators and no work.",
+    )
+    heads = ("runner", "Para-Former", f"serial, {scale.blocks} blocks", "serial blocks as fast", "its time")
+    yield from table(*heads, *(f"{facts.title}: Para-Former, serial" for facts in PROBLEMS.values()))
+    for runner, depth in own["equal"].items():
+        serial, wide = own["ms"][runner]["serial"], own["ms"][runner]["folded"][str(scale.blocks)]
+        pairs = [
+            f"{told(scores(results, scale, problem, 'progressive', scale.blocks))}, "
+            f"{told(scores(results, scale, problem, 'serial', depth))}"
+            for problem in PROBLEMS
+        ]
+        yield table_row((runner, wide, serial[str(scale.blocks)], depth, serial[str(depth)], *pairs))
+    yield ""
+
+
+def _prefix_tables(results: Results, scale: Scale) -> Iterator[str]:
+    yield from heading("Every prefix")
+    yield from prose(
+        "Top-1 of the first so many branches of one trained network, in percent.",
+    )
+    yield from table("problem", "training", *map(str, range(1, scale.blocks + 1)))
+    for problem, facts in PROBLEMS.items():
+        for way in ("progressive", "joint"):
+            found = prefixes(results, scale, problem, way)
+            if found:
+                yield table_row((facts.title, way, *map(told, found)))
+    yield ""
+
+
+def _branches(results: Results, scale: Scale) -> Iterator[str]:
+    yield from heading("Accuracy against the number of branches")
+    yield from prose(
+        "Fashion-MNIST; each network trained by itself, in as many steps.",
+    )
+    counts = (*scale.counts, scale.blocks)
+    yield from table("training", *(f"{count}" for count in counts))
+    for way in WAYS:
+        yield table_row((NAMES[way], *(told(scores(results, scale, "fashion", way, count)) for count in counts)))
+    yield ""
+
+
+def _roads(results: Results, scale: Scale) -> Iterator[str]:
+    rows = [results[f"roads/{seed}"] for seed in scale.seeds if f"roads/{seed}" in results]
+    if not rows:
+        return
+    twin = trainings(results, scale, "fashion", "serial", scale.blocks)
+    scratch = trainings(results, scale, "fashion", "joint", scale.blocks)
+    before = mean(row["cpu_seconds"] for row in twin) / 60
+    yield from heading("The two roads: trained from scratch, or converted")
+    yield from prose(
+        "Fashion-MNIST. A trained serial twin is converted to one level; minutes of CPU are those of its training and",
+        "of",
+        f"what comes behind it. Refit: {scale.refit:,} training images without labels. Healing follows the twin's",
+        "answers",
+        "on all training images, without labels, for as many CPU seconds as the training from scratch took. Tuning",
+        "takes",
+        "labels, in as many steps as from scratch.",
+    )
+    yield from table("road", "top-1, %", "CPU minutes behind the serial training", "in all")
+    yield table_row(("serial twin", told(_percent(twin)), "", f"{before:.1f}"))
+    taken = mean(row["cpu_seconds"] for row in scratch) / 60
+    yield table_row(("Para-Former from scratch, joint", told(_percent(scratch)), "", f"{taken:.1f}"))
+    for key, name in {
+        "as_is": "converted, as is",
+        "refitted": "converted, refitted",
+        "healed": "converted, refitted, healed",
+        "tuned": "converted, as is, then tuned with labels",
+    }.items():
+        found = [row[key] for row in rows]
+        minutes = mean(row.get("cpu_seconds", 0.0) for row in found) / 60
+        yield table_row((name, told(_percent(found)), f"{minutes:.1f}", f"{before + minutes:.1f}"))
+    yield ""
+
+
+def _percent(rows: list[Any]) -> list[float]:
+    return [100 * row["top1"] for row in rows]
+
+
+def _claims(results: Results, scale: Scale) -> Iterator[str]:
+    yield from heading("Claims")
+    yield from table("claim", "of", "here", "evidence")
+    for claim in claims(results, scale):
+        yield table_row((claim.text, claim.source, f"**{claim.verdict}**", claim.evidence))
+    yield ""
+
+
+def _machines(results: Results, scale: Scale) -> Iterator[str]:
+    del scale
+    lines = {told_machine(row["measured_on"]) for row in results.values() if "measured_on" in row}
+    yield from (f"Measured {line}, one thread." for line in sorted(lines))

@@ -1,0 +1,120 @@
+"""The sections of docs/para-former.md on time: against layers, and where it begins to grow with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks.rows import table_row
+from benchmarks.study.markdown import heading, prose, table
+from benchmarks.study.numbers import on_h200
+from benchmarks.study.runs import Results, Scale
+
+
+def layers(results: Results, _scale: Scale) -> Iterator[str]:
+    """On the CPU, kernels of engines, on a GPU."""
+    wide = results.get("time/wide")
+    if wide is None:
+        return
+    yield from heading("Time against the number of layers")
+    yield "![time against layers](para-former-time.svg)"
+    yield ""
+    yield from prose(
+        "Width 64, 49 tokens, one image, one thread; milliseconds of CPU time, medians in turn in one run, and",
+        "operators of",
+        "the exported graph that compute. `looped` runs branch after branch, `fused` is what is trained, `folded`",
+        "what is",
+        "served.",
+    )
+    for runner, forms in (*wide["ms"].items(), ("operators", wide["operators"])):
+        counts = sorted(forms["serial"], key=int)
+        yield from table(runner, *(f"{count} layers" for count in counts))
+        for form, taken in forms.items():
+            yield table_row((form, *(taken[count] for count in counts)))
+        yield ""
+    yield from _engines(results)
+    yield from _gpu(results)
+
+
+def _engines(results: Results) -> Iterator[str]:
+    engines = results.get("engines")
+    if engines is None:
+        return
+    counts = sorted(next(iter(engines["layers"].values())), key=int)
+    yield from prose(
+        "Kernels of engines that TensorRT for RTX builds, and the most of them that wait for each other:",
+    )
+    yield from table("engine", *(f"{count} layers" for count in counts))
+    for form, found in engines["layers"].items():
+        yield table_row((form, *(f"{found[count]['kernels']}, {found[count]['critical']}" for count in counts)))
+    yield ""
+
+
+def _gpu(results: Results) -> Iterator[str]:
+    measured = on_h200()
+    yield from prose(
+        "NVIDIA H200, bfloat16, CUDA graph, width 192, 196 tokens, one image, microseconds, as",
+        "`benchmarks/gpu/latency_study.py` measured them when one branch of two was not fused yet:",
+    )
+    yield from table("network", *(f"{count} layers" for count in measured["serial"]))
+    for name, taken in measured.items():
+        yield table_row((name, *(f"{value:.0f}" for value in taken.values())))
+    yield ""
+    if "gpu" in results:
+        yield from prose(
+            f"{results['gpu']['gpu']}, this study, microseconds:",
+        )
+        for runner, forms in results["gpu"]["us"].items():
+            yield from table(runner, *(f"{count} layers" for count in forms["serial"]))
+            for form, taken in forms.items():
+                yield table_row((form, *taken.values()))
+            yield ""
+
+
+def ends(results: Results, _scale: Scale) -> Iterator[str]:
+    """The roofline of a GPU that is not here, and of this CPU with what was measured."""
+    foretold = results.get("time/h200", {}).get("widths")
+    cpu = results.get("time/wide", {}).get("cpu")
+    if foretold is None or cpu is None:
+        return
+    yield from heading("When time does not grow with layers, and where that ends")
+    yield from prose(
+        "N fused branches are as many kernels as one, each with N times the work. So",
+    )
+    yield "    t(N) = launch + work(N)"
+    yield ""
+    yield from prose(
+        "and time does not grow while work is small beside launches. By the cost model of [targets](targets.md) for an",
+        "H200 in bfloat16, one image, a folded Para-Former:",
+    )
+    yield from table("width", "tokens", "launch, us", "work of one, us", "work overtakes it at N", "time doubles at N")
+    for width, found in foretold.items():
+        last = max(found["work"], key=int)
+        places = [f"{found[key]:g}" if found[key] is not None else f"beyond {last}" for key in ("end", "doubled")]
+        fixed, work = found["launch"]["1"], found["work"]["1"]
+        yield table_row((width, found["tokens"], f"{fixed:.0f}", f"{work:.1f}", *places))
+    yield ""
+    times = results["time/wide"]["ms"]["eager"]["folded"]
+    errors = sorted(abs(cpu["predicted_ms"][n] / times[n] - 1) for n in times)
+    yield from prose(
+        f"On one core of this CPU an operator costs {cpu['operator_us']:.1f} us by itself and products run at",
+        f"{cpu['gflops']:.0f} GFLOP/s, both measured apart. {cpu['operators']} operators and {cpu['flops'] / 1e6:.1f}",
+        "MFLOP",
+        f"of a branch of width 64 then foretell that products outweigh operators from N = {cpu['end']:g} on, and the",
+        "times",
+        f"above within {100 * errors[len(errors) // 2]:.0f} % at the median, {100 * errors[-1]:.0f} % at most:",
+    )
+    counts = sorted(times, key=int)
+    yield from table("folded, eager, ms", *(f"N = {n}" for n in counts))
+    yield table_row(("foretold", *(f"{cpu['predicted_ms'][n]:.3f}" for n in counts)))
+    yield table_row(("measured", *(times[n] for n in counts)))
+    yield ""
+    places = "; ".join(f"{_place(found['end'])} of width {width}" for width, found in foretold.items())
+    yield from prose(
+        "So the sentence is true of a device that is mostly idle, and of as many devices as branches; it ends where",
+        "one",
+        f"device is full. That is from N = {cpu['end']:g} on on a core, and on an H200 from {places}.",
+    )
+
+
+def _place(end: float | None) -> str:
+    return "beyond what was listed" if end is None else f"{end:g} branches"

@@ -1,0 +1,218 @@
+"""What the study trains: problems, sizes that two cores train, and every training as a value with a name.
+
+Rivals of one comparison make as many steps, on the same samples in the same order, with rates that were chosen among
+equally many on training images that were held out. A way of training is
+
+    serial         the twin: as many blocks, one after another
+    joint          branches of one block, of which the sum alone is trained
+    progressive    the same, all prefixes trained in one step
+
+The name of a training is problem/way/blocks/seed; one that chooses a rate is choice/way/rate/weight of prefixes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.sources import CACHE
+from paraformer.config import VisionConfig
+from paraformer.data.idx import FASHION_MNIST
+from paraformer.training.options import TrainingOptions
+
+Way = Literal["serial", "joint", "progressive"]
+WAYS: tuple[Way, ...] = ("serial", "joint", "progressive")
+Results = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Images to classify.
+
+    Attributes:
+        title: for people.
+        folder: of its files.
+        patch_size: pixels of a patch's side.
+    """
+
+    title: str
+    folder: Path
+    patch_size: int
+
+
+PROBLEMS = {
+    "fashion": Problem("Fashion-MNIST", FASHION_MNIST, 7),
+    "cifar": Problem("CIFAR-10", CACHE / "cifar10", 8),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of the study.
+
+    Attributes:
+        width: features of the state.
+        heads: of a block.
+        hidden: features between the two linears of an MLP.
+        blocks: of the networks that are compared.
+        counts: branches, or blocks of a serial network, of the other ones.
+        epochs: of every training.
+        choice_train: training images of those that choose a rate, in one epoch.
+        batch_size: samples of a step.
+        seeds: of every training.
+        rates: among which one is chosen for each way.
+        weights: of prefixes, among which one is chosen.
+        train: training images; None is all.
+        test: test images; None is all.
+        refit: training images that a conversion is fitted to.
+    """
+
+    width: int = 32
+    heads: int = 2
+    hidden: int = 64
+    blocks: int = 8
+    counts: tuple[int, ...] = (1, 2, 4)
+    epochs: int = 1
+    choice_train: int = 12_800
+    batch_size: int = 64
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
+    weights: tuple[float, ...] = (0.3, 0.6)
+    train: int | None = None
+    test: int | None = None
+    refit: int = 6000
+
+
+QUICK = Scale(
+    width=16,
+    heads=1,
+    hidden=16,
+    blocks=2,
+    counts=(1,),
+    epochs=1,
+    seeds=(0,),
+    rates=(2e-3,),
+    weights=(0.5,),
+    choice_train=384,
+    train=640,
+    test=200,
+    refit=200,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        problem: in PROBLEMS.
+        way: of training.
+        blocks: in all; of a Para-Former as many branches.
+        seed: of weights, order and augmentation.
+        learning_rate: at its peak.
+        prefix_weight: of the mean over all prefixes.
+        epochs: passes over the training images.
+        judges_on: the test images, or training images that are held out.
+    """
+
+    problem: str
+    way: Way
+    blocks: int
+    seed: int
+    learning_rate: float
+    prefix_weight: float
+    epochs: int
+    judges_on: Literal["test", "held-out"] = "test"
+
+    @property
+    def name(self) -> str:
+        """Where its row is kept."""
+        if self.judges_on == "test":
+            return f"{self.problem}/{self.way}/{self.blocks}/{self.seed}"
+        weight = f"/{self.prefix_weight:g}" if self.way == "progressive" else ""
+        return f"choice/{self.way}/{self.learning_rate:g}{weight}"
+
+    def config(self, scale: Scale, pixels: Mapping[str, Any]) -> VisionConfig:
+        """The sizes of its network, for images of some shape, mean and deviation."""
+        return VisionConfig(
+            **pixels,
+            patch_size=PROBLEMS[self.problem].patch_size,
+            depth=self.blocks,
+            width=scale.width,
+            heads=scale.heads,
+            hidden=scale.hidden,
+            mode="serial" if self.way == "serial" else "para-former",
+            branches=1 if self.way == "serial" else self.blocks,
+        )
+
+    def options(self, scale: Scale) -> TrainingOptions:
+        """How it is trained."""
+        return TrainingOptions(
+            epochs=self.epochs,
+            batch_size=scale.batch_size,
+            learning_rate=self.learning_rate,
+            objective="progressive" if self.way == "progressive" else "joint",
+            prefix_weight=self.prefix_weight,
+            seed=self.seed,
+        )
+
+    def described(self, scale: Scale) -> dict[str, Any]:
+        """What it is, as a row keeps it: a row of another description is measured again."""
+        names = ("width", "heads", "hidden", "batch_size", "test")
+        sizes = {name: getattr(scale, name) for name in names}
+        train = scale.train if self.judges_on == "test" else scale.choice_train
+        return {**asdict(self), **sizes, "train": train, "patch_size": PROBLEMS[self.problem].patch_size}
+
+
+def choices(scale: Scale) -> list[Run]:
+    """Trainings that choose rates: each way with each rate, then the weight of prefixes at joint training's rate."""
+    runs = [Run("fashion", way, scale.blocks, 0, rate, 0.5, 1, "held-out")
+            for way in ("serial", "joint") for rate in scale.rates]  # fmt: skip
+    return [*runs, *(run for rate in scale.rates for run in weight_choices(scale, rate))]
+
+
+def weight_choices(scale: Scale, rate: float) -> list[Run]:
+    """Trainings that choose the weight of prefixes, at one rate."""
+    return [Run("fashion", "progressive", scale.blocks, 0, rate, weight, 1, "held-out") for weight in scale.weights]
+
+
+def chosen(results: Results, scale: Scale, way: Way) -> tuple[float, float] | None:
+    """The rate and the weight of prefixes that were best on held-out images; None until both are measured."""
+    twin = "serial" if way == "serial" else "joint"
+    best = _best(results, [run for run in choices(scale) if run.way == twin])
+    if best is None or way != "progressive":
+        return None if best is None else (best.learning_rate, 0.5)
+    best = _best(results, weight_choices(scale, best.learning_rate))
+    return None if best is None else (best.learning_rate, best.prefix_weight)
+
+
+def _best(results: Results, runs: list[Run]) -> Run | None:
+    """The run of the highest top-1; None where one is not measured."""
+    if any(run.name not in results for run in runs):
+        return None
+    return max(runs, key=lambda run: results[run.name]["top1"])
+
+
+def run_of(results: Results, scale: Scale, problem: str, way: Way, blocks: int, seed: int) -> Run:
+    """A training with the chosen rate.
+
+    Raises:
+        RuntimeError: it is not chosen yet.
+    """
+    found = chosen(results, scale, way)
+    if found is None:
+        raise RuntimeError(f"The rate of {way} training is not chosen yet: run the part `choice` first.")
+    return Run(problem, way, blocks, seed, *found, scale.epochs)
+
+
+def by_seed(
+    results: Results, scale: Scale, problem: str, ways: tuple[Way, ...], counts: tuple[int, ...]
+) -> Iterator[Run]:
+    """Trainings of some ways and sizes, seed by seed, so that what is there first is comparable."""
+    for seed in scale.seeds:
+        for blocks in counts:
+            for way in ways:
+                if blocks > 1 or way == "serial":  # one branch is the serial network of one block
+                    yield run_of(results, scale, problem, way, blocks, seed)
