@@ -115,6 +115,7 @@ class GroupCosts:
         walk = StackWalk(self.teacher, stack, module, sites[number], part, parts, len(before))
         for level in range(len(before), len(before) + len(form.levels)):
             walk.refit_level(level)
+        walk.go_on(choosing_only=True)
         outputs = outputs_from(module, walk.entry, ((batch.inputs, batch.state.value) for batch in parts[1]))
         return self.judge.score_outputs(outputs, [batch.count for batch in parts[1]]).error(self.judge.metric)
 

@@ -92,9 +92,10 @@ class Moments:
         for i, left in enumerate(self.cuts):
             ours = solution.part(left.start, left.stop)
             total -= 2 * float((ours * self.cross[i]).sum())
-            for j, right in enumerate(self.cuts):
-                theirs = ours if i == j else solution.part(right.start, right.stop)
-                total += float((ours * (self.features.whole(i, j) @ theirs)).sum())
+            total += float((ours * (self.features.whole(i, i) @ ours)).sum())
+            for j, right in enumerate(self.cuts[i + 1 :], i + 1):
+                theirs = solution.part(right.start, right.stop)
+                total += 2 * float((ours * (self.features[i, j] @ theirs)).sum())
         return max(0.0, total)
 
     def _zeros(self, rows: int, columns: int) -> Tensor:

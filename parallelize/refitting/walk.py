@@ -69,13 +69,15 @@ class StackWalk:
         self.teacher = Teacher(teacher, stack, ran)
         self.entry = site.levels[first].entry
         self.parts = parts
+        self._done: tuple[LevelSite, fx.Node, Sequence[Kept]] | None = None  # the level that samples still stand before
         if not all(parts):
             raise ParallelizeError(
                 "A refit needs samples to fit on and samples to choose on.", "Give more with --inputs."
             )
 
     def refit_level(self, number: int) -> LevelRefit:
-        """Refit one level and move all samples past it."""
+        """Refit one level, having moved all samples past the one before."""
+        self.go_on()
         level = replace(self.site.levels[number], entry=self.entry)
         if self.plan.refit == "none":
             return self._leave(level, level.result, LevelRefit(self.stack.name, number, "none", 0.0, 0.0, 0.0))
@@ -105,16 +107,22 @@ class StackWalk:
         return self._leave(level, result, record, sums if found.strength == "affine" else ())
 
     def _leave(self, level: LevelSite, result: fx.Node, record: LevelRefit, sums: Sequence[Kept] = ()) -> LevelRefit:
-        """Move all samples past a level that ends in `result`; where the level's sums are known, from these on."""
-        if not sums:
-            for batch, (state,) in zip(self._batches(), self._values([result], self._batches()), strict=True):
-                batch.state = batch.keep(state)
-        else:
-            segment = extract(self.module, [*placeholders(self.module), self.entry, level.sum], [result])
-            for batch, total in zip(self._batches(), sums, strict=True):
-                batch.state = batch.keep(run_segment(segment, (*batch.inputs, batch.state.value, total.value))[0])
-        self.entry = result
+        """A level ends in `result`; where its sums are known, samples go past it from these on."""
+        self.entry, self._done = result, (level, result, sums)
         return record
+
+    def go_on(self, *, choosing_only: bool = False) -> None:
+        """Move samples past the level that was refitted last, all or only those to choose on."""
+        if self._done is None:
+            return
+        level, result, sums = self._done
+        self._done, first = None, len(self.parts[0]) if choosing_only else 0
+        batches = list(self._batches())[first:]
+        start = [level.entry, *([level.sum] if sums else [])]
+        segment = extract(self.module, [*placeholders(self.module), *start], [result])
+        for place, batch in enumerate(batches, first):
+            known = [sums[place].value] if sums else []
+            batch.state = batch.keep(run_segment(segment, (*batch.inputs, batch.state.value, *known))[0])
 
     def _before(
         self, level: LevelSite, weights: dict[fx.Node, tuple[Any, ...]], targets: Sequence[Kept], axis: int

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from parallelize.data.buffer import Buffer
 from parallelize.refitting import blocks, moments
-from parallelize.refitting.moments import Moments
+from parallelize.refitting.moments import FromMoments, Moments
 from tests.parallelize.refitting.regressions import CPU, cross, data, gram, moments_of, solved
 
 
@@ -47,6 +47,8 @@ def test_the_size_of_blocks_does_not_matter(block: int, tile: int, bound: int, m
     torch.testing.assert_close(gram(cut), gram(whole))
     torch.testing.assert_close(cut.squares, whole.squares)
     torch.testing.assert_close(features @ solved(cut, 1e-3), expected, rtol=0, atol=1e-8)
+    lack = float((expected - targets).square().sum())
+    assert cut.lack(FromMoments(cut, constant=True)(1e-3)) == pytest.approx(lack, rel=1e-8)
     for chosen in (slice(-5, None), slice(0, 4), slice(6, 20)):
         part, alone = cut.columns(chosen), moments_of(features[:, chosen], targets)
         torch.testing.assert_close(gram(part), gram(alone))

@@ -127,6 +127,7 @@ def test_samples_move_level_by_level_with_the_states_of_the_rewrite() -> None:
     x = vectors(60, WIDTH, 0).arrays["x"]
     for first in (0, 2):
         assert walk.refit_level(first // 2).strength == "none"
+        walk.go_on()
         x = x + model.terms[first](x) + model.terms[first + 1](x)
         torch.testing.assert_close(torch.cat([batch.state.value for batch in walk.parts[0]]), x)
 
@@ -141,8 +142,31 @@ def test_a_walk_may_begin_behind_levels_that_are_exact() -> None:
     record = late.refit_level(2)
     assert (record.strength, record.ridge) == ("affine", records[2].ridge)
     assert record.after == pytest.approx(records[2].after)
+    for walk in (late, whole):
+        walk.go_on()
     for ours, theirs in zip(late.parts[1], whole.parts[1], strict=True):
         torch.testing.assert_close(ours.state.value, theirs.state.value)
+
+
+@pytest.mark.parametrize("strength", ["none", "affine", "full"])
+def test_samples_stay_before_the_last_level_until_they_are_asked_for_and_all_or_some_go_on_once(
+    strength: Refit,
+) -> None:
+    plan, states = stack_plan(4, [[[0], [1]], [[2], [3]]], strength), []
+    for choosing_only in (False, True):
+        _, walk = walk_of(plan)
+        walk.refit_level(0)
+        walk.go_on()
+        before = [batch.state for part in walk.parts for batch in part]
+        walk.refit_level(1)
+        assert [batch.state for part in walk.parts for batch in part] == before
+        for _ in range(2):
+            walk.go_on(choosing_only=choosing_only)
+            states.append([batch.state.value for batch in walk.parts[1]])
+        moved = [now.state is not then for now, then in zip(walk.parts[0], before, strict=False)]
+        assert moved == [not choosing_only] * len(walk.parts[0])
+    for others in states[1:]:
+        torch.testing.assert_close(others, states[0])
 
 
 @pytest.mark.parametrize("counts", [(0, 30), (60, 0)])
