@@ -50,7 +50,9 @@ def test_passes_are_listed_in_the_order_in_which_they_run() -> None:
         "merge-duplicates",
         "apply-plan",
         "average-branches",
+        "keep-prefix",
         "map-blocks",
+        "prefix-outputs",
         "spread-branches",
         "fuse-width",
         "move-views",
@@ -72,7 +74,9 @@ def test_only_schedules_and_casts_may_change_the_numbers() -> None:
         "widen-precision",
         "apply-plan",
         "average-branches",
+        "keep-prefix",
         "map-blocks",
+        "prefix-outputs",
         "cast-precision",
     ]
 

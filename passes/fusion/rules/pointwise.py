@@ -16,6 +16,7 @@ from passes.fusion.emitter import Emitter
 from passes.fusion.layout import CannotLiftError, Lifted, Normed, Shared, Stored, Wide
 from passes.fusion.relayout import avoiding, expanded, materialised, moved, on_an_axis, unstacked, wide_parameter
 from passes.fusion.rule import Env, Rule, in_channels, operand, shape_of
+from passes.fusion.rules.tied import is_tied, on_more_samples
 from passes.graph import operators as ops
 from passes.graph.dataflow import tensor_value
 from passes.graph.parameters import read_parameter
@@ -123,6 +124,8 @@ def _norm(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """layer_norm and rms_norm: statistics once for all branches, gains and shifts wait to be folded."""
     layer = node.target == ops.LAYER_NORM
     source, dims = operand(node), cast("list[int]", node.args[1])
+    if is_tied(node, env):
+        return on_more_samples(emitter, node, env, range(-len(dims), 0))
     gains = _stored_vectors(emitter, node, 2, env)
     shifts = _stored_vectors(emitter, node, 3, env) if layer else (None,) * emitter.count
     value = materialised(emitter, env[source], source, shape_of(source))
@@ -162,6 +165,8 @@ def _parameters(emitter: Emitter, node: fx.Node, argument: fx.Node, env: Env) ->
 
 def _channel_norm(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     """Norms of channels: N times as many channels, and for group_norm N times as many groups."""
+    if is_tied(node, env):
+        return on_more_samples(emitter, node, env, range(1, len(shape_of(node))))
     value = in_channels(emitter, node, env)
     batch = node.target != aten.group_norm.default
     args: list[Any] = [value.node]

@@ -1,7 +1,8 @@
 """Rules for products: linears, convolutions, matrix products, attention.
 
 shared input     one product with the weights of all branches side by side
-private inputs   one batched product, or one convolution with N times the groups
+private inputs   one batched product, or one convolution with N times the groups; where the weights are the same, one
+                 product of all (passes/fusion/rules/tied.py)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from passes.fusion.emitter import Emitter
 from passes.fusion.layout import CannotLiftError, Lifted, Normed, Shared, Stored, Wide, interleave
 from passes.fusion.relayout import expanded, flatten, int_or_none, materialised, moved, on_an_axis, stacked, unstacked
 from passes.fusion.rule import Env, Rule, in_channels, operand, shape_of, wide_operand
+from passes.fusion.rules.tied import is_tied, on_more_samples
 from passes.fusion.weights import folded_bias, folded_weight, groups_of, has_bias, stored_parameters
 from passes.graph import operators as ops
 from passes.graph.convolutions import convolution_settings
@@ -30,6 +32,8 @@ HEADS = -3
 def _linear(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     source = env[operand(node)]
     columns = emitter.column(node)
+    if is_tied(node, env) and len(shape_of(operand(node))) > 1:
+        return on_more_samples(emitter, node, env, (-1,))
     if not all(has_stored_weights(other) for other in columns):
         return _computed_linear(emitter, node, env)
     if isinstance(source, Shared) or (isinstance(source, Normed) and isinstance(source.value, Shared)):
@@ -125,6 +129,8 @@ def _convolution(emitter: Emitter, node: fx.Node, env: Env) -> Lifted:
     weight_shape = stored_parameters(emitter.module, node)[0].shape
     if rank != len(weight_shape):
         raise CannotLiftError(f"{node.name} reads {list(shape_of(operand(node)))}, which has no batch")
+    if is_tied(node, env):
+        return on_more_samples(emitter, node, env, range(1, rank))
     groups = groups_of(node)
     shared = isinstance(env[operand(node)], Shared)
     outer = groups if shared else 1
