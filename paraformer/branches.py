@@ -10,11 +10,23 @@ A branch is a run of neighbouring blocks, so one branch of all blocks is the ser
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from paraformer.block import Block
 from paraformer.modes import Merge
+
+
+@runtime_checkable
+class EndsOfBranches(Protocol):
+    """Branches in a form that tells where each of them ends."""
+
+    count: int
+    merge: Merge
+
+    def ends(self, x: Tensor, mask: Tensor | None = None) -> Tensor | list[Tensor]:
+        """The state at the end of each branch, all of which read x."""
 
 
 class Branches(nn.ModuleList):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from paraformer.block import Block
-from paraformer.branches import Branches
+from paraformer.branches import Branches, EndsOfBranches
 from paraformer.config import ParaFormerConfig
 from paraformer.errors import ParaFormerError
 from paraformer.folded import FoldedBranches
@@ -139,7 +139,7 @@ class ParaFormer(nn.Module):
         Raises:
             ParaFormerError: a folded model.
         """
-        blocks = self.blocks if isinstance(self.blocks, FusedBranches | FusedGroups) else self._looped()
+        blocks = self.blocks if isinstance(self.blocks, EndsOfBranches) else self._looped()
         x, seen = self.start(inputs, attention_mask)
         states = prefix_states(x, blocks.ends(x, seen), blocks.merge)
         repeated = None if attention_mask is None else attention_mask.repeat(len(states), 1)

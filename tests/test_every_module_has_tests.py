@@ -13,6 +13,8 @@ PACKAGES = ("passes", "paraformer", "parallelize")
 # modules and folders of modules that other tests show, and which
 SHOWN_BY = {
     "paraformer/errors.py": "tests/paraformer/test_checkpoint.py",
+    "paraformer/training/row.py": "tests/paraformer/training/test_joined_shares.py",
+    "paraformer/training/spread_branches.py": "tests/paraformer/training/test_joined_shares.py",
     "parallelize/__init__.py": "tests/parallelize/test_public_names.py",
     "parallelize/backends/tensorrt/runner.py": "tests/parallelize/backends/tensorrt/test_engine.py",
     "parallelize/cli/engines.py": "tests/parallelize/cli/engines/test_build.py",
@@ -21,6 +23,7 @@ SHOWN_BY = {
     "parallelize/conversion/loading/origin.py": "tests/parallelize/conversion/loading/test_load.py",
     "parallelize/conversion/options.py": "tests/parallelize/conversion/test_engine_options.py",
     "parallelize/machine/pulse.py": "tests/parallelize/machine/test_joined_ranks.py",
+    "parallelize/machine/rank_errors.py": "tests/parallelize/machine/test_joined_ranks.py",
     "parallelize/metrics/__init__.py": "tests/parallelize/metrics/test_catalogue.py",
     "parallelize/metrics/catalogue": "tests/parallelize/metrics/test_catalogue.py",
     "parallelize/models/sources/__init__.py": "tests/parallelize/models/sources/test_kinds.py",

@@ -12,15 +12,16 @@ from paraformer.data.augmentation import augment
 from paraformer.data.labelled import Dataset, Labelled, kept_apart
 from paraformer.errors import TrainingError
 from paraformer.training.evaluation import read
-from paraformer.training.objectives import Batch, targets_of
+from paraformer.training.objectives import UNSAID, Batch, targets_of
 from paraformer.training.options import HELD_OUT, TrainingOptions
+from paraformer.training.shares import ALONE, Shares
 from paraformer.training.teaching import Teacher
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Batches:
-    """What a model learns from, step by step.
+    """What a model learns from, step by step; where several processes share it, each draws all and takes its part.
 
     Attributes:
         steps: of an epoch; what does not fill one is left out, other samples in each epoch.
@@ -37,7 +38,11 @@ class Batches:
         options: TrainingOptions,
         device: torch.device,
         teacher: Teacher | None,
+        *,
+        shares: Shares = ALONE,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.shares, self.dtype = shares, dtype
         self.learned, self.data, self.config = learned, data, config
         self.options, self.device, self.teacher = options, device, teacher
         self.steps = _steps(len(learned), options)
@@ -55,12 +60,15 @@ class Batches:
         inputs = samples.inputs
         if not self.data.is_text:
             inputs = (augment(inputs[0], generator, self.options.shift, mirrors=self.data.mirrors),)
-        given = tuple(read(value.to(self.device)) for value in inputs)
-        targets = targets_of(self.config, given, samples.labels.to(self.device))
+        targets = targets_of(self.config, inputs, samples.labels)
+        counted = int((targets != UNSAID).sum()) / self.shares.data_ranks
+        part = self.shares.part(len(samples))
+        given = tuple(read(value[part].to(self.device), self.dtype) for value in inputs)
+        targets = targets[part].to(self.device)
         if self.teacher is None:
-            return Batch(given, targets)
+            return Batch(given, targets, counted=counted)
         with self.precision():
-            return Batch(given, targets, self.teacher.answer(given))
+            return Batch(given, targets, self.teacher.answer(given), counted)
 
     def precision(self) -> AbstractContextManager[None]:
         """Autocast of products to the precision that is asked for; weights and states stay in float32."""

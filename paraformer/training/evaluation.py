@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know
 from paraformer.data.labelled import Labelled
 from paraformer.network import ParaFormer
 from paraformer.training.objectives import UNSAID, targets_of
+from paraformer.training.shares import ALONE, Shares
 
 _BATCH = 500
 
@@ -31,9 +32,9 @@ class Scores:
     prefixes: tuple[float, ...] = ()
 
 
-def read(value: Tensor) -> Tensor:
+def read(value: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """What a model reads of stored inputs: pixels are stored as bytes."""
-    return value.float() if value.dtype == torch.uint8 else value
+    return value.to(dtype) if value.dtype == torch.uint8 else value
 
 
 @torch.inference_mode()
@@ -48,27 +49,30 @@ def top1(model: nn.Module, data: Labelled) -> float:
     return int((predict(model, data).argmax(1) == data.labels).sum()) / len(data)
 
 
-@torch.inference_mode()
-def evaluate(model: ParaFormer, data: Labelled, *, with_prefixes: bool = False) -> Scores:
-    """Scores in evaluation mode and in the precision of the weights."""
+@torch.no_grad()
+def evaluate(model: ParaFormer, data: Labelled, *, with_prefixes: bool = False, shares: Shares = ALONE) -> Scores:
+    """Scores in evaluation mode and in the precision of the weights; several processes share the samples."""
     model.eval()
-    loss, right, said = 0.0, torch.zeros(1, dtype=torch.int64), 0
-    batch_size = max(1, _BATCH // (model.config.branch_count if with_prefixes else 1))
-    for inputs, labels in _batches(model, data, batch_size):
+    branches = model.config.branch_count if with_prefixes else 1
+    right, sums = torch.zeros(branches, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    own = data[torch.arange(len(data))[shares.part(len(data))]] if shares.data_ranks > 1 else data
+    for inputs, labels in _batches(model, own, max(1, _BATCH // branches)):
         targets = targets_of(model.config, inputs, labels)
         logits = model.prefix_logits(*inputs) if with_prefixes else model(*inputs)[None]
         last = logits[-1].flatten(0, -2)
-        loss += F.cross_entropy(last, targets.flatten(), ignore_index=UNSAID, reduction="sum").item()
-        right = right + (logits.argmax(-1) == targets).flatten(1).sum(1).cpu()
-        said += int((targets != UNSAID).sum())
-    shares = tuple(int(count) / max(said, 1) for count in right)
-    return Scores(loss / max(said, 1), shares[-1], shares if with_prefixes else ())
+        loss = F.cross_entropy(last, targets.flatten(), ignore_index=UNSAID, reduction="sum").item()
+        right += (logits.argmax(-1) == targets).flatten(1).sum(1).cpu()
+        sums += torch.tensor([loss, (targets != UNSAID).sum().item()], dtype=torch.float64)
+    loss, said, *counts = shares.total(torch.cat([sums, right])).tolist()
+    scores = tuple(count / max(said, 1) for count in counts)
+    return Scores(loss / max(said, 1), scores[-1], scores if with_prefixes else ())
 
 
 def _batches(model: nn.Module, data: Labelled, size: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """What the model reads, and labels, where its weights are."""
     weight = next(model.parameters(), None)
     device = torch.device("cpu") if weight is None else weight.device
-    for chosen in torch.split(torch.arange(len(data)), size):
+    dtype = torch.float64 if weight is not None and weight.dtype == torch.float64 else torch.float32
+    for chosen in torch.split(torch.arange(len(data)), size) if len(data) else ():
         part = data[chosen]
-        yield tuple(read(value.to(device)) for value in part.inputs), part.labels.to(device)
+        yield tuple(read(value.to(device), dtype) for value in part.inputs), part.labels.to(device)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (the name PyTorch users know)
 
@@ -24,6 +25,7 @@ from paraformer.errors import TrainingError
 from paraformer.network import ParaFormer
 from paraformer.prefixes import first_branches
 from paraformer.training.options import TrainingOptions
+from paraformer.training.spread_branches import SpreadBranches
 
 UNSAID = -100  # a target where nothing is to be said
 
@@ -36,11 +38,14 @@ class Batch:
         inputs: in the model's order.
         targets: classes, (B,) or of each token (B, T); UNSAID where there is none.
         taught: logits of a teacher, (B, classes) or (B, T, classes).
+        counted: targets that the loss is a mean over; None is those that are here. Where several processes share a
+            batch it is what an even share has, so that the mean of their losses is that of the batch.
     """
 
     inputs: tuple[Tensor, ...]
     targets: Tensor
     taught: Tensor | None = None
+    counted: float | None = None
 
 
 Loss = Callable[[ParaFormer, Batch], Tensor]
@@ -83,21 +88,32 @@ def _progressive(options: TrainingOptions, model: ParaFormer, batch: Batch) -> T
 
 def _prefix(options: TrainingOptions, count: int, model: ParaFormer, batch: Batch) -> Tensor:
     """Of the first `count` branches, the only ones that run."""
-    assert isinstance(model.blocks, Branches)
-    state = first_branches(model.blocks, count)(*model.start(*batch.inputs))
+    given = model.start(*batch.inputs)
+    if isinstance(model.blocks, SpreadBranches):
+        state = model.blocks.prefix(count, *given)
+    else:
+        assert isinstance(model.blocks, Branches)
+        state = first_branches(model.blocks, count)(*given)
     return criterion(model.answer(state, *batch.inputs[1:]), batch, options)
 
 
 def criterion(logits: Tensor, batch: Batch, options: TrainingOptions) -> Tensor:
     """The mean over samples, or tokens, and over prefixes where there is an axis of them in front."""
-    logits = logits.float()
+    logits = _wide(logits)
     prefixes = logits.shape[: logits.ndim - batch.targets.ndim - 1]
     targets = batch.targets.expand(*prefixes, *batch.targets.shape)
-    labelled = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=UNSAID)
+    counted = int((batch.targets != UNSAID).sum()) if batch.counted is None else batch.counted
+    over = max(counted, 1e-9) * prefixes.numel()
+    labelled = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=UNSAID, reduction="sum") / over
     if batch.taught is None:
         return labelled
     heat = options.temperature
-    said, taught = (F.log_softmax(value.float() / heat, -1) for value in (logits, batch.taught))
+    said, taught = (F.log_softmax(_wide(value) / heat, -1) for value in (logits, batch.taught))
     apart = F.kl_div(said, taught.expand_as(said), reduction="none", log_target=True).sum(-1)
-    learned = heat**2 * apart[targets != UNSAID].mean()
+    learned = heat**2 * apart[targets != UNSAID].sum() / over
     return (1 - options.teacher_weight) * labelled + options.teacher_weight * learned
+
+
+def _wide(value: Tensor) -> Tensor:
+    """In float32 at least."""
+    return value if value.dtype == torch.float64 else value.float()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from paraformer.branches import Branches
 from paraformer.checkpoint import Checkpoint, save
 from paraformer.data.labelled import Dataset
-from paraformer.fused import FusedGroups
+from paraformer.errors import CheckpointError
+from paraformer.fused import FusedBranches, FusedGroups
 from paraformer.model import kind_of
 from paraformer.network import ParaFormer
 from paraformer.training.average import average_of
@@ -29,10 +30,12 @@ from paraformer.training.evaluation import evaluate
 from paraformer.training.fitting import check_fits
 from paraformer.training.growing import keep
 from paraformer.training.logs import Logs, add_all, logs_in
+from paraformer.training.named_state import NamedState, named, places
 from paraformer.training.objectives import Batch, losses_of_a_step
 from paraformer.training.options import TrainingOptions
 from paraformer.training.records import EpochRecord
-from paraformer.training.resuming import keep_state, kept_state, resume_file
+from paraformer.training.resuming import Kept, forget_state, kept_state, resume_file
+from paraformer.training.shares import ALONE, Shares
 from paraformer.training.starts import Start, fingerprint
 from paraformer.training.teaching import Teacher
 
@@ -48,25 +51,27 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def trained_form(start: Start, options: TrainingOptions) -> ParaFormer:
+def trained_form(start: Start, options: TrainingOptions, shares: Shares = ALONE) -> ParaFormer:
     """The model as it is trained: branches as wide operations, but where each must be left alone at times."""
-    model = start.model
     if start.kept:
-        keep(model, start.kept)
-    if model.config.branch_count == 1 or options.objective == "progressive-steps":
-        return model
-    if not start.kept:
-        return model.fuse()
-    assert isinstance(model.blocks, Branches)
-    return model.with_blocks(FusedGroups(model.blocks, start.kept))
+        keep(start.model, start.kept)
+
+    def form(branches: Branches, kept: int) -> nn.Module:
+        if branches.count == 1 or options.objective == "progressive-steps":
+            return branches
+        return FusedGroups(branches, kept) if start.kept else FusedBranches(branches)
+
+    return shares.spread(start.model, start.kept, form)
 
 
 class Trainer:
     """One training run. `run` goes on from the last finished epoch when a resume file of the same run is there.
 
+    Several processes that share it make the same trainer, each with its `shares`; the first of them writes.
+
     Raises:
-        TrainingError: the data does not fit the model or the teacher, too few samples, or an objective that asks for
-            branches that are not there.
+        TrainingError: the data does not fit the model or the teacher, too few samples, an objective that asks for
+            branches that are not there, or more processes than samples in a batch or branches.
     """
 
     def __init__(
@@ -78,8 +83,9 @@ class Trainer:
         teacher: Teacher | None = None,
         device: torch.device = _CPU,
         logs: Path | None = None,
+        shares: Shares = ALONE,
     ) -> None:
-        self.start, self.options, self.data = start, options, data
+        self.start, self.options, self.data, self.shares = start, options, data, shares
         self.teacher, self.device, self.logs = teacher, device, logs
         self.config = start.model.config
         check_fits(self.config, start.words, data)
@@ -88,17 +94,21 @@ class Trainer:
             teacher.model.to(device)
         self.losses = losses_of_a_step(self.config, options)
         learned, self.held_out = held_out(data, options)
-        self.batches = Batches(learned, data, self.config, options, device, teacher)
+        shares.check(self.config.branch_count, options.batch_size)
+        dtype = next(start.model.parameters()).dtype
+        self.batches = Batches(learned, data, self.config, options, device, teacher, shares=shares, dtype=dtype)
         self.steps_per_epoch = self.batches.steps
         self.first = fingerprint(start.model)
-        self.model = trained_form(start, options).to(device)
+        self.model = trained_form(start, options, shares).to(device)
+        self.learner = shares.learner(self.model, leaves_out=options.objective == "progressive-steps")
         groups = _groups(self.model, options.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.99))
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, options.learning_rate, total_steps=self.steps_per_epoch * options.epochs, pct_start=0.2
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
+        self.scaler = shares.scaler(device, enabled=options.precision == "fp16")
         self.average = average_of(self.model, options.ema) if options.ema else None
+        self.named_state = NamedState(self.model, self.optimizer, None if self.average is None else self.judged)
         self.best: dict[str, Tensor] | None = None
         self.history: list[EpochRecord] = []
 
@@ -126,25 +136,35 @@ class Trainer:
     def run(self, output: Path, progress: Progress | None = None) -> Checkpoint:
         """Train to the end, keep the state after every epoch, write the checkpoint to `output` and return it.
 
+        Where several processes share the training, all return it, and the folder of `output` is one that all see.
+
         Raises:
-            CheckpointError: a resume file beside `output` belongs to a run with other options.
+            CheckpointError: a resume file beside `output` belongs to a run with other options, cannot be written, or
+                is not seen by all processes.
             AbsentLibraryError: logs are asked for, and their library is not installed.
         """
-        resume, identity = resume_file(output), self._identity()
-        self._restore(kept_state(resume, identity))
-        with logs_in(self.logs, len(self.history) * self.steps_per_epoch) as logs:
+        resume, leads = resume_file(output), self.shares.rank == 0
+        self._restore(kept_state(resume, self.identity))
+        if not self.shares.is_same(len(self.history)):
+            raise CheckpointError(
+                f"Not every process finds the same {resume}.", "Write to a folder that all of them have in common."
+            )
+        with logs_in(self.logs if leads else None, len(self.history) * self.steps_per_epoch) as logs:
             while not self.is_finished:
                 self._add_epoch(progress, logs)
-                keep_state(resume, identity, self._state())
+                self.shares.keep(resume, self.identity, *self._state(), name=str(len(self.history)))
         if self.best is not None:
             self.judged.load_state_dict(self.best)
-        weights = {name: value.detach().cpu() for name, value in self.judged.unfuse().state_dict().items()}
-        checkpoint = Checkpoint(self.config, weights, self.record())
-        save(output, checkpoint)
-        resume.unlink(missing_ok=True)
+        weights = self.shares.whole(named(self.judged.state_dict(), places(self.judged)))
+        order = self.start.model.state_dict()
+        checkpoint = Checkpoint(self.config, {name: weights[name].detach().cpu() for name in order}, self.record())
+        if leads:
+            save(output, checkpoint)
+            forget_state(resume)
         return checkpoint
 
-    def _identity(self) -> dict[str, Any]:
+    @property
+    def identity(self) -> dict[str, Any]:
         """Two runs with the same identity are the same run, so one may go on from the other's state."""
         return {
             **asdict(self.options),
@@ -156,38 +176,41 @@ class Trainer:
             "teacher": None if self.teacher is None else self.teacher.fingerprint,
         }
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """All that the next epoch depends on: plain values, and tensors by their names."""
+        groups = [{key: v for key, v in group.items() if key != "params"} for group in self.optimizer.param_groups]
+        plain = {
+            "optimizer": groups,
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "best": self.best,
+            "averaged": None if self.average is None else int(self.average.n_averaged),
             "history": [record.to_dict() for record in self.history],
         }
+        return plain, self.named_state.tensors(self.best)
 
-    def _restore(self, state: Mapping[str, Any] | None) -> None:
-        if state is None:
+    def _restore(self, kept: Kept | None) -> None:
+        if kept is None:
             return
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
+        plain, self.best = kept.plain, self.named_state.load(kept)
+        for group, values in zip(self.optimizer.param_groups, plain["optimizer"], strict=True):
+            group.update(values)
+        self.scheduler.load_state_dict(plain["scheduler"])
+        self.scaler.load_state_dict(plain["scaler"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.best = state["best"]
-        self.history = [EpochRecord.from_dict(record) for record in state["history"]]
+            self.average.n_averaged.fill_(plain["averaged"])
+        self.history = [EpochRecord.from_dict(record) for record in plain["history"]]
 
     def _add_epoch(self, progress: Progress | None, logs: Logs | None) -> None:
         """Train for an epoch, score it, and keep its weights if no earlier one is better on what is held out."""
         begin = time.perf_counter()
         loss = self._epoch(len(self.history), progress, logs)
         seconds = time.perf_counter() - begin
-        scores = evaluate(self.judged, self.data.test, with_prefixes=self.options.objective != "joint")
-        held = None if self.held_out is None else evaluate(self.judged, self.held_out)
+        with_prefixes = self.options.objective != "joint"
+        scores = evaluate(self.judged, self.data.test, with_prefixes=with_prefixes, shares=self.shares)
+        held = None if self.held_out is None else evaluate(self.judged, self.held_out, shares=self.shares)
         row = (None, None) if held is None else (held.loss, held.top1)
         record = EpochRecord(len(self.history) + 1, loss, scores.top1, seconds, scores.prefixes, *row)
+        record = self.shares.agreed(record)
         self.history.append(record)
         if self.held_out is not None and self.chosen is record:
             self.best = {name: value.clone() for name, value in self.judged.state_dict().items()}
@@ -214,18 +237,18 @@ class Trainer:
         for loss_of in self.losses:
             value = 0.0
             self.optimizer.zero_grad(set_to_none=True)
-            for batch in batches:
+            for number, batch in enumerate(batches, 1):
                 with self.batches.precision():
-                    loss = loss_of(self.model, batch) / len(batches)
+                    loss = self.learner(loss_of, batch, number == len(batches)) / len(batches)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
                 value += loss.item()
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
+            self.shares.clip(self.model, self.options.clip)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return value
+        return self.shares.mean(value)
 
     def record(self) -> dict[str, Any]:
         """How the model was trained, as plain values: options, machine, versions, one row per epoch."""
@@ -241,6 +264,7 @@ class Trainer:
             "python": platform.python_version(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
+            "processes": {"data": self.shares.data_ranks, "branch": self.shares.branch_ranks},
             "epochs": [record.to_dict() for record in self.history],
             "chosen": self.chosen.epoch,
         }

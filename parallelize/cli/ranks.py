@@ -1,8 +1,8 @@
 """Commands that several processes run together, and what the others do that `torchrun` starts.
 
 Rank 0 speaks for all. The others are silent, and where they find wrong what every rank must find wrong, such as an
-unknown option, they leave it to rank 0 to say so first. Other commands than those that search are refused: their
-processes would write over each other's files.
+unknown option, they leave it to rank 0 to say so first. Other commands than those that search or train are refused:
+their processes would write over each other's files.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from parallelize.machine.launch import is_one_of_several, is_silent, launched
 from parallelize.machine.ranks import ALONE, Ranks
+from parallelize.terminal.words import listed
 from passes.errors import ParallelizeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SHARED = ("convert", "plan")  # commands whose searches ranks share
+SHARED = ("convert", "plan", "train")  # commands whose searches or training ranks share
 FIRST_WORD = 2.0  # seconds
 ASKED_TO_END = 143  # the exit code after SIGTERM
 
@@ -59,7 +60,7 @@ def refuse_alone(command: str | None, environment: Mapping[str, str]) -> None:
         return
     raise ParallelizeError(
         f"`parallelize {command}` runs in one process, and {environment['WORLD_SIZE']} were started.",
-        f"Run it without torchrun; {' and '.join(f'`{name}`' for name in SHARED)} are shared by several processes.",
+        f"Run it without torchrun; {listed([f'`{name}`' for name in SHARED], 'and')} are shared by several processes.",
     )
 
 

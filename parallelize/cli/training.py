@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from paraformer.checkpoint import Checkpoint, load
 from paraformer.config import ParaFormerConfig
 from paraformer.data.labelled import Dataset
@@ -13,11 +15,14 @@ from paraformer.errors import CheckpointError, TrainingError
 from paraformer.training.fitting import config_for
 from paraformer.training.options import TrainingOptions
 from paraformer.training.records import EpochRecord
+from paraformer.training.shares import ALONE as WHOLE
+from paraformer.training.shares import Shares, check_ranks
 from paraformer.training.starts import Start, continued, extended, scratch
 from paraformer.training.teaching import Teacher
 from paraformer.training.trainer import Trainer
 from parallelize.cli.training_options import Beginning, Samples, Sizes
 from parallelize.machine.device import choose_device
+from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.terminal.progress import Report
 
 _HINT = "See `parallelize train --help`."
@@ -33,6 +38,8 @@ def train_model(
     report: Report,
     device: str | None = None,
     logs: Path | None = None,
+    ranks: Ranks = ALONE,
+    branch_ranks: int = 1,
 ) -> EpochRecord:
     """Train to the end or from where a stopped run was.
 
@@ -45,6 +52,8 @@ def train_model(
         report: told epoch and accuracy.
         device: where to train.
         logs: folder for curves.
+        ranks: the processes that share the training; the first of them writes.
+        branch_ranks: how many of them share the branches, the samples being shared by all by so many.
 
     Returns:
         The scores of the weights that were written.
@@ -53,18 +62,31 @@ def train_model(
         ParaFormerError: data, sizes and checkpoints that do not fit each other, or too few samples.
         ParallelizeError: no such device.
     """
-    place = choose_device(device)
+    check_ranks(ranks.size, branch_ranks)
+    place = choose_device(device, ranks.local)
     data = load_data(samples.data, size=samples.image_size, tokens=samples.length or TOKENS).head(samples.limit)
     start = _start(data, sizes, beginning, options)
     teacher = None if beginning.teacher is None else Teacher(_checkpoint(beginning.teacher), beginning.teacher.name)
-    trainer = Trainer(start, options, data, teacher=teacher, device=place, logs=logs)
+    with ranks.together():
+        shares = _shares(ranks, place, branch_ranks)
+        trainer = Trainer(start, options, data, teacher=teacher, device=place, logs=logs, shares=shares)
+        ranks.require_same(lambda: repr(trainer.identity))
 
-    def progress(done: int, total: int, _loss: float) -> None:
-        epoch = min(len(trainer.history) + 1, options.epochs)
-        report(f"epoch {epoch} of {options.epochs}{_last(trainer)}", done / total)
+        def progress(done: int, total: int, _loss: float) -> None:
+            epoch = min(len(trainer.history) + 1, options.epochs)
+            report(f"epoch {epoch} of {options.epochs}{_last(trainer)}", done / total)
 
-    trainer.run(output, progress)
+        trainer.run(output, progress)
     return trainer.chosen
+
+
+def _shares(ranks: Ranks, device: torch.device, branch_ranks: int) -> Shares:
+    """What of the training this process has."""
+    if ranks.size == 1:
+        return WHOLE
+    from paraformer.training.joined_shares import JoinedShares
+
+    return JoinedShares(device, branch_ranks)
 
 
 def _start(data: Dataset, sizes: Sizes, beginning: Beginning, options: TrainingOptions) -> Start:

@@ -62,3 +62,12 @@ class Beginning:
     )
     train_old: bool = option(False, "Train on what the grown checkpoint has.", name="--train-old")
     teacher: Path | None = option(None, "Learn the answers of this checkpoint beside the labels.", metavar="FILE.pt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """How the processes that torchrun has started share a training."""
+
+    branch_ranks: int = option(
+        1, "Processes that share the branches; all by so many share the samples of each batch.", least=1
+    )

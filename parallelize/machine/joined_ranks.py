@@ -28,6 +28,7 @@ from typing import Any, NoReturn, TypeVar
 
 from parallelize.machine.launch import Launch
 from parallelize.machine.pulse import FAILED, LIMIT, OVER, Ending, Pulse
+from parallelize.machine.rank_errors import LostRankError, RankError, exit_code, is_of_others, told
 from parallelize.machine.ranks import Ranks
 from passes.errors import EnvironmentLackError, ParallelizeError
 
@@ -39,21 +40,6 @@ FIRST_WORD = 3.0  # seconds that rank 0 has to find by itself what another rank 
 UNWIND = 10.0  # seconds that a process has to clean up once it knows that another one is gone
 LEADERS_ANSWER, OTHERS_ANSWER = 2.0, 4.0  # seconds from a SIGTERM in which the end of another rank may be its reason
 LEAST_WAIT, MOST_WAIT = 0.002, 0.1  # seconds between two looks into the store
-BUG = 4
-
-
-class LostRankError(EnvironmentLackError):
-    """Another rank is gone, and this one speaks for those that are left."""
-
-    is_for_all = True
-
-
-class RankError(ParallelizeError):
-    """Another rank raised; the exit code is that of its error."""
-
-    def __init__(self, message: str, hint: str, code: int) -> None:
-        super().__init__(message, hint)
-        self.exit_code = code
 
 
 class _Ended(BaseException):
@@ -145,6 +131,16 @@ class JoinedRanks(Ranks):
                 "Give all ranks the same files, and seed what is random in the model.",
             )
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """See `Ranks`."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_of_others(error) or not self._ended.wait(LIMIT + 1):
+                raise
+            raise _Ended from error
+
     def dismiss(self) -> None:
         """See `Ranks`."""
         self.part()
@@ -222,7 +218,7 @@ class JoinedRanks(Ranks):
 
     def fail(self, error: BaseException) -> None:
         """Tell rank 0 what was raised here, unless it finds the same by itself; on rank 0, let the others end."""
-        code = _exit_code(error)
+        code = exit_code(error)
         self._is_leaving = self._has_failed = True
         if self._pulse is None:
             return
@@ -231,7 +227,7 @@ class JoinedRanks(Ranks):
             return
         if isinstance(error, Exception) and not self._ended.wait(FIRST_WORD):
             with contextlib.suppress(RuntimeError):  # where rank 0 is gone too, nobody is to be told
-                self._store.set(f"failed {self.rank}", pickle.dumps(_words(error, code)))
+                self._store.set(f"failed {self.rank}", pickle.dumps(told(error, code)))
         self._pulse.say(FAILED, code)
         self._pulse.wait(UNWIND)
 
@@ -271,7 +267,7 @@ class JoinedRanks(Ranks):
         gone = f"with exit code {ending.code}" if ending.state == FAILED else "without a word"
         return LostRankError(
             f"Rank {ending.rank} of {self.size} is gone {gone}, so the others have ended too.",
-            "Look whether it was killed or its memory ran out; the same command goes on with what was measured.",
+            "Look whether it was killed or its memory ran out; the same command goes on with what was kept.",
         )
 
     # interrupting -----------------------------------------------------------------------------------------------------
@@ -287,10 +283,12 @@ class JoinedRanks(Ranks):
         threading.Thread(target=self._see_to_the_end, args=(ending,), daemon=True).start()
 
     def _see_to_the_end(self, ending: Ending) -> None:
-        """End the process where the main thread does not come round to it."""
+        """End the process where the main thread does not come round to it; the others need not wait for that."""
+        error = self._error(ending) if ending.state != OVER else None
+        if error is not None and self.rank == 0 and self._pulse is not None:
+            self._pulse.say(OVER, error.exit_code)
         if self._parted.wait(UNWIND):
             return
-        error = self._error(ending) if ending.state != OVER else None
         if error is not None and self.rank < 2:
             os.write(2, f"error: {error}\nhint:  {error.hint}\n".encode())
         os._exit(ending.code if error is None else error.exit_code)
@@ -333,17 +331,3 @@ def _ask(handler: Any, number: int, frame: Any) -> NoReturn:
     if callable(handler):
         handler(number, frame)
     sys.exit(128 + number)
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 1
-    return int(getattr(error, "exit_code", BUG if isinstance(error, Exception) else 130))
-
-
-def _words(error: Exception, code: int) -> tuple[str, str, int]:
-    """What rank 0 is to say of an error."""
-    hint = getattr(error, "hint", None)
-    if hint is not None:
-        return str(error), str(hint), code
-    return f"{type(error).__name__}: {error}", "This is a bug; run again with --debug and report what it prints.", code

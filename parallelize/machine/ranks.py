@@ -13,6 +13,7 @@ the same value wherever it is done.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -58,6 +59,10 @@ class Ranks:
         Raises:
             ParallelizeError: it differs.
         """
+
+    def together(self) -> AbstractContextManager[None]:
+        """What waits for the other ranks otherwise, by torch.distributed: where one is gone, so this one ends."""
+        return nullcontext()
 
     def dismiss(self) -> None:
         """On rank 0: let the others end; from here on it is alone."""

@@ -46,7 +46,7 @@ def test_a_student_comes_to_answer_as_its_teacher(tmp_path: Path, objective: str
 
 def test_another_teacher_is_another_run() -> None:
     trainers = [Trainer(scratch(CONFIG), OPTIONS, DATA, teacher=teacher) for teacher in (None, _teacher(), None)]
-    identities = [trainer._identity() for trainer in trainers]
+    identities = [trainer.identity for trainer in trainers]
     assert identities[0] == identities[2] != identities[1]
 
 
