@@ -22,6 +22,7 @@ SHOWN_BY = {
     "parallelize/conversion/loading/loaded.py": "tests/parallelize/conversion/loading/test_program.py",
     "parallelize/conversion/loading/origin.py": "tests/parallelize/conversion/loading/test_load.py",
     "parallelize/conversion/options.py": "tests/parallelize/conversion/test_engine_options.py",
+    "parallelize/machine/rank_group.py": "tests/parallelize/cli/test_run_ranks.py",
     "parallelize/machine/pulse.py": "tests/parallelize/machine/test_joined_ranks.py",
     "parallelize/machine/rank_errors.py": "tests/parallelize/machine/test_joined_ranks.py",
     "parallelize/metrics/__init__.py": "tests/parallelize/metrics/test_catalogue.py",

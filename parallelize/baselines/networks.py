@@ -3,8 +3,8 @@
 Where nothing is scheduled there are two: the network as it was captured, and with its branches fused.
 
 Each network has wide weights of its own, so they are made one after another, and a caller who lets go of one before it
-asks for the next never holds more than the serial network, the product and one other. Large ones of the product lie on
-the disk, as those of the serial network do.
+asks for the next never holds more than the serial network, the product, fused and not, and one other. Large ones of the
+product lie on the disk, as those of the serial network do.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Made:
 
     Attributes:
         product: the network that a conversion is for.
+        apart: the same network before its branches became wide operations.
         deletion: the plan of the deletion; None where nothing was scheduled, so that there is none.
         records: what the passes did for the rewrite.
         levels: what the refits chose.
@@ -61,6 +62,7 @@ class Made:
     """
 
     product: Network
+    apart: Program
     plan: Plan
     deletion: Plan | None
     records: tuple[PassRecord, ...]
@@ -116,7 +118,7 @@ def fused_networks(program: Program, plan: Plan, held_out: Samples) -> Networks:
     fused, records = run_passes(program.module, FUSION, held_out.batch(4))
     product = Network.of(FUSED, replace(program, module=fused), plan, graph)
     yield product
-    return Made(product, plan, None, records)
+    return Made(product, program, plan, None, records)
 
 
 def each_network(
@@ -148,12 +150,17 @@ def each_network(
     def made(name: str, module: fx.GraphModule, plan: Plan) -> Network:
         return Network.of(name, replace(program, module=module), plan, graph)
 
+    def kept(module: fx.GraphModule) -> Program:
+        return on_disk(replace(program, module=module), lambda what, _share: report(what))
+
     def lasting(name: str, module: fx.GraphModule) -> Network:
-        there = on_disk(replace(program, module=module), lambda what, _share: report(what))
-        return Network.of(name, there, plan, graph)
+        return Network.of(name, kept(module), plan, graph)
 
     yield Network.of(SERIAL, program, graph.serial_plan, graph)
-    fused, records = run_passes(teacher, [ApplyPlan(plan), *FUSION], probe)
+    scheduled, records = run_passes(teacher, [ApplyPlan(plan)], probe)
+    apart = replace(program, module=scheduled)
+    fused, fusion = run_passes(scheduled, FUSION, probe)
+    records = (*records, *fusion)
     product = made(AS_IS, fused, plan) if wants_refit else lasting(AS_IS, fused)
     del fused
     let_go()
@@ -164,6 +171,7 @@ def each_network(
         report("refitting the rewrite")
         refitted = refitted or refit(teacher, plan, fit, held_out)
         yield made(UNFUSED, refitted.module, plan)
+        apart = kept(refitted.module)
         fused, fusion = run_passes(refitted.module, FUSION, probe)
         records, levels = (*records[: -len(FUSION)], *fusion), refitted.levels
         product = lasting(REWRITE, fused)
@@ -175,6 +183,7 @@ def each_network(
         healed = heal(refitted or refit(teacher, plan, fit, held_out))
         if healed.helped:
             del product
+            apart = kept(healed.module)
             fused, _ = run_passes(healed.module, FUSION, probe)
             product = lasting(HEALED, fused)
             del fused
@@ -189,7 +198,7 @@ def each_network(
         report("refitting the deletion")
         deleted = refit(teacher, deletion, fit, held_out).module
         yield made(DELETED_REFITTED, run_passes(deleted, FUSION, probe)[0], deletion)
-    return Made(product, plan, deletion, records, levels, healed)
+    return Made(product, apart, plan, deletion, records, levels, healed)
 
 
 def _graph(program: Program) -> StackGraph:

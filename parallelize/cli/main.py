@@ -15,7 +15,7 @@ import typer
 
 from parallelize.cli.app import app, register
 from parallelize.cli.engines import build, doctor
-from parallelize.cli.measuring import bench, compare
+from parallelize.cli.measuring import bench, compare, run
 from parallelize.cli.options import files_of
 from parallelize.cli.output import console, descriptor_alone, echo, print_notes, silent
 from parallelize.cli.ranks import first_word_to_rank_0
@@ -126,7 +126,7 @@ def passes(name: Annotated[str | None, typer.Argument(help="Show one pass.", sho
     print_passes(name, console())
 
 
-register(build, doctor, compare, bench, convert, plan, heal, inspect, draw, passes, train, profile_gpu)
+register(build, doctor, run, compare, bench, convert, plan, heal, inspect, draw, passes, train, profile_gpu)
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The commands that measure: compare, bench."""
+"""The commands that run networks: run, compare, bench."""
 
 from __future__ import annotations
 
@@ -8,12 +8,47 @@ from typing import Annotated, Any
 
 import typer
 
-from parallelize.cli.options import Artefacts, JsonFile, RealInputs
-from parallelize.cli.output import console, echo, print_notes, print_table
+from parallelize.cli.options import Artefact, Artefacts, JsonFile, RealInputs
+from parallelize.cli.output import console, echo, print_facts, print_notes, print_table
+from parallelize.cli.ranks import ranks_of_run
 from parallelize.cli.takes import takes
 from parallelize.measuring.options import BenchOptions, CompareOptions
+from parallelize.measuring.run_options import RunFileOptions
 
 _STDOUT = Path("-")
+
+
+@takes(options=RunFileOptions)
+def run(
+    artefact: Artefact,
+    inputs: Annotated[
+        Path, typer.Option("--inputs", help="Samples: .npz, one array for each input, first axis samples.")
+    ],
+    *,
+    options: RunFileOptions,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File for the outputs by name.", metavar="FILE.npz", show_default=False),
+    ] = None,
+) -> None:
+    """Run a network over a file of samples; under torchrun its branches are spread over the processes."""
+    from parallelize.measuring.run import run as run_file
+    from parallelize.measuring.run_report import facts, notes
+    from parallelize.terminal.progress import reporting
+
+    _require_npz(output)
+    with ranks_of_run() as ranks, reporting() as report:
+        result = run_file(artefact, inputs, output, options=options, report=report, ranks=ranks)
+    print_notes(notes(result), print_facts(facts(result)))
+    if output is not None:
+        echo(f"Written to {output}")
+
+
+def _require_npz(output: Path | None) -> None:
+    from passes.errors import ParallelizeError
+
+    if output is not None and output.suffix != ".npz":
+        raise ParallelizeError(f"The file of outputs {output} is no .npz.", "Name it FILE.npz.")
 
 
 @takes(options=CompareOptions)

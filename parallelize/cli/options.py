@@ -23,14 +23,12 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an existing output
 
 
 _BY_SUFFIX = [kind for kind in file_kinds() if kind != PROGRAM]
-Artefacts = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="A [B ...]",
-        help=f"A MODEL, {', '.join(files_of(_BY_SUFFIX))} or a directory of `convert`; ARTEFACT@RUNNER chooses"
-        f" {listed([backend.name for backend in backends()])}.",
-    ),
-]
+_WHAT = (
+    f"A MODEL, {', '.join(files_of(_BY_SUFFIX))} or a directory of `convert`; ARTEFACT@RUNNER chooses"
+    f" {listed([backend.name for backend in backends()])}."
+)
+Artefact = Annotated[str, typer.Argument(metavar="ARTEFACT", help=_WHAT)]
+Artefacts = Annotated[list[str], typer.Argument(metavar="A [B ...]", help=_WHAT)]
 RealInputs = Annotated[
     Path | None,
     typer.Option(

@@ -1,8 +1,8 @@
 """Commands that several processes run together, and what the others do that `torchrun` starts.
 
 Rank 0 speaks for all. The others are silent, and where they find wrong what every rank must find wrong, such as an
-unknown option, they leave it to rank 0 to say so first. Other commands than those that search or train are refused:
-their processes would write over each other's files.
+unknown option, they leave it to rank 0 to say so first. Other commands are refused: their processes
+would write over each other's files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from passes.errors import ParallelizeError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SHARED = ("convert", "plan", "train")  # commands whose searches or training ranks share
+SHARED = ("convert", "plan", "run", "train")  # commands whose work ranks share
 FIRST_WORD = 2.0  # seconds
 ASKED_TO_END = 143  # the exit code after SIGTERM
 

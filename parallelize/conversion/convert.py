@@ -46,7 +46,7 @@ from parallelize.metrics.choice import choose_metric
 from parallelize.models.network import NetworkFacts
 from parallelize.models.placement import placed
 from parallelize.models.program import Program
-from parallelize.models.saving import save_program
+from parallelize.models.saving import BRANCHES, save_program
 from parallelize.models.source import Source
 from parallelize.planning.memory import SEARCH_FILE, remove_memory
 from parallelize.terminal.progress import Report
@@ -123,6 +123,8 @@ def convert(
         let_go()
         product = placed(variants.product.program, CPU)
         save_program(product, directory / "model.pt2")
+        if options.branches:
+            save_program(placed(variants.apart, CPU), directory / BRANCHES)
         report("writing the report", None)
         result = Evidence(job, schedule, variants, measured, built).result()
         write(result, job.graph, directory)

@@ -64,6 +64,7 @@ class ConvertOptions(TargetOptions, SearchOptions, MeasureOptions, DeviceOptions
         max_latency: the deepest schedule that takes so long there at most: milliseconds, or a string such as "1.5ms".
             With `max_error` the shallowest schedule within it is taken, which must be fast enough.
         heal: heal the rewrite by gradient steps; None does not.
+        branches: write the network before its branches become wide operations as well, which is as large as model.pt2.
         engine: backend, precision and how to build an engine.
     """
 
@@ -98,5 +99,8 @@ class ConvertOptions(TargetOptions, SearchOptions, MeasureOptions, DeviceOptions
         None,
         "Heal the rewrite as well, as `parallelize heal` does by default.",
         spelling=Spelling(bool, default=False, read=lambda wanted: HealOptions() if wanted else None),
+    )
+    branches: bool = option(
+        True, "Write branches.pt2 too, whose branches several processes of `parallelize run` can share."
     )
     engine: EngineOptions = options_of(EngineOptions)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+BRANCHES = "branches.pt2"  # beside a fused model: the same network before its branches became wide operations
+
 
 def save_program(program: Program, path: Path) -> None:
     """Write a .pt2, one weight after another.

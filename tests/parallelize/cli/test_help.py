@@ -17,6 +17,7 @@ COMMANDS = (
     "draw",
     "passes",
     "train",
+    "run",
     "compare",
     "bench",
     "profile-gpu",

@@ -27,3 +27,9 @@ def test_alone_there_is_nobody_to_serve_to_dismiss_or_to_be_compared_with() -> N
     ALONE.dismiss()
     ALONE.require_same(identity)
     assert (ALONE.rank, ALONE.size, ALONE.local) == (0, 1, None)
+
+
+def test_alone_what_is_computed_together_is_computed() -> None:
+    with ALONE.together():
+        done = True
+    assert done
