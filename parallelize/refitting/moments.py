@@ -14,6 +14,7 @@ from torch import Tensor
 from parallelize.data.buffer import Buffer
 from parallelize.refitting.blocks import Symmetric, Tall, cuts, ridged
 from parallelize.refitting.solution import Solution
+from parallelize.refitting.squares import sum_of_squares
 
 CHUNK = 2**14  # rows whose products are added up in their own precision
 _BLOCK = 256  # columns whose products with earlier ones are not computed
@@ -47,7 +48,7 @@ class Moments:
         wide, aim = (value.to(self.device, precision) for value in (features, targets))
         for start in range(0, len(wide), CHUNK):
             self._add(wide[start : start + CHUNK], aim[start : start + CHUNK])
-        self.target += float(aim.double().square().sum())
+        self.target += sum_of_squares(aim)
         self.rows += len(wide)
 
     def _add(self, wide: Tensor, aim: Tensor) -> None:

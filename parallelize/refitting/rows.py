@@ -23,6 +23,7 @@ from parallelize.data.buffer import Buffer, Kept
 from parallelize.refitting.blocks import TILE, Symmetric, Tall, ridged
 from parallelize.refitting.moments import Moments
 from parallelize.refitting.solution import Solution
+from parallelize.refitting.squares import sum_of_squares
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,7 @@ class Rows:
         wide, aim = (value.to(self.device, precision) for value in (features, targets))
         for start in range(0, len(wide), TILE):
             self._add(wide[start : start + TILE], aim[start : start + TILE])
-        self.target += float(aim.double().square().sum())
+        self.target += sum_of_squares(aim)
         self.rows += len(wide)
 
     def _add(self, wide: Tensor, aim: Tensor) -> None:

@@ -15,6 +15,7 @@ from parallelize.refitting.equations import Equations, Form
 from parallelize.refitting.records import LevelRefit, ReadIns
 from parallelize.refitting.ridge import choose
 from parallelize.refitting.solution import Solution
+from parallelize.refitting.squares import sum_of_squares
 from passes.errors import ParallelizeError
 from passes.graph import operators as ops
 from passes.graph.segment import extract
@@ -139,8 +140,8 @@ class StackWalk:
         """Whether the level comes to its target on held-out samples; the first batch that tells is the last one run."""
         for batch, kept, (bare,) in zip(self.parts[1], targets, self._values([level.sum], self.parts[1]), strict=True):
             target = kept.value
-            lack = _squares(batch.rows(target - bare, axis))
-            if not lack <= NEGLIGIBLE * max(_squares(batch.rows(target, axis)), 1e-300):
+            lack = sum_of_squares(batch.rows(target - bare, axis))
+            if not lack <= NEGLIGIBLE * max(sum_of_squares(batch.rows(target, axis)), 1e-300):
                 return False
         return True
 
@@ -152,7 +153,7 @@ class StackWalk:
     def _size(self, values: Iterable[Tensor], axis: int) -> float:
         """|values|^2 of one tensor for each held-out batch, padding left out."""
         pairs = zip(self.parts[1], values, strict=True)
-        return sum(_squares(batch.rows(value, axis)) for batch, value in pairs)
+        return sum(sum_of_squares(batch.rows(value, axis)) for batch, value in pairs)
 
     def _batches(self) -> Iterator[Batch]:
         return (batch for part in self.parts for batch in part)
@@ -325,10 +326,6 @@ def _weights(level: LevelSite) -> dict[fx.Node, tuple[Any, ...]]:
 def _restore(arguments: dict[fx.Node, tuple[Any, ...]]) -> None:
     for node, args in arguments.items():
         node.args = args
-
-
-def _squares(value: Tensor) -> float:
-    return float(value.double().square().sum())
 
 
 def _with_constant(columns: Iterable[Tensor]) -> Tensor:
