@@ -4,6 +4,7 @@
     model.pt2@torch-compile   model.onnx@onnxruntime-cuda   out@onnxruntime        in a backend by its name
 
 A directory that `convert` wrote stands for its model.pt2, model.onnx or model.engine: what the backend takes first.
+Beside these there may be prefixes of the model, such as prefix_2.onnx, and prefixes.onnx, which answers after each.
 Where a file says which backend it is of, as an engine does, the name of the kind's default stands for that one: an
 engine runs in the library that built it, @tensorrt names either library, @tensorrt-rtx that one alone.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from parallelize.backends.backend import PROGRAM, Backend, FileKind
@@ -23,6 +24,8 @@ from parallelize.backends.runner_options import RunnerOptions
 from parallelize.models.program import Program
 from passes.errors import ParallelizeError
 
+_PREFIX = re.compile(r"prefix_(\d+)")
+EVERY_PREFIX = "prefixes"
 _SPELLED = re.compile(r"(?P<reference>.+)@(?P<backend>[a-z][a-z-]*)", re.DOTALL)
 
 
@@ -50,10 +53,29 @@ class Artefact:
     @property
     def plan(self) -> Path | None:
         """The plan.json that `convert` wrote beside the model."""
-        if self.path is None or self.path.name not in [kind.product for kind in file_kinds()]:
+        if not self._is_product:
             return None
+        assert self.path is not None
         beside = self.path.with_name("plan.json")
         return beside if beside.is_file() else None
+
+    @property
+    def prefixes(self) -> tuple[Artefact, ...]:
+        """The prefixes that `convert` wrote beside the model, the shortest first, then what answers after each."""
+        if not self._is_product:
+            return ()
+        assert self.path is not None
+        files = self.path.parent.glob(f"*{self.kind.suffix}")
+        found = {path: match for path in files if (match := _PREFIX.fullmatch(path.stem))}
+        paths = {f"prefix {found[path][1]}": path for path in sorted(found, key=lambda path: int(found[path][1]))}
+        every = self.path.with_name(f"{EVERY_PREFIX}{self.kind.suffix}")
+        paths |= {"every prefix": every} if every.is_file() else {}
+        return tuple(replace(self, label=f"{self.label}, {name}", source=str(path)) for name, path in paths.items())
+
+    @property
+    def _is_product(self) -> bool:
+        """Whether it is the model in a directory of `convert`."""
+        return self.path is not None and self.path.name in [kind.product for kind in file_kinds()]
 
     def opened(self, options: RunnerOptions) -> AbstractContextManager[Runner]:
         """What runs it; what that holds is freed when the block ends.

@@ -1,6 +1,7 @@
 """The networks that a conversion compares: serial, the rewrite in its stages, and deletion to the same depth.
 
-Where nothing is scheduled there are two: the network as it was captured, and with its branches fused.
+Where nothing is scheduled there are two: the network as it was captured, and with its branches fused. Prefixes of the
+product that are asked for come last.
 
 Each network has wide weights of its own, so they are made one after another, and a caller who lets go of one before it
 asks for the next never holds more than the serial network, the product, fused and not, and one other. Large ones of the
@@ -16,6 +17,7 @@ from typing import Generic, TypeVar
 from torch import fx
 
 from parallelize.baselines.deletion import deletion_plan
+from parallelize.baselines.prefixes import Prefixes
 from parallelize.data import Samples
 from parallelize.healing.heal import Healed
 from parallelize.machine.mapped import let_go
@@ -105,19 +107,22 @@ def product_name(names: Iterable[str]) -> str:
     return next(name for name in PRODUCTS if name in there)
 
 
-def fused_networks(program: Program, plan: Plan, held_out: Samples) -> Networks:
+def fused_networks(program: Program, plan: Plan, held_out: Samples, prefixes: Prefixes | None = None) -> Networks:
     """The network as it was captured, and with its branches fused: what there is where nothing is scheduled.
 
     Args:
         program: the captured model.
         plan: its serial plan.
         held_out: samples on which the fusion must change nothing.
+        prefixes: that are made too.
     """
     graph = _graph(program)
     yield Network.of(SERIAL, program, graph.serial_plan, graph)
     fused, records = run_passes(program.module, FUSION, held_out.batch(4))
     product = Network.of(FUSED, replace(program, module=fused), plan, graph)
     yield product
+    if prefixes is not None:
+        yield from prefixes.made(program, plan, graph)
     return Made(product, program, plan, None, records)
 
 
@@ -130,6 +135,7 @@ def each_network(
     refitted: Refitted | None = None,
     report: Report = lambda _: None,
     heal: Heal | None = None,
+    prefixes: Prefixes | None = None,
 ) -> Networks:
     """Make every network of the comparison, one after another.
 
@@ -143,6 +149,7 @@ def each_network(
         refitted: the rewrite where a search has made it already.
         report: told what is being done.
         heal: heals the rewrite; the healed row is there where that helped.
+        prefixes: of the product that are made too.
     """
     teacher, graph, probe = program.module, _graph(program), held_out.batch(4)
     wants_refit = any(part.refit != "none" for part in plan.stacks)
@@ -198,6 +205,8 @@ def each_network(
         report("refitting the deletion")
         deleted = refit(teacher, deletion, fit, held_out).module
         yield made(DELETED_REFITTED, run_passes(deleted, FUSION, probe)[0], deletion)
+    if prefixes is not None:
+        yield from prefixes.made(apart, plan, graph)
     return Made(product, apart, plan, deletion, records, levels, healed)
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parallelize.baselines.networks import Heal, Networks, Variants, each_network, fused_networks
+from parallelize.baselines.prefixes import Prefixes
 from parallelize.conversion.engine_options import require_timing, settle
 from parallelize.conversion.engines import Built, Work, write_product
 from parallelize.conversion.evidence import Evidence
@@ -30,6 +31,8 @@ from parallelize.conversion.goal import goal_of
 from parallelize.conversion.job import Job, begin
 from parallelize.conversion.measured import Measured, measure, write_serial
 from parallelize.conversion.options import ConvertOptions
+from parallelize.conversion.prefix_files import find_prefixes, other_products, stems
+from parallelize.conversion.prefix_options import asked_prefixes
 from parallelize.conversion.result import Result
 from parallelize.conversion.scheduling import Schedule, chosen_schedule
 from parallelize.conversion.scheduling import assist as assist_search
@@ -107,6 +110,7 @@ def convert(
     source, options = Source.of(model, **data), _with_metric(options or ConvertOptions())
     goal, choice = goal_of(options), settle(options.engine)
     require_timing(goal, choice, options.target)
+    asked_prefixes(options)  # what is spelled wrong is refused before the long work
     target = Path(output)
     state_file, search_file = beside(target, "resume"), beside(target, SEARCH_FILE)
     refuse_foreign(target, "report.json", "a conversion")
@@ -115,10 +119,11 @@ def convert(
         shared = write_serial(job.prepared.program, directory, report)
         schedule = chosen_schedule(job, report, search_file)
         ranks.dismiss()
-        networks = _networks(job, schedule, state_file, report)
-        variants, measured = measure(job, networks, shared, directory, report)
+        prefixes = find_prefixes(job, schedule)
+        networks = _networks(job, schedule, prefixes, state_file, report)
+        variants, measured = measure(job, networks, shared, directory, report, stems(prefixes))
         let_go()
-        built = _build(job, variants, measured, directory, report)
+        built = _build(job, variants, prefixes, measured, directory, report)
         report("writing the model", None)
         let_go()
         product = placed(variants.product.program, CPU)
@@ -126,7 +131,7 @@ def convert(
         if options.branches:
             save_program(placed(variants.apart, CPU), directory / BRANCHES)
         report("writing the report", None)
-        result = Evidence(job, schedule, variants, measured, built).result()
+        result = Evidence(job, schedule, variants, measured, built, prefixes).result()
         write(result, job.graph, directory)
     if options.heal is not None:
         state_file.unlink(missing_ok=True)
@@ -157,11 +162,11 @@ def _with_metric(options: ConvertOptions) -> ConvertOptions:
     return options if options.metric is None else replace(options, metric=find_metric(options.metric))
 
 
-def _networks(job: Job, schedule: Schedule, state_file: Path, report: Report) -> Networks:
+def _networks(job: Job, schedule: Schedule, prefixes: Prefixes | None, state_file: Path, report: Report) -> Networks:
     """The rewrite in its stages and what it is compared with, or the fused network where nothing is scheduled."""
     program, data, search = job.prepared.program, job.prepared.data, schedule.search
     if schedule.unscheduled is not None:
-        return fused_networks(program, schedule.plan, data.held_out)
+        return fused_networks(program, schedule.plan, data.held_out, prefixes)
     return each_network(
         program,
         schedule.plan,
@@ -171,6 +176,7 @@ def _networks(job: Job, schedule: Schedule, state_file: Path, report: Report) ->
         search.chosen.refitted if search is not None and job.options.refit != "none" else None,
         lambda what: report(what, None),
         _healer(job, schedule.plan, state_file, report),
+        prefixes,
     )
 
 
@@ -197,7 +203,14 @@ def _healer(job: Job, plan: Plan, state_file: Path, report: Report) -> Heal | No
     )
 
 
-def _build(job: Job, variants: Variants[NetworkFacts], measured: Measured, directory: Path, report: Report) -> Built:
+def _build(
+    job: Job,
+    variants: Variants[NetworkFacts],
+    prefixes: Prefixes | None,
+    measured: Measured,
+    directory: Path,
+    report: Report,
+) -> Built:
     """Write the product anew in the precision that was asked for, and build the engine where one was.
 
     That is work of the host: half precision is judged by its arithmetic, whatever device has searched.
@@ -212,5 +225,6 @@ def _build(job: Job, variants: Variants[NetworkFacts], measured: Measured, direc
         data=Split(data.fit.on(CPU), data.held_out.on(CPU), data.judge.on(CPU)),
         onnx_error=measured.comparisons[variants.product.name].error,
         plan=json.loads(variants.plan.to_json()),
+        others=other_products(prefixes, variants.apart),
     )
     return write_product(work, report)

@@ -1,6 +1,7 @@
 """The engine of a conversion: cast, exported, built, checked, counted; run and timed where there is a GPU for it.
 
     product (fp32) -> cast -> model.onnx -> engine;  serial (fp32) -> cast -> onnx -> engine, for the count of layers
+    prefixes, where they are asked for, as the product, with the same parts in fp32
 
 The ONNX file that an engine is built from is compared in ONNX Runtime with the graph that it was written from, where
 that has kernels for the precision. What could not be checked on this machine is said, with the reason.
@@ -9,7 +10,7 @@ that has kernels for the precision. What could not be checked on this machine is
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -94,6 +95,21 @@ class Built:
 
 
 @dataclass(frozen=True, eq=False)
+class Other:
+    """A network that becomes files as the product does, which in fp32 it is already.
+
+    Attributes:
+        name: in the tables.
+        stem: of its files, without their suffixes.
+        make: makes it.
+    """
+
+    name: str
+    stem: str
+    make: Callable[[], Program]
+
+
+@dataclass(frozen=True, eq=False)
 class Work:
     """What a conversion has made so far, and what is to become of it.
 
@@ -107,6 +123,7 @@ class Work:
             the range of the precision.
         onnx_error: of model.onnx in fp32 against the graph of `product`.
         plan: for the sidecar.
+        others: further networks that become files as the product does.
     """
 
     product: Program
@@ -117,6 +134,7 @@ class Work:
     data: Split
     onnx_error: float
     plan: Mapping[str, Any]
+    others: tuple[Other, ...] = ()
 
     @property
     def onnx(self) -> Path:
@@ -141,14 +159,22 @@ def write_product(work: Work, report: Report) -> Built:
     if made is not work.product:
         error, skipped = _write_cast(made, work.onnx, judge, precision)
         result = replace(result, onnx_error=error, onnx_skipped=skipped)
+        for other in work.others:
+            report(f"writing and checking the ONNX of '{other.name}' in {precision}", None)
+            path = work.directory / f"{other.stem}{ONNX.suffix}"
+            _write_cast(_cast_alike(other.make(), record), path, judge, precision)
     if builder is None:
         return result
     options = building(work.options, work.product, judge)
     errors = _errors(record, result.onnx_error)
     sidecar = builder.build(work.onnx, work.engine(builder), options, plan=work.plan, errors=errors, report=report)
     twin = work.directory / f"serial{builder.builds.suffix}"
-    other = _build_twin(work.serial, twin, builder, options, record, report)
-    counts = {"serial": Counts.of(other.layers), "rewrite": Counts.of(sidecar.layers)}
+    serial = _build_twin(work.serial, twin, builder, options, record, report)
+    counts = {"serial": Counts.of(serial.layers), "rewrite": Counts.of(sidecar.layers)}
+    for each, path in zip(work.others, _engines(work, builder), strict=True):
+        report(f"building the engine of '{each.name}'", None)
+        onnx = path.with_suffix(ONNX.suffix)
+        counts[each.name] = Counts.of(builder.build(onnx, path, options, plan=work.plan, report=report).layers)
     result = replace(result, sidecar=sidecar, counts=counts)
     result = _run(result, work, made, twin, report)
     for path in work.directory.glob("serial.*"):
@@ -197,9 +223,15 @@ def _build_twin(
     """The engine of the serial network, with the islands of the rewrite."""
     report("building the engine of the serial network, to count its layers", None)
     onnx = path.with_suffix(ONNX.suffix)
-    is_cast = record.kept is not None and record.dtype in HALF
-    write_onnx(cast(serial, record.dtype, None, [record.kept])[0] if is_cast and record.kept else serial, onnx)
+    write_onnx(_cast_alike(serial, record), onnx)
     return builder.build(onnx, path, options, report=report)
+
+
+def _cast_alike(program: Program, record: PrecisionRecord) -> Program:
+    """Another network, cast as the rewrite was: the same parts stay in fp32."""
+    if record.kept is None or record.dtype not in HALF:
+        return program
+    return cast(program, record.dtype, None, [record.kept])[0]
 
 
 def _errors(record: PrecisionRecord, onnx_error: float | None) -> dict[str, float]:
@@ -260,9 +292,9 @@ def _run(result: Built, work: Work, made: Program, twin: Path, report: Report) -
             return replace(result, not_run=f"It takes {profile}, and the samples that judge make {shape}.")
     with ExitStack() as stack:
         try:
-            engine, serial = (
+            engine, serial, *others = (
                 stack.enter_context(builder.opened(str(file), builder.builds, RunnerOptions()))
-                for file in (work.engine(builder), twin)
+                for file in (work.engine(builder), twin, *_engines(work, builder))
             )
         except EnvironmentLackError as error:
             return replace(result, not_run=str(error))
@@ -270,7 +302,16 @@ def _run(result: Built, work: Work, made: Program, twin: Path, report: Report) -
             return replace(result, not_run=f"{error} {error.hint}")
         report("running the engine", None)
         moved = compared("The engine", engine, made, judge, work.options.computes_in, size=size).error
-        times = latencies({"serial": serial, "rewrite": engine}, judge, ROUNDS)
+        for other, runner in zip(work.others, others, strict=True):
+            program = _cast_alike(other.make(), result.precision)
+            compared(f"The engine of '{other.name}'", runner, program, judge, work.options.computes_in, size=size)
+        named = {other.name: runner for other, runner in zip(work.others, others, strict=True)}
+        times = latencies({"serial": serial, "rewrite": engine, **named}, judge, ROUNDS)
     sidecar = replace(result.sidecar, errors={**result.sidecar.errors, "engine against graph": moved})
     sidecar_path(work.engine(builder)).write_text(sidecar.to_json())
     return replace(result, sidecar=sidecar, latencies=times)
+
+
+def _engines(work: Work, builder: EngineBackend) -> list[Path]:
+    """The engines of further networks."""
+    return [work.directory / f"{other.stem}{builder.builds.suffix}" for other in work.others]

@@ -6,10 +6,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Generic
 
 from parallelize.baselines.networks import SERIAL, Kept, Variants
+from parallelize.baselines.prefixes import Prefixes
 from parallelize.conversion.engines import Built
 from parallelize.conversion.job import Job
 from parallelize.conversion.measured import Measured
 from parallelize.conversion.pace import Pace, Timed
+from parallelize.conversion.prefix_files import written_prefixes
 from parallelize.conversion.result import (
     DataUsed,
     FoundStack,
@@ -44,6 +46,7 @@ class Evidence(Generic[Kept]):
     variants: Variants[Kept]
     measured: Measured
     built: Built
+    prefixes: Prefixes | None = None
 
     def result(self) -> Result:
         """Without graphs and samples."""
@@ -79,6 +82,9 @@ class Evidence(Generic[Kept]):
             backend=self.built.result(),
             predicted=self._predicted(),
             pace=self._pace(),
+            prefixes=None
+            if self.prefixes is None
+            else written_prefixes(self.prefixes, prepared.program, self.schedule, self.built),
         )
 
     def _pace(self) -> Pace | None:

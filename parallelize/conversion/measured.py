@@ -3,7 +3,8 @@
     made -> scored -> written as ONNX -> compared with its graph -> let go                one network after another
     all files timed in turn
 
-What the networks have in common is written once, with the serial one, and in the end the product as a file of its own.
+What the networks have in common is written once, with the serial one, and in the end the product as a file of its own,
+as are the prefixes that are asked for.
 Scores are of samples that neither fitted nor chose the plan. Latencies are measured in turn in one run.
 """
 
@@ -16,19 +17,23 @@ from pathlib import Path
 
 from torch import Tensor
 
-from parallelize.backends.backend import ONNX
+from parallelize.backends.backend import ONNX, PROGRAM
 from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.baselines.networks import SERIAL, Networks, Variants, taken
+from parallelize.baselines.prefixes import EVERY, last_answers
 from parallelize.conversion.job import Job
 from parallelize.export.onnx import write_onnx
 from parallelize.export.weight_files import SharedWeights, beside, gathered
+from parallelize.machine.device import CPU
 from parallelize.machine.latency import Latency
 from parallelize.machine.mapped import let_go
 from parallelize.measuring.onnx_latency import onnx_latencies
 from parallelize.measuring.written import Comparison, compared
 from parallelize.metrics import Judge, Scores
 from parallelize.models.network import Network, NetworkFacts
+from parallelize.models.placement import placed
 from parallelize.models.program import Program
+from parallelize.models.saving import save_program
 from parallelize.terminal.progress import Report
 
 SCRATCH, SERIAL_ONNX = "scratch", "serial.onnx"  # beside the products, removed in the end
@@ -72,7 +77,12 @@ def write_serial(program: Program, directory: Path, report: Report) -> SharedWei
 
 
 def measure(
-    job: Job, networks: Networks, shared: SharedWeights, directory: Path, report: Report
+    job: Job,
+    networks: Networks,
+    shared: SharedWeights,
+    directory: Path,
+    report: Report,
+    written: Mapping[str, str] | None = None,
 ) -> tuple[Variants[NetworkFacts], Measured]:
     """Score each network when it is made, write it as ONNX and compare it with its graph; time all in the end.
 
@@ -82,18 +92,22 @@ def measure(
         shared: weights of the serial network as `write_serial` has written it.
         directory: where model.onnx of the product stays; the other files are removed.
         report: told what is being done.
+        written: what files of further networks are called that stay, without their suffixes, by the networks' names.
 
     Raises:
         CheckError: an ONNX file does not compute what its graph computes.
     """
     report("judging", None)
-    measuring = _Measuring(job, shared, directory / SCRATCH, report)
+    written = written or {}
+    measuring = _Measuring(job, shared, directory / SCRATCH, report, {n: directory / s for n, s in written.items()})
     variants = taken(networks, measuring.take)
     measured = measuring.timed()
-    product = measuring.files[variants.product.name]
-    needed = {product.name, beside(product), beside(Path(SERIAL_ONNX))}
+    kept = {measuring.files[variants.product.name]: directory / ONNX.product}
+    kept |= {measuring.files[name]: directory / f"{stem}{ONNX.suffix}" for name, stem in written.items()}
+    needed = {beside(Path(SERIAL_ONNX)), *(name for path in kept for name in (path.name, beside(path)))}
     _remove(path for path in (directory / SCRATCH).iterdir() if path.name not in needed)
-    gathered(product, directory / ONNX.product)
+    for scratch, path in kept.items():
+        gathered(scratch, path)
     _remove((directory / SCRATCH).iterdir())
     (directory / SCRATCH).rmdir()
     return variants, measured
@@ -107,8 +121,10 @@ def _remove(files: Iterable[Path]) -> None:
 class _Measuring:
     """Takes one network after another and keeps numbers and files."""
 
-    def __init__(self, job: Job, shared: SharedWeights, folder: Path, report: Report) -> None:
-        self.job, self.folder, self.report = job, folder, report
+    def __init__(
+        self, job: Job, shared: SharedWeights, folder: Path, report: Report, written: Mapping[str, Path]
+    ) -> None:
+        self.job, self.folder, self.report, self.written = job, folder, report, written
         self.files: dict[str, Path] = {}
         self._shared = shared
         self._samples = job.prepared.data.judge
@@ -121,7 +137,9 @@ class _Measuring:
         """Measure all of a network but its latency."""
         name, target = network.name, self.job.asked_for
         self.report(f"judging '{name}'", None)
-        self._scores[name] = self._judge.serial if name == SERIAL else self._judge.score(network.module)
+        serial = self.job.prepared.program
+        answers = network.module if name != EVERY else last_answers(network.program, serial)
+        self._scores[name] = self._judge.serial if name == SERIAL else self._judge.score(answers)
         if target is not None:
             self._predicted[name] = target.milliseconds(network.program, self._samples)
         self.report(f"writing and checking the ONNX of '{name}'", None)
@@ -131,8 +149,11 @@ class _Measuring:
             partial(self._run, name),
             network.program,
             self._samples,
-            like=self.job.prepared.program.module,
+            like=serial.module if name != EVERY else None,
         )
+        if name in self.written:
+            path = self.written[name]
+            save_program(placed(network.program, CPU), path.with_name(f"{path.name}{PROGRAM.suffix}"))
         return NetworkFacts.of(network)
 
     def _written(self, network: Network) -> Path:

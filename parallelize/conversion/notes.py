@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from parallelize.baselines.networks import DELETED, DELETED_REFITTED, REWRITE
 from parallelize.conversion.engine_result import BackendResult, EngineResult
 from parallelize.conversion.pace import Pace
+from parallelize.conversion.prefix_report import prefix_facts, prefix_notes
 from parallelize.conversion.result import Healing, Result
 from parallelize.export.precision_result import PrecisionResult
 from parallelize.terminal.words import counted
@@ -23,6 +24,7 @@ def facts(result: Result) -> list[str]:
         *_backend_facts(result.backend),
         *_predicted_facts(result),
         *_unscheduled_facts(result),
+        *prefix_facts(result),
         *_depth_facts(result),
         *_search_facts(result),
     ]
@@ -31,7 +33,7 @@ def facts(result: Result) -> list[str]:
 def notes(result: Result) -> list[str]:
     """Sentences that a reader of the table should not miss."""
     found = [*result.warnings, *_pace_notes(result.pace), *_unfused_notes(result), *_healing_notes(result.healing)]
-    found += [*_backend_notes(result.backend)]
+    found += [*_backend_notes(result.backend), *prefix_notes(result)]
     return found if result.unscheduled is not None else [*found, *_rewrite_notes(result)]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from parallelize.backends.choice import AUTO, choices, where_built
 from parallelize.backends.tensorrt.choices import Precision
 from parallelize.backends.tensorrt.options import BuildOptions
+from parallelize.conversion.prefix_options import PrefixOptions
 from parallelize.files.plan import read_plan
 from parallelize.healing.options import HealOptions
 from parallelize.measuring.options import MeasureOptions
@@ -52,7 +53,7 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class ConvertOptions(TargetOptions, SearchOptions, MeasureOptions, DeviceOptions):
+class ConvertOptions(TargetOptions, SearchOptions, MeasureOptions, DeviceOptions, PrefixOptions):
     """How to convert. A plan and a depth stand alone, an error and how fast to be go together.
 
     Attributes:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from string import Template
 
 from parallelize.conversion.notes import facts, notes
+from parallelize.conversion.prefix_report import prefix_section
 from parallelize.conversion.result import Result
 from parallelize.conversion.table import legend, table
 
@@ -26,6 +27,7 @@ $facts
 $warnings
 <table>$rows</table>
 <p>$meaning Latency: ONNX Runtime on the CPU, batch $batch, $threads thread(s), $rounds rounds in turn.</p>
+$prefixes
 <h2>Before and after</h2><div class="pair">$before $after</div>
 <h2>Refit, level by level</h2><table>$levels</table>
 <h2>Machine</h2><table>$machine</table>
@@ -34,13 +36,14 @@ $warnings
 """)
 
 
-def page(result: Result, before: str, after: str) -> str:
+def page(result: Result, before: str, after: str, curve: str = "") -> str:
     """HTML that needs no other file.
 
     Args:
         result: of a conversion.
         before: the diagram of the serial network, SVG.
         after: the diagram of the product.
+        curve: the picture of the prefixes, where there are any.
     """
     return _PAGE.substitute(
         title=html.escape(f"{result.model}: depth into width"),
@@ -51,6 +54,7 @@ def page(result: Result, before: str, after: str) -> str:
         threads=result.measured_on.onnxruntime_threads,
         batch=result.data.batch,
         rounds=result.networks[0].onnxruntime_ms.rounds,
+        prefixes=prefix_section(result, curve),
         before=before,
         after=after,
         levels=_levels(result),

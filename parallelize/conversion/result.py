@@ -13,6 +13,7 @@ from typing import Any
 from parallelize.baselines.networks import SERIAL, product_name
 from parallelize.conversion.engine_result import BackendResult
 from parallelize.conversion.pace import Pace
+from parallelize.conversion.prefix_result import PrefixesWritten
 from parallelize.files.typed_json import from_plain, to_plain
 from parallelize.healing.heal import Ending
 from parallelize.healing.options import HealOptions
@@ -194,6 +195,7 @@ class Result:
         backend: what was built.
         predicted: latencies on a target; None where none was named.
         pace: how fast it was asked to be and what it reached; None where nothing of the kind was asked for.
+        prefixes: that were written; None where none were asked for.
     """
 
     model: str
@@ -219,6 +221,7 @@ class Result:
     backend: BackendResult
     predicted: Predicted | None = None
     pace: Pace | None = None
+    prefixes: PrefixesWritten | None = None
 
     def __getitem__(self, name: str) -> MeasuredNetwork:
         return next(network for network in self.networks if network.name == name)

@@ -54,6 +54,9 @@ def legend(result: Result) -> str:
         text += "95 %: bootstrap interval over samples. "
     if UNFUSED in result.names:
         text += "unfused: refitted, branches side by side; all other rewrites are fused. "
+    if result.prefixes is not None:
+        text += "prefix: the first branches of the last level. "
+        text += "every prefix: an answer after each in one run, the last one judged. " if result.prefixes.every else ""
     if result.pace is not None:
         text += f"Asked for: {result.pace.asked}. "
     return text
@@ -69,7 +72,7 @@ def _title(result: Result) -> str:
 
 
 @dataclass(frozen=True)
-class _Measure:
+class Measure:
     """One number of the table, with its interval where there is one.
 
     Attributes:
@@ -84,30 +87,50 @@ class _Measure:
 
     @property
     def headings(self) -> list[str]:
+        """Of its columns."""
         heading = self.column.heading
         return [heading] if self.column.bound is None else [heading, "\n95 %"]
 
-    def cells(self, network: MeasuredNetwork) -> list[str]:
+    @property
+    def title(self) -> str:
+        """The heading in one line, and what the number is against."""
+        heading = self.column.heading.replace("\n", " ")
+        return heading if self.kind == "value" else f"{heading}, against serial"
+
+    def number(self, network: MeasuredNetwork) -> float:
+        """Of a network."""
         number = (network.values if self.kind == "value" else network.errors)[self.name]
-        text = _number(1 - number if self.kind == "agreement" else number, self.column.number)
+        return 1 - number if self.kind == "agreement" else number
+
+    def interval(self, network: MeasuredNetwork) -> tuple[float, float]:
+        """Low and high of a value or an error."""
+        return (network.value_intervals if self.kind == "value" else network.error_intervals)[self.name]
+
+    def cells(self, network: MeasuredNetwork) -> list[str]:
+        """Of a network, as they are shown."""
+        text = _number(self.number(network), self.column.number)
         if self.column.bound is None:
             return [text]
-        intervals = network.value_intervals if self.kind == "value" else network.error_intervals
-        low, high = (_number(end, self.column.bound) for end in intervals[self.name])
+        low, high = (_number(end, self.column.bound) for end in self.interval(network))
         return [text, f"{low}..{high}".replace("%..", "..")]
 
 
-def _measures(result: Result) -> list[_Measure]:
+def leading(result: Result) -> Measure:
+    """The first number of the table."""
+    return _measures(result)[0]
+
+
+def _measures(result: Result) -> list[Measure]:
     """What leads wherever it is there, the metric, and what stands beside one where there is room."""
     known, serial = known_metrics(), result.networks[0]
     wanted = result.metric.name
     leading = [name for name, metric in known.items() if metric.leads and name in {**serial.errors, **serial.values}]
     found = [
-        _Measure(name, known[name].column if name in known else OWN_COLUMN, _kind(name, serial))
+        Measure(name, known[name].column if name in known else OWN_COLUMN, _kind(name, serial))
         for name in dict.fromkeys((*leading, wanted))
     ]
     beside = [
-        _Measure(name, metric.beside, "agreement")
+        Measure(name, metric.beside, "agreement")
         for name, metric in known.items()
         if metric.beside is not None and name in serial.errors and name != wanted
     ]
@@ -121,7 +144,7 @@ def _kind(name: str, serial: MeasuredNetwork) -> Literal["value", "error"]:
     return "value" if name in serial.values else "error"
 
 
-def _row(network: MeasuredNetwork, serial_ms: float, measures: Sequence[_Measure]) -> list[str]:
+def _row(network: MeasuredNetwork, serial_ms: float, measures: Sequence[Measure]) -> list[str]:
     latency = network.onnxruntime_ms
     return [
         network.name,

@@ -4,6 +4,7 @@ report.json    the result
 report.html    the same as a page
 before.svg     the schedule as it was captured
 after.svg      the schedule that runs
+prefixes.svg   accuracy against latency of prefixes, where there are any
 plan.json      the plan, for `--plan`
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from parallelize.conversion.page import page
+from parallelize.conversion.prefix_report import CURVE, draw_curve
 from parallelize.conversion.result import Result
 from parallelize.inspecting.diagrams import draw, schedule_graph
 from passes.stacks.stack_graph import StackGraph
@@ -31,4 +33,9 @@ def write(result: Result, graph: StackGraph, directory: Path) -> None:
     draw(schedule_graph(graph.stacks, graph.serial_plan, f"{result.model}: serial"), before)
     what = "rewritten" if result.unscheduled is None else "as it was captured, branches fused"
     draw(schedule_graph(graph.stacks, result.plan, f"{result.model}: {what}"), after)
-    (directory / "report.html").write_text(page(result, before.read_text(), after.read_text()))
+    curve = ""
+    if result.prefixes is not None:
+        draw_curve(result, directory / CURVE)
+        curve = (directory / CURVE).read_text().partition("<svg")[2]
+        curve = f"<svg{curve}"
+    (directory / "report.html").write_text(page(result, before.read_text(), after.read_text(), curve))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parallelize.exploring.frontier import Point
+from parallelize.inspecting.errors_plot import Series, draw
 from parallelize.inspecting.svg_figure import svg_figure
 
 if TYPE_CHECKING:
@@ -36,15 +37,9 @@ def plot(points: Sequence[Point], metric: str, path: Path, target: str = "") -> 
 
 
 def _draw(axes: Axes, points: Sequence[Point], positions: Sequence[Any], label: str, metric: str) -> None:
-    for kind, (colour, marker) in _STYLE.items():
+    series = []
+    for kind, style in _STYLE.items():
         chosen = [(x, point) for x, point in zip(positions, points, strict=True) if point.network.name == kind]
-        if not chosen:
-            continue
-        x, y = [x for x, _ in chosen], [point.error for _, point in chosen]
-        below = [point.error - min(point.error, point.interval[0]) for _, point in chosen]
-        above = [max(point.error, point.interval[1]) - point.error for _, point in chosen]
-        axes.errorbar(x, y, [below, above], color=colour, marker=marker, linestyle="none", capsize=2, label=kind)
-    axes.set_xlabel(label)
-    axes.set_ylabel(metric)
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend()
+        x, found = [x for x, _ in chosen], [point for _, point in chosen]
+        series.append(Series(kind, x, [point.error for point in found], [point.interval for point in found], *style))
+    draw(axes, series, label, metric)

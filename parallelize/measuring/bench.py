@@ -116,6 +116,8 @@ def bench(
     named = [parse_artefact(artefact) for artefact in artefacts]
     if not named:
         raise ParallelizeError("There is nothing to time.", "Name a network.")
+    if options.prefixes:
+        named = [each for artefact in named for each in (artefact, *artefact.prefixes)]
     with ExitStack() as stack, torch_settings(loading.threads, tf32=loading.tf32):
         if options.rivals:
             report("building the rivals", None)

@@ -116,6 +116,7 @@ class BenchOptions(RunOptions):
         cuda_graph: hold the kernels of a call in a CUDA graph.
         rivals: time the networks of the first artefact's conversion as well: serial, unfused, deleted.
         model: what that artefact was converted from.
+        prefixes: time the prefixes in directories of `convert` as well.
         runner: how artefacts are loaded and run.
     """
 
@@ -130,5 +131,6 @@ class BenchOptions(RunOptions):
     )
     cuda_graph: bool = option(True, "Hold a call's kernels in a CUDA graph on a GPU.")
     rivals: bool = option(False, "Of a directory of `convert`: time serial, unfused, fused and deleted as well.")
+    prefixes: bool = option(True, "Of a directory of `convert`: time the prefixes that it holds as well.")
     model: str | None = option(None, "What that directory was converted from, for --rivals.", metavar="MODEL")
     runner: RunnerOptions = options_of(RunnerOptions, tf32=True)

@@ -58,3 +58,14 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(home: Path, text: str) ->
         parse_artefact(text)
     assert caught.value.exit_code == 2
     assert caught.value.hint
+
+
+def test_prefixes_beside_a_model_of_convert_are_found_in_the_order_of_their_branches(home: Path) -> None:
+    for name in ("prefix_10.onnx", "prefix_2.onnx", "prefix_2.pt2", "prefixes.onnx", "prefix_x.onnx"):
+        (home / "out" / name).write_bytes(b"")
+    found = parse_artefact("out@onnxruntime").prefixes
+    labels = ["out@onnxruntime, prefix 2", "out@onnxruntime, prefix 10", "out@onnxruntime, every prefix"]
+    assert [each.label for each in found] == labels
+    assert [each.source for each in found] == ["out/prefix_2.onnx", "out/prefix_10.onnx", "out/prefixes.onnx"]
+    assert [each.source for each in parse_artefact("out").prefixes] == ["out/prefix_2.pt2"]
+    assert parse_artefact("a.onnx").prefixes == parse_artefact("out/prefix_2.onnx").prefixes == ()

@@ -92,6 +92,20 @@ BAD = {
         "budget",
     ),
     "output below a file": (_nothing, replaced("out", "data.npz/out"), 3, "out"),
+    "prefixes that are no numbers": (_nothing, (*CONVERT, "--prefixes", "abc"), 2, "'abc'"),
+    "a prefix of no branches": (_nothing, (*CONVERT, "--prefixes", "0,1"), 2, "from 1 on"),
+    "a prefix of too many branches": (
+        lambda home: (home / "p.json").write_text(PLAN),
+        ("convert", "model.pt", "--plan", "p.json", "--prefixes", "9", "-o", "out"),
+        2,
+        "no prefix of 9 branches",
+    ),
+    "prefixes of a serial network": (
+        _nothing,
+        ("convert", "model.pt", "--depth", "2", "--prefix-outputs", "-o", "out"),
+        2,
+        "model.pt has no prefixes",
+    ),
     "plan to heal by that does not fit": (
         lambda home: (home / "p.json").write_text(PLAN.replace('"terms": 4', '"terms": 9')),
         HEAL,
