@@ -14,7 +14,7 @@ from passes.stacks.channels import channel_axis
 from passes.stacks.find import Stack
 
 ROWS = 12_800  # positions of the state that an affine refit is fitted on at most
-ROWS_A_CHANNEL = 16  # of these for each channel of the state, which are enough
+ROWS_A_CHANNEL = 32  # of these for each channel of the state, which are enough
 JUDGED_ROWS = 6_400  # positions that networks are compared on
 LEAST_SAMPLES, MOST_SAMPLES = 16, 256
 
