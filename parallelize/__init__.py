@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from parallelize.measuring.bench import BenchResult, bench
     from parallelize.measuring.compare import CompareResult, compare
     from parallelize.measuring.options import BenchOptions, CompareOptions
+    from parallelize.measuring.run import RunResult, run
+    from parallelize.measuring.run_options import RunFileOptions
     from parallelize.models.capture import capture
     from parallelize.models.para_former import load_para_former
     from parallelize.models.program import Program
@@ -58,6 +60,8 @@ __all__ = [
     "PlanOptions",
     "PlannerOptions",
     "Program",
+    "RunFileOptions",
+    "RunResult",
     "Source",
     "Target",
     "__version__",
@@ -73,6 +77,7 @@ __all__ = [
     "load_para_former",
     "load_target",
     "profile_gpu",
+    "run",
 ]
 
 _HOMES = {
@@ -94,6 +99,8 @@ _HOMES = {
     "PlanOptions": "parallelize.exploring.options",
     "PlannerOptions": "parallelize.planning.options",
     "Program": "parallelize.models.program",
+    "RunFileOptions": "parallelize.measuring.run_options",
+    "RunResult": "parallelize.measuring.run",
     "Source": "parallelize.models.source",
     "Target": "parallelize.predicting.target",
     "bench": "parallelize.measuring.bench",
@@ -108,6 +115,7 @@ _HOMES = {
     "load_para_former": "parallelize.models.para_former",
     "load_target": "parallelize.predicting.target",
     "profile_gpu": "parallelize.predicting.profile",
+    "run": "parallelize.measuring.run",
 }
 
 

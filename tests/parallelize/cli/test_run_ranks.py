@@ -14,7 +14,7 @@ import torch
 from parallelize.backends.torch.eager import Eager
 from parallelize.cli.main import main
 from tests.parallelize.cli.commands import run
-from tests.parallelize.measuring.fused import expected, write_directory
+from tests.parallelize.measuring.fused import ALL, expected, write_directory
 from tests.parallelize.rank_processes import ranks
 from tests.passes.models import EXACT, relative_error
 
@@ -94,3 +94,20 @@ def test_more_processes_than_branches_are_refused_with_one_sentence(folder: Path
     assert "error: No level has a branch for each of 3 ranks: the most branches on one level are 2." in ends[0].said
     assert "".join(end.said for end in ends).count("error:") == 1
     assert not (folder / "y.npz").exists()
+
+
+@pytest.mark.slow
+def test_four_processes_write_what_one_does_and_end_when_one_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_directory(tmp_path, ALL)
+    ends = ranks(4, tmp_path, _command, *RUN)
+    assert [end.code for end in ends] == [0, 0, 0, 0], ends[0].said
+    assert relative_error(_written(tmp_path), expected(ALL)) < EXACT
+    assert "4 branches on 4 ranks, 25% on one" in ends[0].said
+    before = (tmp_path / "y.npz").read_bytes()
+    ends = ranks(4, tmp_path, _dying, *RUN)
+    assert [end.code for end in ends] == [3, -signal.SIGKILL, 3, 3]
+    assert "".join(end.said for end in ends).count("error:") == 1
+    assert (tmp_path / "y.npz").read_bytes() == before
