@@ -17,6 +17,7 @@ from torch import fx
 from parallelize.data.tensor_spec import TensorSpec
 from parallelize.models.network import Network
 from parallelize.models.program import Program
+from parallelize.refitting.prefix_rest import RestOfLevel
 from passes.clean.merge_duplicates import MergeDuplicates
 from passes.clean.merge_pieces import MergePieces
 from passes.errors import ParallelizeError
@@ -26,6 +27,7 @@ from passes.plan import Plan
 from passes.prefixes.keep_prefix import KeepPrefix
 from passes.prefixes.level import last_level
 from passes.prefixes.prefix_outputs import PrefixOutputs, prefix_name, returns_of
+from passes.prefixes.rest import Rest
 from passes.registry import FUSION
 from passes.runner import Pass, run_passes
 from passes.schedule.apply_plan import ApplyPlan
@@ -45,6 +47,7 @@ class Prefixes:
         networks: whether each is a network of its own that is written.
         outputs: whether there is one that answers after each.
         every_output: the names of its outputs.
+        rest: foretells what is missing in prefixes that no training has meant; None leaves it out.
     """
 
     level: str
@@ -53,6 +56,7 @@ class Prefixes:
     networks: bool
     outputs: bool
     every_output: tuple[str, ...]
+    rest: RestOfLevel | None = None
 
     def name(self, count: int) -> str:
         """What the network of a prefix is called among others."""
@@ -65,7 +69,8 @@ class Prefixes:
 
     def program(self, apart: Program, name: str) -> Program:
         """The network of a name, fused."""
-        return with_every(apart, self.counts) if name == EVERY else of_prefix(apart, self.names[name])
+        rest = None if self.rest is None else self.rest(apart)
+        return with_every(apart, self.counts, rest) if name == EVERY else of_prefix(apart, self.names[name], rest)
 
     def made(self, apart: Program, plan: Plan, graph: StackGraph) -> Iterator[Network]:
         """Every network, one after another."""
@@ -101,15 +106,16 @@ def _lowered(sentence: str) -> str:
     return sentence[0].lower() + sentence[1:]
 
 
-def of_prefix(apart: Program, count: int) -> Program:
+def of_prefix(apart: Program, count: int, rest: Rest | None = None) -> Program:
     """The network of the first branches, fused."""
-    steps: list[Pass] = [KeepPrefix(count), MergeDuplicates(), *FUSION]
+    steps: list[Pass] = [KeepPrefix(count, rest), MergeDuplicates(), *FUSION]
     return replace(apart, module=run_passes(apart.module, steps)[0], original=None)
 
 
-def with_every(apart: Program, counts: tuple[int, ...]) -> Program:
+def with_every(apart: Program, counts: tuple[int, ...], rest: Rest | None = None) -> Program:
     """The network that answers after each of these prefixes, fused; an output has the name of one with its prefix."""
-    steps: list[Pass] = [PrefixOutputs(counts, tuple(spec.name for spec in apart.outputs)), *FUSION, MergePieces()]
+    names = tuple(spec.name for spec in apart.outputs)
+    steps: list[Pass] = [PrefixOutputs(counts, names, rest), *FUSION, MergePieces()]
     module, outputs = run_passes(apart.module, steps)[0], _every_spec(apart, counts)
     return replace(apart, module=module, outputs=outputs, original=None)
 

@@ -6,6 +6,7 @@ prefixes.pt2    prefixes.onnx    prefixes.engine      the one that answers after
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from parallelize.backends.artefact import EVERY_PREFIX
@@ -20,6 +21,7 @@ from parallelize.conversion.scheduling import Schedule
 from parallelize.machine.device import CPU
 from parallelize.models.placement import placed
 from parallelize.models.program import Program
+from parallelize.refitting.prefix_rest import RestOfLevel
 
 
 def find_prefixes(job: Job, schedule: Schedule) -> Prefixes | None:
@@ -31,13 +33,13 @@ def find_prefixes(job: Job, schedule: Schedule) -> Prefixes | None:
     options, counts = job.options, asked_prefixes(job.options)
     if counts is None:
         return None
-    return prefixes_of(
-        job.prepared.program,
-        schedule.plan,
-        counts,
-        networks=options.prefixes is not None,
-        outputs=options.prefix_outputs,
+    program, data = job.prepared.program, job.prepared.data
+    found = prefixes_of(
+        program, schedule.plan, counts, networks=options.prefixes is not None, outputs=options.prefix_outputs
     )
+    if schedule.unscheduled is not None or all(part.refit == "none" for part in schedule.plan.stacks):
+        return found
+    return replace(found, rest=RestOfLevel(data.fit, data.held_out))
 
 
 def stems(prefixes: Prefixes | None) -> dict[str, str]:
@@ -75,4 +77,6 @@ def written_prefixes(prefixes: Prefixes, program: Program, schedule: Schedule, b
     every = None
     if prefixes.outputs:
         every = network(EVERY, max(prefixes.counts), prefixes.every_output)
-    return PrefixesWritten(prefixes.level, prefixes.branches, schedule.unscheduled is None, each, every)
+    is_scheduled = schedule.unscheduled is None
+    is_foretold = prefixes.rest is not None and prefixes.rest.helps
+    return PrefixesWritten(prefixes.level, prefixes.branches, is_scheduled, each, every, is_foretold)

@@ -40,11 +40,14 @@ def prefix_facts(result: Result) -> Iterator[str]:
 
 def prefix_notes(result: Result) -> Iterator[str]:
     """Where prefixes are no more than the beginning of a sum."""
-    if result.prefixes is not None and result.prefixes.scheduled:
-        yield (
-            "The prefixes are those of a schedule, in the order of its chains: no training has meant them to be used"
-            " by themselves."
-        )
+    found = result.prefixes
+    if found is None or not found.scheduled:
+        return
+    said = "what their other branches add is foretold from the state by an affine function, fitted on samples"
+    yield (
+        "The prefixes are those of a schedule, in the order of its chains, and no training has meant them to be used by"
+        f" themselves{f'; {said}' if found.foretold else ''}."
+    )
 
 
 def prefix_section(result: Result, curve: str) -> str:

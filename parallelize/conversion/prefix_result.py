@@ -32,6 +32,7 @@ class PrefixesWritten:
         scheduled: whether a schedule has put the branches side by side, so that no training has meant their prefixes.
         networks: one for each prefix.
         every: the network that answers after each; None where none was asked for.
+        foretold: whether what the other branches add is foretold from the state, by a fit.
     """
 
     level: str
@@ -39,3 +40,4 @@ class PrefixesWritten:
     scheduled: bool
     networks: tuple[PrefixNetwork, ...]
     every: PrefixNetwork | None = None
+    foretold: bool = False

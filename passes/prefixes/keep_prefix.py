@@ -3,7 +3,8 @@
     y = x + f_1(x) + .. + f_N(x)    ->    y_k = x + f_1(x) + .. + f_k(x)
 
 What a prefix adds up is said in passes/prefixes/level.py. What a branch that goes computed for other readers, such as a
-state that is returned, stays; so does everything before and after the level.
+state that is returned, stays; so does everything before and after the level. Where it is known how, what the others add
+is foretold from the state (passes/prefixes/rest.py).
 
 Refused: a graph without such a level, and a number that it has no prefix of. The prefix of all branches is the graph.
 """
@@ -20,18 +21,21 @@ from passes.graph import operators as ops
 from passes.graph.editing import restore_order
 from passes.graph.operators import aten
 from passes.prefixes.level import last_level
+from passes.prefixes.rest import Rest, foretold
 from passes.runner import Pass, PassResult, Stage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KeepPrefix(Pass):
     """Keep the first `branches` branches of the last level.
 
     Attributes:
         branches: how many, 1 or more.
+        rest: foretells what the others add; None leaves that out.
     """
 
     branches: int
+    rest: Rest | None = None
     name: ClassVar[str] = "keep-prefix"
     exact: ClassVar[bool] = False
     stage: ClassVar[Stage] = "schedule"
@@ -48,6 +52,10 @@ class KeepPrefix(Pass):
         terms = [*kept, *((output, level.factor(output, self.branches)) for output in outputs)]
         with module.graph.inserting_before(level.root):
             total = added(module, terms)
+        if self.rest is not None:
+            missing = foretold(module, level, self.rest, (self.branches,), level.root)
+            with module.graph.inserting_before(level.root):
+                total = module.graph.call_function(ops.ADD, (total, missing))
         total.meta.update(level.root.meta)
         level.root.replace_all_uses_with(total)
         restore_order(module)

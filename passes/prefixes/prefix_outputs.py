@@ -32,22 +32,25 @@ from passes.graph.outputs import flat_leaves
 from passes.graph.parameters import store_parameter
 from passes.prefixes.keep_prefix import added
 from passes.prefixes.level import WideLevel, last_level
+from passes.prefixes.rest import Rest, foretold
 from passes.runner import Pass, PassResult, Stage
 
 _DONE = "prefix_outputs"  # in the `meta` of a graph that has them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PrefixOutputs(Pass):
     """Return the outputs of every prefix of the last level.
 
     Attributes:
         prefixes: numbers of branches, rising.
         names: of the graph's outputs, in their order.
+        rest: foretells what the branches behind a prefix add; None leaves that out.
     """
 
     prefixes: tuple[int, ...]
     names: tuple[str, ...]
+    rest: Rest | None = None
     name: ClassVar[str] = "prefix-outputs"
     exact: ClassVar[bool] = False
     stage: ClassVar[Stage] = "schedule"
@@ -65,7 +68,7 @@ class PrefixOutputs(Pass):
         leaves = flat_leaves(module)
         behind = _behind(level.root)
         with module.graph.inserting_before(end):
-            states = _states(module, level, self.prefixes)
+            states = self._foretelling(module, level, _states(module, level, self.prefixes), end)
             copies = [_copied(module, behind, level.root, state) for state in _pieces(module, states, self.prefixes)]
             returned: dict[str, fx.Node] = {}
             for name, leaf in zip(self.names, leaves, strict=True):
@@ -79,6 +82,13 @@ class PrefixOutputs(Pass):
         restore_order(module)
         module.meta[_DONE] = self.prefixes
         return PassResult((f"{level.root.name}: outputs of {len(self.prefixes)} prefixes of {level.count} branches",))
+
+    def _foretelling(self, module: fx.GraphModule, level: WideLevel, states: fx.Node, end: fx.Node) -> fx.Node:
+        """The states with what is foretold for each; the last one of all branches lacks nothing."""
+        if self.rest is None:
+            return states
+        missing = foretold(module, level, self.rest, self.prefixes, end)
+        return module.graph.call_function(ops.ADD, (states, missing))
 
     def _named(self, output: str) -> list[str]:
         return [prefix_name(output, count) for count in self.prefixes]
