@@ -10,9 +10,10 @@ rank is gone is for the caller to notice.
 
 from __future__ import annotations
 
+import secrets
 import socket
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +30,7 @@ from paraformer.network import ParaFormer
 from paraformer.training.objectives import Batch, Loss
 from paraformer.training.resuming import keep_shared_state
 from paraformer.training.row import Row
-from paraformer.training.shares import Form, Learner, Shares, check_ranks
+from paraformer.training.shares import Form, Learner, Shares, T, check_ranks
 from paraformer.training.spread_branches import SpreadBranches
 
 PATIENCE = timedelta(days=1)
@@ -58,6 +59,7 @@ class JoinedShares(Shares):
         groups = [_group_among(lines.tolist(), backend) for lines in (grid.T, grid)]
         self.mesh = DeviceMesh.from_group(groups, device.type, grid, mesh_dim_names=("data", "branch"))
         self.data, self.row = groups
+        self.branch = self.mesh.get_local_rank("branch")
 
     def __deepcopy__(self, memo: object) -> JoinedShares:
         return self
@@ -74,7 +76,7 @@ class JoinedShares(Shares):
         assert isinstance(model.blocks, Branches)
         count, merge, runs = model.blocks.count, model.blocks.merge, model.blocks.runs()
         each = -(-count // self.branch_ranks)
-        first = self.mesh.get_local_rank("branch") * each
+        first = self.branch * each
         own = runs[first : first + each]
         branches = Branches([block for run in own for block in run], len(own), merge)
         formed = form(branches, min(max(kept - first, 0), len(own)))
@@ -97,19 +99,53 @@ class JoinedShares(Shares):
 
         return learn
 
-    def clip(self, model: ParaFormer, limit: float) -> None:
+    def clip(self, parameters: Sequence[nn.Parameter], limit: float, counted: Collection[nn.Parameter] = ()) -> Tensor:
         """See `Shares`."""
         if self.branch_ranks == 1:
-            super().clip(model, limit)
+            return super().clip(parameters, limit)
+        gradients = [parameter.grad for parameter in counted if parameter.grad is not None]
+        square = torch.zeros((), dtype=torch.float64, device=self.device)
+        if gradients:
+            square += nn.utils.get_total_norm(gradients).square()
+        distributed.all_reduce(square, group=self.row)
+        norm = square.sqrt()
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return norm
+
+    def average(self, parameters: Sequence[nn.Parameter]) -> None:
+        """See `Shares`: one all-reduce, of all gradients of one dtype."""
+        if self.data_ranks == 1:
             return
-        own: list[nn.Parameter] = []
-        common: list[nn.Parameter] = []
-        for name, parameter in model.named_parameters():
-            if parameter.grad is not None:
-                (own if name.startswith("blocks.") else common).append(parameter)
-        squares = torch.stack([_square_of_norm(part, self.device) for part in (own, common)])
-        distributed.all_reduce(squares[:1], group=self.row)
-        nn.utils.clip_grads_with_norm_([*own, *common], limit, squares.sum().sqrt())
+        there = self.total(torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.float64))
+        wanted = [p for p, count in zip(parameters, there.tolist(), strict=True) if count]
+        for dtype in dict.fromkeys(parameter.dtype for parameter in wanted):
+            those = [parameter for parameter in wanted if parameter.dtype == dtype]
+            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in those])
+            distributed.all_reduce(flat, group=self.data)
+            parts = torch.split(flat / self.data_ranks, [parameter.numel() for parameter in those])
+            for parameter, part in zip(those, parts, strict=True):
+                parameter.grad = part.view_as(parameter)
+
+    @property
+    def row_name(self) -> str:
+        """See `Shares`."""
+        return str(self.row.group_name)
+
+    @torch.no_grad()
+    def tell(self, tensors: Iterable[Tensor]) -> None:
+        """See `Shares`."""
+        for tensor in tensors:
+            value = tensor.detach().cpu().contiguous()
+            distributed.broadcast(value, 0, group=self.control)
+            if self.rank:
+                tensor.copy_(value)
+
+    def row_of(self, value: T) -> list[T]:
+        """See `Shares`."""
+        values = [value] * self.branch_ranks
+        if self.branch_ranks > 1:
+            distributed.all_gather_object(values, value, group=self.row)
+        return values
 
     def scaler(self, device: torch.device, *, enabled: bool) -> torch.amp.GradScaler:
         """See `Shares`."""
@@ -141,26 +177,10 @@ class JoinedShares(Shares):
         distributed.all_gather_object(values, value, group=self.control)
         return all(other == value for other in values)
 
-    def whole(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def keep(self, path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """See `Shares`."""
-        if self.branch_ranks == 1:
-            return dict(named)
-        parts: list[dict[str, Tensor]] = [{}] * self.branch_ranks
-        own = {name: value.detach().cpu().clone() for name, value in named.items()}
-        distributed.all_gather_object(parts, own, group=self.row)
-        return {name: value for part in parts for name, value in part.items()}
-
-    def keep(
-        self,
-        path: Path,
-        identity: Mapping[str, Any],
-        plain: Mapping[str, Any],
-        tensors: Mapping[str, Tensor],
-        *,
-        name: str,
-    ) -> None:
-        """See `Shares`."""
-        keep_shared_state(path, identity, plain, tensors, self.control, name=name, leads=self.rank == 0)
+        name = self.agreed(secrets.token_hex(4))
+        keep_shared_state(path, header, tensors, self.control, name=name, leads=self.rank == 0)
 
 
 class _Learner(nn.Module):
@@ -174,14 +194,6 @@ class _Learner(nn.Module):
 
     def forward(self, loss: Callable[[ParaFormer, Batch], Tensor], batch: Batch) -> Tensor:
         return loss(self.model, batch)
-
-
-def _square_of_norm(parameters: list[nn.Parameter], device: torch.device) -> Tensor:
-    """Of the gradients together; nothing where this process has none."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return torch.zeros((), dtype=torch.float64, device=device)
-    return nn.utils.get_total_norm(gradients).double().square()
 
 
 def _backend(device: torch.device, size: int, control: distributed.ProcessGroup) -> str:

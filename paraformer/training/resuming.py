@@ -25,6 +25,7 @@ from paraformer.errors import CheckpointError
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+TENSORS = "tensors"
 _HINT = "Delete the file to start anew."
 
 
@@ -38,11 +39,11 @@ class Kept:
     """The state of a run.
 
     Attributes:
-        plain: values of no size.
+        header: what the run is, and values of no size.
         tensors: all, or the folder of them.
     """
 
-    plain: Mapping[str, Any]
+    header: Mapping[str, Any]
     tensors: Mapping[str, Tensor] | Path
 
     def names(self) -> Collection[str]:
@@ -92,18 +93,21 @@ def _damaged(folder: Path) -> CheckpointError:
     return CheckpointError(f"{folder} is not whole.", f"Delete {folder.parent} and the file beside it to start anew.")
 
 
-def keep_state(
-    path: Path, identity: Mapping[str, Any], plain: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> None:
-    """Write the state of a run of one process; an older one stays whole until the new one is."""
-    write_atomically(path, {"identity": dict(identity), "plain": dict(plain), "tensors": _tight(tensors)})
+def keep_state(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write the state of a run of one process; an older one stays whole until the new one is.
+
+    Args:
+        path: of the file.
+        header: what the run is, and values of no size.
+        tensors: by their names.
+    """
+    write_atomically(path, {**header, TENSORS: _tight(tensors)})
     shutil.rmtree(_folder(path), ignore_errors=True)
 
 
 def keep_shared_state(
     path: Path,
-    identity: Mapping[str, Any],
-    plain: Mapping[str, Any],
+    header: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     group: ProcessGroup,
     *,
@@ -114,8 +118,7 @@ def keep_shared_state(
 
     Args:
         path: of the file.
-        identity: of the run.
-        plain: values of no size.
+        header: what the run is, and values of no size.
         tensors: that this process has.
         group: the processes.
         name: of this state, another than that of the one before.
@@ -138,7 +141,7 @@ def keep_shared_state(
         ) from error
     if not leads:
         return
-    write_atomically(path, {"identity": dict(identity), "plain": dict(plain), "tensors": name})
+    write_atomically(path, {**header, TENSORS: name})
     for other in _folder(path).iterdir():
         if other.name != name:
             shutil.rmtree(other)
@@ -161,13 +164,18 @@ def kept_state(path: Path, identity: Mapping[str, Any]) -> Kept | None:
     kept = read_plain(path, _HINT)
     whose = kept.get("identity") if isinstance(kept, dict) else None
     if isinstance(whose, dict) and whose == identity and isinstance(kept, dict):
-        tensors = kept["tensors"]
-        return Kept(kept["plain"], _folder(path) / tensors if isinstance(tensors, str) else tensors)
+        return kept_in(path, kept)
     differing = "" if not isinstance(whose, dict) else f": {_differing(whose, identity)}"
     raise CheckpointError(
         f"{path} belongs to a run with other options{differing}.",
         "Use the same options to go on with that run, or delete the file to start anew.",
     )
+
+
+def kept_in(path: Path, content: Mapping[str, Any]) -> Kept:
+    """The state in a file that has been read."""
+    tensors = content[TENSORS]
+    return Kept(content, _folder(path) / tensors if isinstance(tensors, str) else tensors)
 
 
 def _folder(path: Path) -> Path:

@@ -9,9 +9,9 @@ the whole batch, and so are the gradients, however unevenly samples or tokens ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from paraformer.network import ParaFormer
 from paraformer.training.objectives import Batch, Loss
 from paraformer.training.resuming import keep_state
 
+T = TypeVar("T")
 Learner = Callable[[Loss, Batch, bool], Tensor]
 """The loss of a batch; the last argument tells whether gradients are complete behind it."""
 
@@ -38,7 +39,7 @@ def check_ranks(size: int, branch_ranks: int) -> None:
     if size == 1 < branch_ranks:
         raise TrainingError(
             f"{branch_ranks} processes are to share the branches, and one was started.",
-            "Start it with `torchrun --nproc-per-node N -m parallelize train`, or leave --branch-ranks out.",
+            "Start it with `torchrun --nproc-per-node N -m parallelize ...`, or leave --branch-ranks out.",
         )
     if size % branch_ranks:
         raise TrainingError(
@@ -52,11 +53,13 @@ class Shares:
 
     Attributes:
         rank: number of this process; the first writes and speaks.
+        branch: number of this process among those that share the branches.
         data_ranks: how many share the samples of a batch.
         branch_ranks: how many share the branches.
     """
 
     rank: int = 0
+    branch: int = 0
     data_ranks: int = 1
     branch_ranks: int = 1
 
@@ -64,8 +67,8 @@ class Shares:
         """Which of so many samples are those of this process."""
         return slice(0, count)
 
-    def check(self, branches: int, batch_size: int) -> None:
-        """Refuse what leaves a process without work.
+    def check(self, branches: int | None, batch_size: int) -> None:
+        """Refuse what leaves a process without work; None leaves the branches to who knows them.
 
         Raises:
             TrainingError: more processes than samples in a batch, or than branches.
@@ -75,6 +78,8 @@ class Shares:
                 f"A batch of {batch_size} samples is not enough for {self.data_ranks} processes.",
                 f"Ask for --batch-size {self.data_ranks} or more, or start fewer processes.",
             )
+        if branches is None:
+            return
         each = -(-branches // self.branch_ranks)
         busy = -(-branches // each)
         if busy == self.branch_ranks:
@@ -107,9 +112,31 @@ class Shares:
         del leaves_out
         return lambda loss, batch, _is_last: loss(model, batch)
 
-    def clip(self, model: ParaFormer, limit: float) -> None:
-        """Bring the norm of the gradient, of all branches together, to a limit."""
-        nn.utils.clip_grad_norm_(model.parameters(), limit)
+    def clip(self, parameters: Sequence[nn.Parameter], limit: float, counted: Collection[nn.Parameter] = ()) -> Tensor:
+        """Bring the norm of the gradient, of all branches together, to a limit; returns what it was.
+
+        Args:
+            parameters: that this process trains.
+            limit: of the norm.
+            counted: those that it counts for a row that shares the branches, each of which is counted once.
+        """
+        del counted
+        return nn.utils.clip_grad_norm_(parameters, limit)
+
+    def average(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Make gradients the mean over all shares, where no `learner` has done so; none anywhere stays none."""
+
+    @property
+    def row_name(self) -> str:
+        """Of the process group of those that share the branches."""
+        return ""
+
+    def tell(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the values that the first one has."""
+
+    def row_of(self, value: T) -> list[T]:
+        """What each process of a row that shares the branches has."""
+        return [value]
 
     def scaler(self, device: torch.device, *, enabled: bool) -> torch.amp.GradScaler:
         """What keeps small gradients of half precision; a step is left out on all ranks or on none."""
@@ -134,20 +161,15 @@ class Shares:
 
     def whole(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of all branches by their names, of those of this process."""
-        return dict(named)
+        return {name: value for part in self.row_of(dict(named)) for name, value in part.items()}
 
-    def keep(
-        self,
-        path: Path,
-        identity: Mapping[str, Any],
-        plain: Mapping[str, Any],
-        tensors: Mapping[str, Tensor],
-        *,
-        name: str,
-    ) -> None:
-        """Write the state of a run: the plain values of the first process, and the tensors of all."""
-        del name
-        keep_state(path, identity, plain, tensors)
+    def keep(self, path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Write the state of a run: what the first process says of it, and the tensors of all.
+
+        Raises:
+            CheckpointError: one of several processes cannot write.
+        """
+        keep_state(path, header, tensors)
 
 
 ALONE = Shares()

@@ -100,6 +100,8 @@ class Trainer:
         self.steps_per_epoch = self.batches.steps
         self.first = fingerprint(start.model)
         self.model = trained_form(start, options, shares).to(device)
+        own = [p for name, p in self.model.named_parameters() if shares.branch == 0 or name.startswith("blocks.")]
+        self.parameters, self.counted = list(self.model.parameters()), own
         self.learner = shares.learner(self.model, leaves_out=options.objective == "progressive-steps")
         groups = _groups(self.model, options.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.99))
@@ -152,12 +154,14 @@ class Trainer:
         with logs_in(self.logs if leads else None, len(self.history) * self.steps_per_epoch) as logs:
             while not self.is_finished:
                 self._add_epoch(progress, logs)
-                self.shares.keep(resume, self.identity, *self._state(), name=str(len(self.history)))
+                header = {"identity": self.identity, "plain": self._plain()}
+                self.shares.keep(resume, header, self.named_state.tensors(self.best))
         if self.best is not None:
             self.judged.load_state_dict(self.best)
-        weights = self.shares.whole(named(self.judged.state_dict(), places(self.judged)))
-        order = self.start.model.state_dict()
-        checkpoint = Checkpoint(self.config, {name: weights[name].detach().cpu() for name in order}, self.record())
+        own = {name: value.detach().cpu() for name, value in self.judged.state_dict().items()}
+        weights = self.shares.whole(named(own, places(self.judged)))
+        in_order = {name: weights[name].clone() for name in self.start.model.state_dict()}
+        checkpoint = Checkpoint(self.config, in_order, self.record())
         if leads:
             save(output, checkpoint)
             forget_state(resume)
@@ -176,22 +180,21 @@ class Trainer:
             "teacher": None if self.teacher is None else self.teacher.fingerprint,
         }
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """All that the next epoch depends on: plain values, and tensors by their names."""
+    def _plain(self) -> dict[str, Any]:
+        """What the next epoch depends on beside tensors."""
         groups = [{key: v for key, v in group.items() if key != "params"} for group in self.optimizer.param_groups]
-        plain = {
+        return {
             "optimizer": groups,
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "averaged": None if self.average is None else int(self.average.n_averaged),
             "history": [record.to_dict() for record in self.history],
         }
-        return plain, self.named_state.tensors(self.best)
 
     def _restore(self, kept: Kept | None) -> None:
         if kept is None:
             return
-        plain, self.best = kept.plain, self.named_state.load(kept)
+        plain, self.best = kept.header["plain"], self.named_state.load(kept)
         for group, values in zip(self.optimizer.param_groups, plain["optimizer"], strict=True):
             group.update(values)
         self.scheduler.load_state_dict(plain["scheduler"])
@@ -243,7 +246,7 @@ class Trainer:
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
                 value += loss.item()
             self.scaler.unscale_(self.optimizer)
-            self.shares.clip(self.model, self.options.clip)
+            self.shares.clip(self.parameters, self.options.clip, self.counted)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         if self.average is not None:

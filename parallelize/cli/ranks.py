@@ -21,7 +21,7 @@ from passes.errors import ParallelizeError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SHARED = ("convert", "plan", "run", "train")  # commands whose work ranks share
+SHARED = ("convert", "heal", "plan", "run", "train")  # commands whose work ranks share
 FIRST_WORD = 2.0  # seconds
 ASKED_TO_END = 143  # the exit code after SIGTERM
 

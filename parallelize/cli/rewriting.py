@@ -12,11 +12,12 @@ from parallelize.cli.options import Force, OutputDirectory
 from parallelize.cli.output import print_facts, print_notes, print_table
 from parallelize.cli.ranks import ranks_of_run
 from parallelize.cli.takes import takes
+from parallelize.cli.training_options import Processes
 from parallelize.conversion.options import ConvertOptions
 from parallelize.exploring.options import PlanOptions
 from parallelize.files.plan import read_plan
 from parallelize.healing.options import HealOptions
-from parallelize.machine.ranks import ALONE, Ranks
+from parallelize.machine.ranks import Ranks
 from parallelize.measuring.options import OWN_METRIC, MeasureOptions
 from parallelize.metrics.catalogue import known_metrics
 from parallelize.metrics.metric import Metric
@@ -78,7 +79,7 @@ class _HealedMeasures(MeasureOptions, MemoryOptions):
     )
 
 
-@takes(source=Source, healing=HealOptions, measures=_HealedMeasures)
+@takes(source=Source, healing=HealOptions, measures=_HealedMeasures, processes=Processes)
 def heal(
     source: Source,
     plan: Annotated[Path, typer.Option(help="The plan.json to rewrite by.", metavar="FILE")],
@@ -86,14 +87,26 @@ def heal(
     *,
     healing: HealOptions,
     measures: MeasureOptions,
+    processes: Processes,
     force: Force = False,
 ) -> None:
     """Convert by a plan, with self-distillation: the rewrite learns from the model itself; run again to go on."""
-    options = ConvertOptions(read_plan(plan), heal=healing, device=healing.device, **vars(measures))
-    _convert(source, output, options, force=force)
+    with ranks_of_run() as ranks:
+        from paraformer.training.shares import check_ranks
+
+        check_ranks(ranks.size, processes.branch_ranks)
+        options = ConvertOptions(read_plan(plan), heal=healing, device=healing.device, **vars(measures))
+        if ranks.rank:
+            from parallelize.conversion.convert import assist
+
+            assist(source, options, ranks, output, processes.branch_ranks)
+        else:
+            _convert(source, output, options, force=force, ranks=ranks, branch_ranks=processes.branch_ranks)
 
 
-def _convert(source: Source, output: Path, options: ConvertOptions, *, force: bool, ranks: Ranks = ALONE) -> None:
+def _convert(
+    source: Source, output: Path, options: ConvertOptions, *, force: bool, ranks: Ranks, branch_ranks: int = 1
+) -> None:
     """Convert with a progress line, then print the table, the notes and what was written."""
     from rich.text import Text
 
@@ -103,7 +116,9 @@ def _convert(source: Source, output: Path, options: ConvertOptions, *, force: bo
     from parallelize.terminal.progress import reporting
 
     with reporting() as report:
-        conversion = run(source, output, options=options, force=force, report=report, ranks=ranks)
+        conversion = run(
+            source, output, options=options, force=force, report=report, ranks=ranks, branch_ranks=branch_ranks
+        )
     console = print_facts(facts(conversion.report))
     print_table(table(conversion.report))
     print_notes(notes(conversion.report), console)

@@ -22,12 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from paraformer.training.resuming import forget_state
 from parallelize.baselines.networks import Heal, Networks, Variants, each_network, fused_networks
 from parallelize.baselines.prefixes import Prefixes
 from parallelize.conversion.engine_options import require_timing, settle
 from parallelize.conversion.engines import Built, Work, write_product
 from parallelize.conversion.evidence import Evidence
-from parallelize.conversion.goal import goal_of
+from parallelize.conversion.goal import Replay, goal_of
 from parallelize.conversion.job import Job, begin
 from parallelize.conversion.measured import Measured, measure, write_serial
 from parallelize.conversion.options import ConvertOptions
@@ -39,7 +40,7 @@ from parallelize.conversion.scheduling import assist as assist_search
 from parallelize.conversion.writing import write
 from parallelize.data.split import Split
 from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
-from parallelize.healing.heal import heal
+from parallelize.healing.heal import Healed, heal
 from parallelize.machine.device import CPU
 from parallelize.machine.mapped import let_go
 from parallelize.machine.ranks import ALONE, Ranks
@@ -52,6 +53,8 @@ from parallelize.models.program import Program
 from parallelize.models.saving import BRANCHES, save_program
 from parallelize.models.source import Source
 from parallelize.planning.memory import SEARCH_FILE, remove_memory
+from parallelize.refitting.records import Refitted
+from parallelize.refitting.refit import refit
 from parallelize.terminal.progress import Report
 from passes.plan import Plan
 
@@ -87,6 +90,7 @@ def convert(
     force: bool = False,
     report: Report = lambda _what, _share: None,
     ranks: Ranks = ALONE,
+    branch_ranks: int = 1,
     **data: Unpack[Data],
 ) -> Conversion:
     """Rewrite a model's depth into width and write the result with its evidence to a directory.
@@ -100,7 +104,9 @@ def convert(
             run that was killed; a conversion that succeeds removes them.
         force: replace an existing directory.
         report: told what is being done.
-        ranks: the processes that measure what a search asks for, of which this is the first; the others call `assist`.
+        ranks: the processes that measure what a search asks for, or heal by a plan that is given, of which this is the
+            first; the others call `assist`.
+        branch_ranks: how many of them share the branches in a healing; all by so many share the samples of each step.
         data: what a `parallelize.Source` has beside the model: `inputs`, .npz of calibration samples, `test_inputs`,
             `labels`, `mask`, `example`, `weights`, `weights_key`, `input_specs` and `allow_pickle`.
 
@@ -118,9 +124,11 @@ def convert(
         job = begin(source, goal, options, choice, report, ranks)
         shared = write_serial(job.prepared.program, directory, report)
         schedule = chosen_schedule(job, report, search_file)
-        ranks.dismiss()
+        if not _heals_together(job):
+            ranks.dismiss()
         prefixes = find_prefixes(job, schedule)
-        networks = _networks(job, schedule, prefixes, state_file, report)
+        healer = _healer(job, schedule.plan, state_file, report, branch_ranks)
+        networks = _networks(job, schedule, prefixes, healer, report)
         variants, measured = measure(job, networks, shared, directory, report, stems(prefixes))
         let_go()
         built = _build(job, variants, prefixes, measured, directory, report)
@@ -134,19 +142,27 @@ def convert(
         result = Evidence(job, schedule, variants, measured, built, prefixes).result()
         write(result, job.graph, directory)
     if options.heal is not None:
-        state_file.unlink(missing_ok=True)
+        forget_state(state_file)
     remove_memory(search_file)
     return Conversion(target, product, schedule.plan, result)
 
 
 @whole_float32()
-def assist(source: Source, options: ConvertOptions, ranks: Ranks) -> None:
-    """On another rank than the first: measure what the search of `convert` hands out there.
+def assist(
+    source: Source,
+    options: ConvertOptions,
+    ranks: Ranks,
+    output: str | os.PathLike[str] | None = None,
+    branch_ranks: int = 1,
+) -> None:
+    """On another rank than the first: measure what the search of `convert` hands out there, or heal with it.
 
     Args:
         source: the same model and data as there.
         options: the same as there.
-        ranks: the processes that measure.
+        ranks: the processes.
+        output: the directory that is made there, where a healing is shared.
+        branch_ranks: the same as there.
 
     Raises:
         ParallelizeError: what `convert` would raise before its search, or another model or other data than there.
@@ -154,7 +170,22 @@ def assist(source: Source, options: ConvertOptions, ranks: Ranks) -> None:
     options = _with_metric(options)
     goal, choice = goal_of(options), settle(options.engine)
     require_timing(goal, choice, options.target)
-    assist_search(begin(source, goal, options, choice, lambda _what, _share: None, ranks))
+    job = begin(source, goal, options, choice, _silent, ranks)
+    if output is not None and _heals_together(job):
+        plan, data = chosen_schedule(job, _silent).plan, job.prepared.data
+        healer = _healer(job, plan, beside(Path(output), "resume"), _silent, branch_ranks)
+        assert healer is not None
+        healer(refit(job.prepared.program.module, plan, data.fit, data.held_out))
+    assist_search(job)
+
+
+def _silent(_what: str, _share: float | None) -> None:
+    """Report nothing."""
+
+
+def _heals_together(job: Job) -> bool:
+    """Whether all ranks heal; behind a search the first does so alone."""
+    return job.ranks.size > 1 and job.options.heal is not None and isinstance(job.goal, Replay)
 
 
 def _with_metric(options: ConvertOptions) -> ConvertOptions:
@@ -162,7 +193,7 @@ def _with_metric(options: ConvertOptions) -> ConvertOptions:
     return options if options.metric is None else replace(options, metric=find_metric(options.metric))
 
 
-def _networks(job: Job, schedule: Schedule, prefixes: Prefixes | None, state_file: Path, report: Report) -> Networks:
+def _networks(job: Job, schedule: Schedule, prefixes: Prefixes | None, healer: Heal | None, report: Report) -> Networks:
     """The rewrite in its stages and what it is compared with, or the fused network where nothing is scheduled."""
     program, data, search = job.prepared.program, job.prepared.data, schedule.search
     if schedule.unscheduled is not None:
@@ -175,12 +206,12 @@ def _networks(job: Job, schedule: Schedule, prefixes: Prefixes | None, state_fil
         None if job.prepared.random else job.metric,
         search.chosen.refitted if search is not None and job.options.refit != "none" else None,
         lambda what: report(what, None),
-        _healer(job, schedule.plan, state_file, report),
+        healer,
         prefixes,
     )
 
 
-def _healer(job: Job, plan: Plan, state_file: Path, report: Report) -> Heal | None:
+def _healer(job: Job, plan: Plan, state_file: Path, report: Report, branch_ranks: int) -> Heal | None:
     """Heals a rewrite as the options say, on the samples that fit; those held out choose its weights.
 
     By KL where the metric reads logits; a metric of the user's own does not say, so there the outputs decide.
@@ -189,7 +220,7 @@ def _healer(job: Job, plan: Plan, state_file: Path, report: Report) -> Heal | No
         return None
     program, data = job.prepared.program, job.prepared.data
     like = job.metric if job.metric.function is None else choose_metric(None, program, data.judge)
-    return partial(
+    healing = partial(
         heal,
         teacher=program.module,
         plan=plan,
@@ -201,6 +232,19 @@ def _healer(job: Job, plan: Plan, state_file: Path, report: Report) -> Heal | No
         state_file=state_file,
         report=report,
     )
+    if not _heals_together(job):
+        return healing
+
+    def together(refitted: Refitted) -> Healed:
+        from paraformer.training.joined_shares import JoinedShares
+
+        with job.ranks.together():
+            healed = healing(refitted, shares=JoinedShares(job.device, branch_ranks), local=job.ranks.local)
+        if job.ranks.rank == 0:
+            job.ranks.dismiss()
+        return healed
+
+    return together
 
 
 def _build(

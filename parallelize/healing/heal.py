@@ -16,23 +16,27 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+from paraformer.training.resuming import Kept
+from paraformer.training.shares import ALONE, Shares
 from parallelize.data import Samples
 from parallelize.data.fingerprint import run_identity
-from parallelize.healing.loss import Quotient
+from parallelize.healing.gradients import Gradients
+from parallelize.healing.leaf_state import load, tensors_of
 from parallelize.healing.options import HealOptions
 from parallelize.healing.pace import Pace
 from parallelize.healing.pair import Pair, pair
 from parallelize.healing.progress import Evaluation, Progress
 from parallelize.healing.resume import read_state, write_state
-from parallelize.healing.weights import merged, trainable
+from parallelize.healing.spread import spread_student
+from parallelize.healing.weights import leaves_of, merged, trainable
 from parallelize.machine.device import choose_device
 from parallelize.refitting.records import Refitted
 from parallelize.terminal.progress import Report
@@ -95,6 +99,8 @@ def heal(
     device: torch.device | None = None,
     state_file: Path | None = None,
     report: Report = lambda _what, _share: None,
+    shares: Shares = ALONE,
+    local: int | None = None,
 ) -> Healed:
     """Heal a rewritten graph.
 
@@ -109,6 +115,8 @@ def heal(
         device: where to train if the options do not say; None is a GPU where there is one.
         state_file: where the run keeps its state, and goes on from; the caller removes it. None keeps no state.
         report: told step, loss and the best error so far, and the share of the run that is done.
+        shares: what of samples and branches this process has, where several heal the same rewrite together.
+        local: number of this process among those of its machine.
 
     Raises:
         ParallelizeError: nothing to train, no samples, outputs that are no logits, or the state file of another run.
@@ -120,16 +128,25 @@ def heal(
         )
     stacks = find_stacks(teacher).stacks
     if device is None or options.device is not None:
-        device = choose_device(options.device)
+        device = choose_device(options.device, local)
+    shares.check(None, options.batch_size)
+    _require_same(refitted, shares)
     weights = trainable(refitted.module, stacks, plan, [ours for ours, _ in refitted.ends], options, device)
-    both = pair(teacher, refitted, weights, fit, device, logits=logits)
+    student, own = refitted, weights
+    if shares.branch_ranks > 1:
+        student, own = spread_student(refitted, weights, shares.branch, shares.branch_ranks, shares.row_name)
+    numbers = {leaf: str(number) for number, leaf in enumerate(leaves_of(weights))}
+    both = pair(teacher, student, own, fit, device, logits=logits)
     run = ""
     if state_file is not None:
         run = run_identity(teacher, (fit, held_out), json.dumps([plan.to_json(), asdict(options), logits]))
     rate = options.rate(max(channels(stack) for stack in stacks))
-    healing = Healing(both, fit.on(device), held_out.on(device), options, rate)
+    healing = Healing(both, fit.on(device), held_out.on(device), options, rate, shares, numbers)
     ending = healing.run(state_file, run, report)
-    healing.restore_best()
+    best = shares.whole(dict(zip(healing.names, healing.progress.best, strict=True)))
+    with torch.no_grad():
+        for leaf, number in numbers.items():
+            leaf.copy_(best[number])
     return Healed(
         merged(refitted.module, weights) if healing.progress.best_step else refitted.module,
         healing.progress.before,
@@ -137,12 +154,21 @@ def heal(
         healing.progress.best_step,
         healing.progress.step,
         healing.progress.seconds,
-        sum(leaf.numel() for leaf in healing.leaves),
+        sum(leaf.numel() for leaf in numbers),
         healing.pace.peak,
         str(device),
         ending,
         tuple(healing.progress.history),
     )
+
+
+def _require_same(refitted: Refitted, shares: Shares) -> None:
+    """Begin with the same on every process: each has made the rewrite for itself, where rounding may differ."""
+    if not shares.is_same(str(refitted.module.graph)):
+        raise ParallelizeError(
+            "Not every process has made the same rewrite.", "Start them on machines of one kind, or only one."
+        )
+    shares.tell(refitted.module.state_dict().values())
 
 
 def channels(stack: Stack) -> int:
@@ -153,10 +179,24 @@ def channels(stack: Stack) -> int:
 class Healing:
     """One run: the trained weights, the optimizer, and the best weights so far."""
 
-    def __init__(self, both: Pair, fit: Samples, held_out: Samples, options: HealOptions, rate: float) -> None:
+    def __init__(
+        self,
+        both: Pair,
+        fit: Samples,
+        held_out: Samples,
+        options: HealOptions,
+        rate: float,
+        shares: Shares = ALONE,
+        numbers: Mapping[nn.Parameter, str] | None = None,
+    ) -> None:
         self.pair, self.fit, self.held_out, self.options, self.pace = both, fit, held_out, options, Pace(rate)
+        self.shares = shares
         leaves = {leaf: max(len(node.meta["val"].shape) for node in w.nodes) for w in both.weights for leaf in w.leaves}
         self.leaves: list[nn.Parameter] = list(leaves)
+        self.names = [str(place) if numbers is None else numbers[leaf] for place, leaf in enumerate(leaves)]
+        first = {name: rank for rank, names in reversed(list(enumerate(shares.row_of(self.names)))) for name in names}
+        self.counted = [leaf for leaf, name in zip(leaves, self.names, strict=True) if first[name] == shares.branch]
+        self.gradients = Gradients(both, self.leaves, options, shares)
         groups = [
             {"params": [leaf for leaf in leaves if leaves[leaf] > 1], "weight_decay": options.weight_decay},
             {"params": [leaf for leaf in leaves if leaves[leaf] <= 1], "weight_decay": 0.0},
@@ -180,16 +220,22 @@ class Healing:
         """Train to the end, from the start or from the state file."""
         state = None if state_file is None else read_state(state_file, run)
         if state is None:
-            self.progress.before = self.progress.best_error = self._error()
+            self.progress.before = self.progress.best_error = self.gradients.error(self.held_out)
             self.progress.best = [leaf.detach().clone() for leaf in self.leaves]
         else:
             self._load(state)
+        if not self.shares.is_same(self.progress.step):
+            raise ParallelizeError(
+                f"Not every process finds the same {state_file}.", "Write to a folder that all of them have in common."
+            )
         kept = time.monotonic()
         ending = self._ending()
         while ending is None:
             ending = self._steps(report) or self._ending()
-            if state_file is not None and (ending is not None or time.monotonic() - kept >= KEEP_EVERY):
-                write_state(state_file, run, self._state())
+            is_due = self.shares.agreed(ending is not None or time.monotonic() - kept >= KEEP_EVERY)
+            if state_file is not None and is_due:
+                tensors = tensors_of(self.leaves, self.names, self.progress.best, self.optimizer)
+                write_state(state_file, run, self._plain(), tensors, self.shares)
                 kept = time.monotonic()
         return ending
 
@@ -220,12 +266,12 @@ class Healing:
             losses.append(loss)
             if self.pace.is_too_fast(loss, self.share):
                 self._restart()
-            self.progress.seconds = before + time.monotonic() - begin
+            self.progress.seconds = self._agreed(before + time.monotonic() - begin)
             report(said, min(self.share, 1.0))
             if self.share >= 1:
                 break
-        error = self._error()
-        self.progress.seconds = before + time.monotonic() - begin
+        error = self.gradients.error(self.held_out)
+        self.progress.seconds = self.shares.agreed(before + time.monotonic() - begin)
         self.progress.history.append(Evaluation(self.progress.step, sum(losses) / len(losses), error))
         if error < self.progress.best_error:
             self.progress.best_error, self.progress.best_step = error, self.progress.step
@@ -251,65 +297,31 @@ class Healing:
                 order = torch.randperm(len(self.fit), generator=generator)
             yield self.fit.take(order[place * size : (place + 1) * size])
 
-    def _batches(self, samples: Samples) -> Iterator[tuple[tuple[Tensor, ...], int]]:
-        """Batches as the program takes them, on the device, each with how many of its samples count."""
-        size = self.options.batch_size
-        yield from zip(samples.batches(size), samples.counts(size), strict=True)
+    def _agreed(self, seconds: float) -> float:
+        """The time that has passed for the first process, where the pace depends on it."""
+        return seconds if self.options.time_limit is None else float(self.shares.agreed(seconds))
 
     def _advance(self, samples: Samples) -> float:
-        """One step; returns the loss, or infinity where loss or gradient is not finite and nothing was changed.
-
-        Where the program takes, or memory holds, fewer samples at a time than a step has, their gradients add up.
-        """
+        """One step; returns the loss, or infinity where loss or gradient is not finite and nothing was changed."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.pace.rate(self.share)
-        total = samples.room.fitting(lambda: self._differentiate(samples))
-        norm = nn.utils.clip_grad_norm_(self.leaves, self.options.clip)
+        total = self.gradients.fill(samples)
+        norm = self.shares.clip(self.leaves, self.options.clip, self.counted)
         if not bool(norm.isfinite()):
             return math.inf
         self.optimizer.step()
         self.progress.step += 1
         return total
 
-    def _differentiate(self, samples: Samples) -> float:
-        """Fill in the gradients; returns the loss."""
-        self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for inputs, count in self._batches(samples):
-            taught = self.pair.taught(inputs)
-            loss = self.pair.distance.loss(inputs, self.pair.answered(inputs), taught, self.options.hidden_weight)
-            share = loss * (count / len(samples)) if count < len(samples) else loss
-            share.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-            total += share.item()
-        return total
+    def _plain(self) -> dict[str, Any]:
+        groups = [{key: v for key, v in group.items() if key != "params"} for group in self.optimizer.param_groups]
+        plain = {key: value for key, value in self.progress.as_plain().items() if key != "best"}
+        return plain | {"optimizer": groups, "pace": asdict(self.pace)}
 
-    @torch.no_grad()
-    def _error(self) -> float:
-        """The error of the outputs on the held-out samples."""
-        return self.held_out.room.fitting(self._compared)
-
-    def _compared(self) -> float:
-        total: Quotient | None = None
-        for inputs, count in self._batches(self.held_out):
-            values = (self.pair.answered(inputs), self.pair.taught(inputs), inputs)
-            ours, theirs, read = ([self.held_out.cut(v, count) for v in each] for each in values)
-            part = self.pair.distance.output_error(read, ours, theirs)
-            total = part if total is None else total + part
-        assert total is not None
-        error = self.pair.distance.error(total)
-        return error if math.isfinite(error) else math.inf
-
-    def _state(self) -> dict[str, Any]:
-        return self.progress.as_plain() | {
-            "weights": [leaf.detach() for leaf in self.leaves],
-            "optimizer": self.optimizer.state_dict(),
-            "pace": asdict(self.pace),
-        }
-
-    def _load(self, state: dict[str, Any]) -> None:
-        self.progress = Progress.from_plain(state)
-        with torch.no_grad():
-            for leaf, value in zip(self.leaves, state["weights"], strict=True):
-                leaf.copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.pace = Pace(**state["pace"])
+    def _load(self, kept: Kept) -> None:
+        header = kept.header
+        best = load(kept, self.leaves, self.names, self.optimizer)
+        self.progress = Progress.from_plain({**header, "best": best})
+        for group, values in zip(self.optimizer.param_groups, header["optimizer"], strict=True):
+            group.update(values)
+        self.pace = Pace(**header["pace"])

@@ -88,15 +88,44 @@ class Distance:
         first, *others = [squared_error(a, b) for a, b in pairs if a.is_floating_point()]
         return sum(others, first)
 
-    def loss(
+    def parts_of(self, hidden_weight: float) -> int:
+        """How many quotients `parts` gives."""
+        return len(self.layouts) - self.outputs + 1 if hidden_weight else 1
+
+    def parts(
         self, inputs: Sequence[Tensor], student: Sequence[Tensor], teacher: Sequence[Tensor], hidden_weight: float
-    ) -> Tensor:
-        """The error of the outputs, and `hidden_weight` times the mean error of the states."""
-        loss = self.output_error(inputs, student, teacher).value
-        if hidden_weight == 0 or len(self.layouts) == self.outputs:
-            return loss
+    ) -> list[Quotient]:
+        """The error of the outputs, and of each state where these have a weight; denominators are the teacher's."""
+        outputs = self.output_error(inputs, student, teacher)
+        if self.parts_of(hidden_weight) == 1:
+            return [outputs]
         pairs = self._rows(inputs, student, teacher, slice(self.outputs, None))
-        return loss + hidden_weight * torch.stack([squared_error(a, b).value for a, b in pairs]).mean()
+        return [outputs, *(squared_error(a, b) for a, b in pairs)]
+
+    def loss(
+        self,
+        inputs: Sequence[Tensor],
+        student: Sequence[Tensor],
+        teacher: Sequence[Tensor],
+        hidden_weight: float,
+        over: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """The error of the outputs, and `hidden_weight` times the mean error of the states.
+
+        Args:
+            inputs: of a batch.
+            student: its values.
+            teacher: its values.
+            hidden_weight: of the states.
+            over: denominators in the place of those of this batch, where it is a share of one.
+        """
+        parts = self.parts(inputs, student, teacher, hidden_weight)
+        if over is not None:
+            parts = [
+                Quotient(part.numerator, whole.to(part.numerator)) for part, whole in zip(parts, over, strict=True)
+            ]
+        loss, *states = [part.value for part in parts]
+        return loss + hidden_weight * torch.stack(states).mean() if states else loss
 
     def error(self, total: Quotient) -> float:
         """What is reported of a sum over batches: KL in nats, or the relative L2 error."""

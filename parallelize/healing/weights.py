@@ -89,6 +89,11 @@ def trainable(
     return tuple(weights)
 
 
+def leaves_of(weights: Sequence[Weight]) -> list[nn.Parameter]:
+    """The parameters of all weights, each once."""
+    return list(dict.fromkeys(leaf for weight in weights for leaf in weight.leaves))
+
+
 def merged(module: fx.GraphModule, weights: Sequence[Weight]) -> fx.GraphModule:
     """A copy of the graph with the weights' present values, in the graph's dtypes and on its device."""
     made = clone(module)
