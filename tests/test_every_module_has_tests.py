@@ -23,6 +23,8 @@ SHOWN_BY = {
     "parallelize/conversion/loading/origin.py": "tests/parallelize/conversion/loading/test_load.py",
     "parallelize/conversion/options.py": "tests/parallelize/conversion/test_engine_options.py",
     "parallelize/machine/rank_group.py": "tests/parallelize/cli/test_run_ranks.py",
+    "parallelize/healing/leaf_state.py": "tests/parallelize/healing/test_gradients.py",
+    "parallelize/healing/spread.py": "tests/parallelize/healing/test_gradients.py",
     "parallelize/machine/pulse.py": "tests/parallelize/machine/test_joined_ranks.py",
     "parallelize/machine/rank_errors.py": "tests/parallelize/machine/test_joined_ranks.py",
     "parallelize/metrics/__init__.py": "tests/parallelize/metrics/test_catalogue.py",

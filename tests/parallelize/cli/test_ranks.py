@@ -203,7 +203,8 @@ def test_a_command_that_has_nothing_to_share_is_refused_by_rank_0_alone(folder: 
     assert [end.code for end in ends] == [2, 0]
     assert ends[0].said == (
         "error: `parallelize bench` runs in one process, and 2 were started.\n"
-        "hint:  Run it without torchrun; `convert`, `heal`, `plan`, `run` and `train` are shared by several processes.\n"
+        "hint:  Run it without torchrun; `convert`, `heal`, `plan`, `run` and `train` are shared by several"
+        " processes.\n"
     )
     assert ends[1].said == ""
 

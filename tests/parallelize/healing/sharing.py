@@ -26,7 +26,7 @@ from tests.parallelize.small_models import images, pairs
 FIT, HELD_OUT = (
     Samples({"images": images(count, seed).arrays["images"].double()}) for seed, count in enumerate((50, 25))
 )
-PLAN = pairs("affine", 4)
+PLAN = pairs("affine", 2)
 OPTIONS = HealOptions(steps=6, batch_size=15, evaluate_every=2, learning_rate=3e-3)
 
 
@@ -83,7 +83,7 @@ def _stopping(step: int | None) -> Callable[[str, float | None], None]:
 @functools.cache
 def _rewrite() -> tuple[Program, Refitted]:
     torch.manual_seed(0)
-    config = VisionConfig(depth=4, width=16, heads=2, hidden=32, image_size=8, patch_size=4)
+    config = VisionConfig(depth=2, width=16, heads=2, hidden=32, image_size=8, patch_size=4)
     model = VisionParaFormer(config).double().eval()
     teacher = capture(model, (torch.zeros(1, *config.input_shape, dtype=torch.float64),), origin="small")
     return teacher, refit(teacher.module, PLAN, FIT, HELD_OUT)
