@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.study.runs import Results, Scale, Way
+from benchmarks.study.runs import SIZES, Results, Scale, Way
 
 _H200 = Path(__file__).resolve().parents[1] / "results" / "gpu_latency.json"
+
+
+def current(results: Results, scale: Scale) -> dict[str, Any]:
+    """The rows that are of these sizes; others were measured before the sizes changed."""
+    return {name: row for name, row in results.items() if "run" not in row or _is_of(row["run"], scale)}
+
+
+def _is_of(run: Mapping[str, Any], scale: Scale) -> bool:
+    train, epochs = (scale.choice_train, 1) if run["judges_on"] == "held-out" else (scale.train, scale.epochs)
+    sizes = {name: getattr(scale, name) for name in SIZES}
+    return {**sizes, "train": train, "epochs": epochs}.items() <= run.items()
 
 
 def scores(results: Results, scale: Scale, problem: str, way: Way, blocks: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""docs/para-former.md, written from the rows of the study, with its figures beside it."""
+"""docs/para-former.md, written from the rows of the study that are of its sizes, with its figures beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.rows import told as told_machine
 from benchmarks.study.claims import claims
 from benchmarks.study.figures import write_accuracy, write_time
 from benchmarks.study.markdown import heading, item, prose, table
-from benchmarks.study.numbers import differences, prefixes, scores, told, trainings
+from benchmarks.study.numbers import current, differences, prefixes, scores, told, trainings
 from benchmarks.study.page_of_times import ends, layers
 from benchmarks.study.runs import PROBLEMS, WAYS, Results, Scale, chosen
 
@@ -26,6 +26,7 @@ NAMES = {
 
 def write_page(results: Results, scale: Scale, path: Path) -> None:
     """Write the page and its figures."""
+    results = current(results, scale)
     write_accuracy(results, scale, path.with_name("para-former-accuracy.svg"))
     write_time(results, path.with_name("para-former-time.svg"))
     sections = (_head, _twins, _latency, _prefix_tables, _branches, _roads, layers, ends, _claims, _machines)
@@ -46,15 +47,11 @@ def _head(results: Results, scale: Scale) -> Iterator[str]:
         "trains, measures and writes this page.",
     )
     yield from prose(
-        f"**These are small networks**, of sizes that one core trains in about a minute: {scale.blocks} blocks of",
-        "width",
-        f"{scale.width}, {scale.heads} heads, {scale.hidden} hidden features, 16 tokens, {_passes(scale.epochs)} over",
-        "the",
-        f"training images in batches of {scale.batch_size}. What holds for them need not hold for large ones, and",
-        "none of",
-        f"them is trained to the end of what it could learn. Figures are means of {len(scale.seeds)} seeds ± their",
-        "standard",
-        "deviation; a seed decides weights, order and augmentation. The test images choose nothing.",
+        f"**These are small networks**, of sizes that one core trains in minutes: {scale.blocks} blocks of width",
+        f"{scale.width}, {scale.heads} heads, {scale.hidden} hidden features, 16 tokens, {_passes(scale)} in",
+        f"batches of {scale.batch_size}. What holds for them need not hold for large ones, and none of them is trained to",
+        f"the end of what it could learn. Figures are means of {len(scale.seeds)} seeds ± their standard deviation; a seed",
+        "decides weights, order and augmentation. All test images judge, and they choose nothing.",
     )
     rates = [f"{way} {found[0]:g}" for way in ("serial", "joint") if (found := chosen(results, scale, way))]
     weight = chosen(results, scale, "progressive")
@@ -70,8 +67,10 @@ def _head(results: Results, scale: Scale) -> Iterator[str]:
     yield from ("![accuracy against branches, and of every prefix](para-former-accuracy.svg)", "")
 
 
-def _passes(epochs: int) -> str:
-    return "one pass" if epochs == 1 else f"{epochs} passes"
+def _passes(scale: Scale) -> str:
+    passes = "one pass" if scale.epochs == 1 else f"{scale.epochs} passes"
+    images = "the training images" if scale.train is None else f"the first {scale.train:,} training images"
+    return f"{passes} over {images}"
 
 
 def _twins(results: Results, scale: Scale) -> Iterator[str]:

@@ -24,6 +24,7 @@ from paraformer.training.options import TrainingOptions
 
 Way = Literal["serial", "joint", "progressive"]
 WAYS: tuple[Way, ...] = ("serial", "joint", "progressive")
+SIZES = ("width", "heads", "hidden", "batch_size", "test")  # of a scale that every row keeps
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -80,7 +81,7 @@ class Scale:
     seeds: tuple[int, ...] = (0, 1, 2)
     rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
     weights: tuple[float, ...] = (0.3, 0.6)
-    train: int | None = None
+    train: int | None = 16_000
     test: int | None = None
     refit: int = 6000
 
@@ -160,8 +161,7 @@ class Run:
 
     def described(self, scale: Scale) -> dict[str, Any]:
         """What it is, as a row keeps it: a row of another description is measured again."""
-        names = ("width", "heads", "hidden", "batch_size", "test")
-        sizes = {name: getattr(scale, name) for name in names}
+        sizes = {name: getattr(scale, name) for name in SIZES}
         train = scale.train if self.judges_on == "test" else scale.choice_train
         return {**asdict(self), **sizes, "train": train, "patch_size": PROBLEMS[self.problem].patch_size}
 

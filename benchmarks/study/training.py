@@ -51,7 +51,8 @@ def seen_by(run: Run, scale: Scale, data: Dataset) -> Dataset:
 
 def trained(run: Run, scale: Scale, folder: Path) -> dict[str, Any]:
     """Train from new weights and return the row; the checkpoint stays in `folder`."""
-    data = seen_by(run, scale, data_of(run.problem, scale.train, scale.test))
+    images = scale.train if run.judges_on == "test" else None
+    data = seen_by(run, scale, data_of(run.problem, images, scale.test))
     start = scratch(run.config(scale, pixels_of(data.train)), run.seed)
     return {"run": run.described(scale), **fitted(start, run, scale, data, checkpoint(run, folder))}
 
@@ -67,11 +68,13 @@ def fitted(start: Start, run: Run, scale: Scale, data: Dataset, output: Path) ->
     begin, clock = time.process_time(), time.perf_counter()
     trainer.run(output)
     spent, passed = time.process_time() - begin, time.perf_counter() - clock
-    model = load(output).build()
-    scores = evaluate(model, data.test, with_prefixes=model.config.branch_count > 1)
+    model, last = load(output).build(), trainer.chosen
+    prefixes = last.prefixes
+    if not prefixes and model.config.branch_count > 1:  # joint training scores all branches alone
+        prefixes = evaluate(model, data.test, with_prefixes=True).prefixes
     return {
-        "top1": scores.top1,
-        "prefixes": list(scores.prefixes),
+        "top1": last.top1,
+        "prefixes": list(prefixes),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": trainer.steps_per_epoch * run.epochs,
         "cpu_seconds": round(spent, 1),
