@@ -38,19 +38,16 @@ def _head(results: Results, scale: Scale) -> Iterator[str]:
     yield from ("# Para-Former: what of it holds", "")
     yield from prose(
         "Para-Former ([2407.21670](https://arxiv.org/abs/2407.21670)) lets all layers read the embedding, side by",
-        "side;",
-        "its successor ([2510.15425](https://arxiv.org/abs/2510.15425)) trains every prefix of the branches. Their",
-        "result",
-        "tables are not public, so each network here is measured against its own serial twin: as many blocks of the",
-        "same",
-        "kind, one after another, trained in as many steps on the same images. `python benchmarks/paraformer_study.py`",
-        "trains, measures and writes this page.",
+        "side; its successor ([2510.15425](https://arxiv.org/abs/2510.15425)) trains every prefix of the branches.",
+        "Their result tables are not public, so each network here is measured against its own serial twin: as many",
+        "blocks of the same kind, one after another, trained in as many steps on the same images. `python",
+        "benchmarks/paraformer_study.py` trains, measures and writes this page.",
     )
     yield from prose(
         f"**These are small networks**, of sizes that one core trains in minutes: {scale.blocks} blocks of width",
-        f"{scale.width}, {scale.heads} heads, {scale.hidden} hidden features, 16 tokens, {_passes(scale)} in",
-        f"batches of {scale.batch_size}. What holds for them need not hold for large ones, and none of them is trained to",
-        f"the end of what it could learn. Figures are means of {len(scale.seeds)} seeds ± their standard deviation; a seed",
+        f"{scale.width}, {scale.heads} heads, {scale.hidden} hidden features, 16 tokens, {_passes(scale)} in batches",
+        f"of {scale.batch_size}. What holds for them need not hold for large ones, and none of them is trained to the",
+        f"end of what it could learn. Figures are means of {len(scale.seeds)} seeds ± their standard deviation; a seed",
         "decides weights, order and augmentation. All test images judge, and they choose nothing.",
     )
     rates = [f"{way} {found[0]:g}" for way in ("serial", "joint") if (found := chosen(results, scale, way))]
@@ -59,10 +56,8 @@ def _head(results: Results, scale: Scale) -> Iterator[str]:
         yield from prose(
             f"Learning rates were chosen for each way among {len(scale.rates)}, and the weight of prefixes among",
             f"{len(scale.weights)}, on a tenth of Fashion-MNIST's training images that was held out, after one pass",
-            "over",
-            f"{scale.choice_train:,} others: {', '.join(rates)}; progressive takes the rate of joint training and",
-            "gives the",
-            f"mean over all prefixes a weight of {weight[1]:g}. CIFAR-10 takes them over.",
+            f"over {scale.choice_train:,} others: {', '.join(rates)}; progressive takes the rate of joint training and",
+            f"gives the mean over all prefixes a weight of {weight[1]:g}. CIFAR-10 takes them over.",
         )
     yield from ("![accuracy against branches, and of every prefix](para-former-accuracy.svg)", "")
 
@@ -96,8 +91,7 @@ def _twins(results: Results, scale: Scale) -> Iterator[str]:
             within = "no more than" if mean(apart) >= -_AIM else "more than"
             yield from item(
                 f"{facts.title}: progressive training ends {told(apart, signed=True)} points from the twin, seed by",
-                "seed,",
-                f"{within} {_AIM} below it; joint training {told(joint, signed=True)}.",
+                f"seed, {within} {_AIM} below it; joint training {told(joint, signed=True)}.",
             )
     flops = results.get("time/own", {}).get("flops")
     if flops:
@@ -113,9 +107,8 @@ def _latency(results: Results, scale: Scale) -> Iterator[str]:
     yield from heading("Equal latency")
     yield from prose(
         f"The deepest serial network that is no slower than the folded Para-Former of {scale.blocks} branches, one",
-        "image,",
-        "one thread, milliseconds in turn in one run. On a CPU branches share one core, so the Para-Former saves",
-        "operators and no work.",
+        "image, one thread, milliseconds in turn in one run. On a CPU branches share one core, so the Para-Former",
+        "saves operators and no work.",
     )
     heads = ("runner", "Para-Former", f"serial, {scale.blocks} blocks", "serial blocks as fast", "its time")
     yield from table(*heads, *(f"{facts.title}: Para-Former, serial" for facts in PROBLEMS.values()))
@@ -166,12 +159,9 @@ def _roads(results: Results, scale: Scale) -> Iterator[str]:
     yield from heading("The two roads: trained from scratch, or converted")
     yield from prose(
         "Fashion-MNIST. A trained serial twin is converted to one level; minutes of CPU are those of its training and",
-        "of",
-        f"what comes behind it. Refit: {scale.refit:,} training images without labels. Healing follows the twin's",
-        "answers",
-        "on all training images, without labels, for as many CPU seconds as the training from scratch took. Tuning",
-        "takes",
-        "labels, in as many steps as from scratch.",
+        f"of what comes behind it. Refit: {scale.refit:,} training images without labels. Healing follows the twin's",
+        "answers on all training images, without labels, for as many CPU seconds as the training from scratch took.",
+        "Tuning takes labels, in as many steps as from scratch.",
     )
     yield from table("road", "top-1, %", "CPU minutes behind the serial training", "in all")
     yield table_row(("serial twin", told(_percent(twin)), "", f"{before:.1f}"))

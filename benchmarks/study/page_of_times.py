@@ -20,10 +20,8 @@ def layers(results: Results, _scale: Scale) -> Iterator[str]:
     yield ""
     yield from prose(
         "Width 64, 49 tokens, one image, one thread; milliseconds of CPU time, medians in turn in one run, and",
-        "operators of",
-        "the exported graph that compute. `looped` runs branch after branch, `fused` is what is trained, `folded`",
-        "what is",
-        "served.",
+        "operators of the exported graph that compute. `looped` runs branch after branch, `fused` is what is trained,",
+        "`folded` what is served.",
     )
     for runner, forms in (*wide["ms"].items(), ("operators", wide["operators"])):
         counts = sorted(forms["serial"], key=int)
@@ -83,8 +81,8 @@ def ends(results: Results, _scale: Scale) -> Iterator[str]:
     yield "    t(N) = launch + work(N)"
     yield ""
     yield from prose(
-        "and time does not grow while work is small beside launches. By the cost model of [targets](targets.md) for an",
-        "H200 in bfloat16, one image, a folded Para-Former:",
+        "and time does not grow while work is small beside launches. By the cost model of [targets](targets.md) for",
+        "an H200 in bfloat16, one image, a folded Para-Former:",
     )
     yield from table("width", "tokens", "launch, us", "work of one, us", "work overtakes it at N", "time doubles at N")
     for width, found in foretold.items():
@@ -98,10 +96,9 @@ def ends(results: Results, _scale: Scale) -> Iterator[str]:
     yield from prose(
         f"On one core of this CPU an operator costs {cpu['operator_us']:.1f} us by itself and products run at",
         f"{cpu['gflops']:.0f} GFLOP/s, both measured apart. {cpu['operators']} operators and {cpu['flops'] / 1e6:.1f}",
-        "MFLOP",
-        f"of a branch of width 64 then foretell that products outweigh operators from N = {cpu['end']:g} on, and the",
-        "times",
-        f"above within {100 * errors[len(errors) // 2]:.0f} % at the median, {100 * errors[-1]:.0f} % at most:",
+        f"MFLOP of a branch of width 64 then foretell that products outweigh operators from N = {cpu['end']:g} on, and",
+        f"the times above within {100 * errors[len(errors) // 2]:.0f} % at the median, {100 * errors[-1]:.0f} % at",
+        "most:",
     )
     counts = sorted(times, key=int)
     yield from table("folded, eager, ms", *(f"N = {n}" for n in counts))
@@ -111,8 +108,7 @@ def ends(results: Results, _scale: Scale) -> Iterator[str]:
     places = "; ".join(f"{_place(found['end'])} of width {width}" for width, found in foretold.items())
     yield from prose(
         "So the sentence is true of a device that is mostly idle, and of as many devices as branches; it ends where",
-        "one",
-        f"device is full. That is from N = {cpu['end']:g} on on a core, and on an H200 from {places}.",
+        f"one device is full. That is from N = {cpu['end']:g} on on a core, and on an H200 from {places}.",
     )
 
 
