@@ -8,6 +8,7 @@
     choice      rates and the weight of prefixes, on training images that are held out
     fashion     Fashion-MNIST: the serial twin, joint and progressive training, as many blocks and steps
     cifar       the same on CIFAR-10
+    longer      the twin and progressive training on all images of Fashion-MNIST, one seed
     time        milliseconds and operators against layers, eager and ONNX Runtime; a roofline of the CPU and of an H200
     equal       serial networks that are as fast as the Para-Former
     branches    other numbers of branches, and serial networks of as many blocks
@@ -38,7 +39,7 @@ import torch  # noqa: E402
 
 from benchmarks.rows import Rows  # noqa: E402
 from benchmarks.sources import CACHE  # noqa: E402
-from benchmarks.study import roofline, timing  # noqa: E402
+from benchmarks.study import roofline, runs, timing  # noqa: E402
 from benchmarks.study.roads import roads, travelled  # noqa: E402
 from benchmarks.study.runs import PROBLEMS, QUICK, WAYS, Run, Scale, by_seed, choices, chosen, weight_choices  # noqa: E402
 from benchmarks.study.timing import FORMS, Shape, equal_depths  # noqa: E402
@@ -68,9 +69,9 @@ class Study:
     folder: Path
     quick: bool
 
-    def train(self, runs: Iterable[Run]) -> None:
+    def train(self, wanted: Iterable[Run]) -> None:
         """Each run that has no row yet."""
-        for run in runs:
+        for run in wanted:
             if is_measured(self.rows.kept(), run, self.scale):
                 continue
             print(f"{run.name} ...", flush=True)
@@ -97,6 +98,11 @@ def choice(study: Study) -> None:
 def fashion(study: Study) -> None:
     """Twin, joint and progressive."""
     study.train(by_seed(study.rows.kept(), study.scale, "fashion", WAYS, (study.scale.blocks,)))
+
+
+def longer(study: Study) -> None:
+    """Twin and progressive on all images, for some numbers of epochs."""
+    study.train(runs.longer(study.rows.kept(), study.scale))
 
 
 def cifar(study: Study) -> None:
@@ -174,6 +180,7 @@ PARTS: dict[str, Callable[[Study], None]] = {
     "choice": choice,
     "fashion": fashion,
     "cifar": cifar,
+    "longer": longer,
     "time": times,
     "equal": equal,
     "branches": branches,
@@ -189,7 +196,9 @@ def names(scale: Scale) -> tuple[str, ...]:
     depths = range(1, scale.blocks + 1)
     trainings = (f"{p}/{way}/{n}/{seed}" for p in PROBLEMS for way in WAYS for n in depths for seed in seeds)
     kept = ("time/own", "time/wide", "time/h200", *(f"roads/{seed}" for seed in seeds), "engines", "gpu")
-    return (*(run.name for run in choices(scale)), *trainings, *kept)
+    ways = ("serial", "progressive")
+    long = (f"longer/fashion/{way}/{scale.blocks}/{seed}/{n}" for n in scale.longer for way in ways for seed in seeds)
+    return (*(run.name for run in choices(scale)), *trainings, *long, *kept)
 
 
 def main() -> None:

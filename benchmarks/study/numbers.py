@@ -19,9 +19,10 @@ def current(results: Results, scale: Scale) -> dict[str, Any]:
 
 
 def _is_of(run: Mapping[str, Any], scale: Scale) -> bool:
-    train, epochs = (scale.choice_train, 1) if run["judges_on"] == "held-out" else (scale.train, scale.epochs)
+    lengths = {"choice": (scale.choice_images, 1), "rivals": (scale.images, scale.epochs)}
+    images, epochs = lengths.get(run["purpose"], (None, run["epochs"]))
     sizes = {name: getattr(scale, name) for name in SIZES}
-    return {**sizes, "train": train, "epochs": epochs}.items() <= run.items()
+    return {**sizes, "images": images, "epochs": epochs}.items() <= run.items()
 
 
 def scores(results: Results, scale: Scale, problem: str, way: Way, blocks: int) -> list[float]:

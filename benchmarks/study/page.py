@@ -14,7 +14,7 @@ from benchmarks.study.figures import write_accuracy, write_time
 from benchmarks.study.markdown import heading, item, prose, table
 from benchmarks.study.numbers import current, differences, prefixes, scores, told, trainings
 from benchmarks.study.page_of_times import ends, layers
-from benchmarks.study.runs import PROBLEMS, WAYS, Results, Scale, chosen
+from benchmarks.study.runs import PROBLEMS, WAYS, Results, Scale, Way, chosen
 
 _AIM = 0.5  # points of progressive training below its twin
 NAMES = {
@@ -29,7 +29,7 @@ def write_page(results: Results, scale: Scale, path: Path) -> None:
     results = current(results, scale)
     write_accuracy(results, scale, path.with_name("para-former-accuracy.svg"))
     write_time(results, path.with_name("para-former-time.svg"))
-    sections = (_head, _twins, _latency, _prefix_tables, _branches, _roads, layers, ends, _claims, _machines)
+    sections = (_head, _twins, _longer, _latency, _prefix_tables, _branches, _roads, layers, ends, _claims, _machines)
     lines = [line for section in sections for line in section(results, scale)]
     path.write_text("\n".join(lines).rstrip("\n") + "\n")
 
@@ -56,15 +56,15 @@ def _head(results: Results, scale: Scale) -> Iterator[str]:
         yield from prose(
             f"Learning rates were chosen for each way among {len(scale.rates)}, and the weight of prefixes among",
             f"{len(scale.weights)}, on a tenth of Fashion-MNIST's training images that was held out, after one pass",
-            f"over {scale.choice_train:,} others: {', '.join(rates)}; progressive takes the rate of joint training and",
-            f"gives the mean over all prefixes a weight of {weight[1]:g}. CIFAR-10 takes them over.",
+            f"over {scale.choice_images:,} others: {', '.join(rates)}; progressive takes the rate of joint training",
+            f"and gives the mean over all prefixes a weight of {weight[1]:g}. CIFAR-10 takes them over.",
         )
     yield from ("![accuracy against branches, and of every prefix](para-former-accuracy.svg)", "")
 
 
 def _passes(scale: Scale) -> str:
     passes = "one pass" if scale.epochs == 1 else f"{scale.epochs} passes"
-    images = "the training images" if scale.train is None else f"the first {scale.train:,} training images"
+    images = "the training images" if scale.images is None else f"the first {scale.images:,} training images"
     return f"{passes} over {images}"
 
 
@@ -97,6 +97,29 @@ def _twins(results: Results, scale: Scale) -> Iterator[str]:
     if flops:
         serial, wide = (flops[name] / 1e6 for name in ("serial", "folded"))
         yield from item(f"FLOPs of one image: serial {serial:.2f} million, Para-Former {wide:.2f} million, folded.")
+    yield ""
+
+
+def _longer(results: Results, scale: Scale) -> Iterator[str]:
+    """How far progressive training is ahead or behind when both are trained for longer."""
+    ways: tuple[Way, ...] = ("serial", "progressive")
+    rows = {
+        epochs: {way: results.get(f"longer/fashion/{way}/{scale.blocks}/{scale.seeds[0]}/{epochs}") for way in ways}
+        for epochs in scale.longer
+    }
+    done = {epochs: row for epochs, row in rows.items() if all(row.values())}
+    if not done:
+        return
+    yield from prose("Trained for longer, on all training images of Fashion-MNIST, one seed, with the same rates:")
+    yield from table("epochs", "steps", *(NAMES[way] for way in ways), "points", "CPU seconds")
+    for epochs, row in done.items():
+        serial, ours = (row[way] for way in ways)
+        assert serial is not None
+        assert ours is not None
+        cells = [f"{100 * each['top1']:.2f}" for each in (serial, ours)]
+        points = f"{100 * (ours['top1'] - serial['top1']):+.2f}"
+        seconds = ", ".join(f"{each['cpu_seconds']:.0f}" for each in (serial, ours))
+        yield table_row((epochs, f"{serial['steps']:,}", *cells, points, seconds))
     yield ""
 
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, fx
 
 from benchmarks.study.runs import Results, Run, Scale, run_of
-from benchmarks.study.training import checkpoint, data_of, fitted, trained
+from benchmarks.study.training import checkpoint, data_of, fitted, seen_by, trained
 from paraformer.checkpoint import load
-from paraformer.data.labelled import Labelled
+from paraformer.data.labelled import Dataset, Labelled
 from paraformer.training.starts import continued
 from paraformer.twins import from_serial
 from parallelize.data import Samples
@@ -89,19 +89,18 @@ def travelled(road: Road, scale: Scale, scratch: Mapping[str, Any], folder: Path
     path = checkpoint(road.serial, folder)
     if not path.exists():
         trained(road.serial, scale, folder)
-    data = data_of(PROBLEM, scale.train, scale.test)
+    data = seen_by(road.scratch, data_of(PROBLEM, scale.test))
     as_is = from_serial(load(path).build(), scale.blocks)
     row: dict[str, Any] = {"run": road.described(scale), "as_is": {"top1": _right(as_is, data.test)}}
-    row |= _converted(path, scale, float(scratch["cpu_seconds"]))
+    row |= _converted(path, scale, data, float(scratch["cpu_seconds"]))
     start = continued(load(path), path.name, branches=scale.blocks)
     tuned = fitted(start, road.scratch, scale, data, folder / f"{road.name.replace('/', '-')}-tuned.pt")
     row["tuned"] = {name: tuned[name] for name in ("top1", "prefixes", "steps", "cpu_seconds")}
     return {**row, "measured_on": machine(torch.get_num_threads())}
 
 
-def _converted(path: Path, scale: Scale, seconds: float) -> dict[str, Any]:
+def _converted(path: Path, scale: Scale, data: Dataset, seconds: float) -> dict[str, Any]:
     """Refit the twin on one level, then heal it until so many CPU seconds are used up."""
-    data = data_of(PROBLEM, scale.train, scale.test)
     begin = time.process_time()
     program = load_program(str(path), LoadOptions())
     (name,) = (spec.name for spec in program.inputs)

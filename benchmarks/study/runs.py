@@ -7,15 +7,16 @@ equally many on training images that were held out. A way of training is
     joint          branches of one block, of which the sum alone is trained
     progressive    the same, all prefixes trained in one step
 
-The name of a training is problem/way/blocks/seed; one that chooses a rate is choice/way/rate/weight of prefixes.
+The name of a training is problem/way/blocks/seed; one that chooses a rate is choice/way/rate/weight of prefixes; one on
+all images is longer/problem/way/blocks/seed/epochs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from benchmarks.sources import CACHE
 from paraformer.config import VisionConfig
@@ -23,6 +24,7 @@ from paraformer.data.idx import FASHION_MNIST
 from paraformer.training.options import TrainingOptions
 
 Way = Literal["serial", "joint", "progressive"]
+Purpose = Literal["choice", "rivals", "longer"]
 WAYS: tuple[Way, ...] = ("serial", "joint", "progressive")
 SIZES = ("width", "heads", "hidden", "batch_size", "test")  # of a scale that every row keeps
 Results = Mapping[str, Mapping[str, Any]]
@@ -60,12 +62,13 @@ class Scale:
         blocks: of the networks that are compared.
         counts: branches, or blocks of a serial network, of the other ones.
         epochs: of every training.
-        choice_train: training images of those that choose a rate, in one epoch.
+        choice_images: training images of those that choose a rate, in one epoch.
+        longer: epochs of trainings on all images.
         batch_size: samples of a step.
         seeds: of every training.
         rates: among which one is chosen for each way.
         weights: of prefixes, among which one is chosen.
-        train: training images; None is all.
+        images: training images; None is all.
         test: test images; None is all.
         refit: training images that a conversion is fitted to.
     """
@@ -76,12 +79,13 @@ class Scale:
     blocks: int = 8
     counts: tuple[int, ...] = (1, 2, 4)
     epochs: int = 1
-    choice_train: int = 12_800
+    choice_images: int = 12_800
+    longer: tuple[int, ...] = (1, 4)
     batch_size: int = 64
     seeds: tuple[int, ...] = (0, 1, 2)
-    rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
+    rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 16e-3)
     weights: tuple[float, ...] = (0.3, 0.6)
-    train: int | None = 16_000
+    images: int | None = 16_000
     test: int | None = None
     refit: int = 6000
 
@@ -96,8 +100,9 @@ QUICK = Scale(
     seeds=(0,),
     rates=(2e-3,),
     weights=(0.5,),
-    choice_train=384,
-    train=640,
+    choice_images=384,
+    images=640,
+    longer=(),
     test=200,
     refit=200,
 )
@@ -115,7 +120,8 @@ class Run:
         learning_rate: at its peak.
         prefix_weight: of the mean over all prefixes.
         epochs: passes over the training images.
-        judges_on: the test images, or training images that are held out.
+        images: the first so many training images; None is all.
+        purpose: a choice is judged on training images that are held out, others on the test images.
     """
 
     problem: str
@@ -125,15 +131,17 @@ class Run:
     learning_rate: float
     prefix_weight: float
     epochs: int
-    judges_on: Literal["test", "held-out"] = "test"
+    images: int | None
+    purpose: Purpose = "rivals"
 
     @property
     def name(self) -> str:
         """Where its row is kept."""
-        if self.judges_on == "test":
-            return f"{self.problem}/{self.way}/{self.blocks}/{self.seed}"
-        weight = f"/{self.prefix_weight:g}" if self.way == "progressive" else ""
-        return f"choice/{self.way}/{self.learning_rate:g}{weight}"
+        if self.purpose == "choice":
+            weight = f"/{self.prefix_weight:g}" if self.way == "progressive" else ""
+            return f"choice/{self.way}/{self.learning_rate:g}{weight}"
+        rivals = f"{self.problem}/{self.way}/{self.blocks}/{self.seed}"
+        return rivals if self.purpose == "rivals" else f"longer/{rivals}/{self.epochs}"
 
     def config(self, scale: Scale, pixels: Mapping[str, Any]) -> VisionConfig:
         """The sizes of its network, for images of some shape, mean and deviation."""
@@ -162,20 +170,22 @@ class Run:
     def described(self, scale: Scale) -> dict[str, Any]:
         """What it is, as a row keeps it: a row of another description is measured again."""
         sizes = {name: getattr(scale, name) for name in SIZES}
-        train = scale.train if self.judges_on == "test" else scale.choice_train
-        return {**asdict(self), **sizes, "train": train, "patch_size": PROBLEMS[self.problem].patch_size}
+        return {**asdict(self), **sizes, "patch_size": PROBLEMS[self.problem].patch_size}
 
 
 def choices(scale: Scale) -> list[Run]:
     """Trainings that choose rates: each way with each rate, then the weight of prefixes at joint training's rate."""
-    runs = [Run("fashion", way, scale.blocks, 0, rate, 0.5, 1, "held-out")
-            for way in ("serial", "joint") for rate in scale.rates]  # fmt: skip
+    runs = [_choice(scale, way, rate, 0.5) for way in ("serial", "joint") for rate in scale.rates]
     return [*runs, *(run for rate in scale.rates for run in weight_choices(scale, rate))]
 
 
 def weight_choices(scale: Scale, rate: float) -> list[Run]:
     """Trainings that choose the weight of prefixes, at one rate."""
-    return [Run("fashion", "progressive", scale.blocks, 0, rate, weight, 1, "held-out") for weight in scale.weights]
+    return [_choice(scale, "progressive", rate, weight) for weight in scale.weights]
+
+
+def _choice(scale: Scale, way: str, rate: float, weight: float) -> Run:
+    return Run("fashion", cast("Way", way), scale.blocks, 0, rate, weight, 1, scale.choice_images, "choice")
 
 
 def chosen(results: Results, scale: Scale, way: Way) -> tuple[float, float] | None:
@@ -204,7 +214,14 @@ def run_of(results: Results, scale: Scale, problem: str, way: Way, blocks: int, 
     found = chosen(results, scale, way)
     if found is None:
         raise RuntimeError(f"The rate of {way} training is not chosen yet: run the part `choice` first.")
-    return Run(problem, way, blocks, seed, *found, scale.epochs)
+    return Run(problem, way, blocks, seed, *found, scale.epochs, scale.images)
+
+
+def longer(results: Results, scale: Scale) -> list[Run]:
+    """Trainings of the first seed on all images, for some numbers of epochs, with the rates of the shorter ones."""
+    ways: tuple[Way, ...] = ("serial", "progressive")
+    runs = [run_of(results, scale, "fashion", way, scale.blocks, scale.seeds[0]) for way in ways]
+    return [replace(run, epochs=epochs, images=None, purpose="longer") for epochs in scale.longer for run in runs]
 
 
 def by_seed(

@@ -23,10 +23,10 @@ from parallelize.machine.measured_on import machine
 
 
 @lru_cache(maxsize=1)
-def data_of(problem: str, train: int | None, test: int | None) -> Dataset:
+def data_of(problem: str, test: int | None) -> Dataset:
     """The images of a problem."""
     whole = load_data(PROBLEMS[problem].folder)
-    return replace(whole, train=whole.train.head(train), test=whole.test.head(test))
+    return replace(whole, test=whole.test.head(test))
 
 
 def pixels_of(images: Labelled) -> dict[str, Any]:
@@ -41,18 +41,17 @@ def pixels_of(images: Labelled) -> dict[str, Any]:
     }
 
 
-def seen_by(run: Run, scale: Scale, data: Dataset) -> Dataset:
+def seen_by(run: Run, data: Dataset) -> Dataset:
     """The images that a run learns from and is judged on; the test images choose nothing."""
-    if run.judges_on == "test":
-        return data
+    if run.purpose != "choice":
+        return replace(data, train=data.train.head(run.images))
     learned, kept = kept_apart(data.train, 0, HELD_OUT)
-    return replace(data, train=learned.head(scale.choice_train), test=kept)
+    return replace(data, train=learned.head(run.images), test=kept)
 
 
 def trained(run: Run, scale: Scale, folder: Path) -> dict[str, Any]:
     """Train from new weights and return the row; the checkpoint stays in `folder`."""
-    images = scale.train if run.judges_on == "test" else None
-    data = seen_by(run, scale, data_of(run.problem, images, scale.test))
+    data = seen_by(run, data_of(run.problem, scale.test))
     start = scratch(run.config(scale, pixels_of(data.train)), run.seed)
     return {"run": run.described(scale), **fitted(start, run, scale, data, checkpoint(run, folder))}
 

@@ -87,8 +87,8 @@ def test_no_rate_is_taken_before_all_are_measured() -> None:
 
 def test_what_chooses_a_rate_sees_no_test_image(random_images: Dataset) -> None:
     run = choices(SCALE)[0]
-    seen = seen_by(run, replace(SCALE, choice_train=64), random_images)
-    assert (run.judges_on, len(seen.train), len(seen.test)) == ("held-out", 64, 20)
+    seen = seen_by(replace(run, images=64), random_images)
+    assert (run.purpose, len(seen.train), len(seen.test)) == ("choice", 64, 20)
     known = {bytes(image.numpy().tobytes()) for image in random_images.train.inputs[0]}
     assert all(bytes(image.numpy().tobytes()) in known for image in seen.test.inputs[0])
 
@@ -96,7 +96,7 @@ def test_what_chooses_a_rate_sees_no_test_image(random_images: Dataset) -> None:
 @pytest.mark.usefixtures("random_images")
 def test_a_training_becomes_a_row_that_is_not_measured_again_until_its_sizes_change(tmp_path: Path) -> None:
     scale = replace(QUICK, batch_size=64)
-    run = Run("fashion", "progressive", 2, 0, 2e-3, 0.5, 1)
+    run = Run("fashion", "progressive", 2, 0, 2e-3, 0.5, 1, None)
     row = trained(run, scale, tmp_path)
     assert row["steps"] == 4
     assert len(row["prefixes"]) == 2
@@ -109,7 +109,7 @@ def test_a_training_becomes_a_row_that_is_not_measured_again_until_its_sizes_cha
 @pytest.mark.usefixtures("random_images")
 def test_both_roads_start_from_the_weights_of_the_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roads, "_PROBED", 2)
-    twin, scratch = (Run("fashion", way, 2, 0, 2e-3, 0.5, 1) for way in ("serial", "joint"))
+    twin, scratch = (Run("fashion", way, 2, 0, 2e-3, 0.5, 1, None) for way in ("serial", "joint"))
     row = roads.travelled(roads.Road(twin, scratch), replace(QUICK, refit=100), _row(0.5, seconds=0.01), tmp_path)
     assert (tmp_path / "fashion-serial-2-0.pt").exists()
     assert set(row) >= {"as_is", "refitted", "healed", "tuned"}
