@@ -9,7 +9,8 @@
     fashion     Fashion-MNIST: the serial twin, joint and progressive training, as many blocks and steps
     cifar       the same on CIFAR-10
     longer      the twin and progressive training on all images of Fashion-MNIST, one seed
-    time        milliseconds and operators against layers, eager and ONNX Runtime; a roofline of the CPU and of an H200
+    time        milliseconds and operators against layers, eager and ONNX Runtime, and the roofline of the CPU
+    foretold    microseconds on an H200 against branches, by the cost model
     equal       serial networks that are as fast as the Para-Former
     branches    other numbers of branches, and serial networks of as many blocks
     roads       a trained twin converted and healed, against training from scratch
@@ -111,7 +112,7 @@ def cifar(study: Study) -> None:
 
 
 def times(study: Study) -> None:
-    """On the CPU, of the study's own shape and of a wider one, with the rooflines."""
+    """On the CPU, of the study's own shape and of a wider one, with the roofline."""
     layers, few, turns = ((1, 2), (2,), 3) if study.quick else (LAYERS, FEW_LAYERS, 60)
     blocks = study.scale.blocks
     twins = {"serial": tuple(range(1, blocks + 1)), "folded": (blocks,)}
@@ -122,10 +123,14 @@ def times(study: Study) -> None:
     depths = equal_depths(own["ms"], blocks)
     study.keep("time/own", {**own, "equal": depths, "flops": flops, "measured_on": machine(1)})
     study.keep("time/wide", {**wide, "cpu": roofline.on_cpu(WIDE, layers, turns), "measured_on": machine(1)})
+
+
+def foretold(study: Study) -> None:
+    """By the cost model of an H200, for some widths."""
     shapes = {"64": (WIDE, (1, 2))} if study.quick else SHAPES_OF_GPU
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
-        foretold = {name: roofline.predicted(shape, counts) for name, (shape, counts) in shapes.items()}
-    study.keep("time/h200", {"widths": foretold, "measured_on": machine(1)})
+        widths = {name: roofline.predicted(shape, counts) for name, (shape, counts) in shapes.items()}
+    study.keep("time/h200", {"widths": widths, "measured_on": machine(1)})
 
 
 def equal(study: Study) -> None:
@@ -182,6 +187,7 @@ PARTS: dict[str, Callable[[Study], None]] = {
     "cifar": cifar,
     "longer": longer,
     "time": times,
+    "foretold": foretold,
     "equal": equal,
     "branches": branches,
     "roads": both_roads,

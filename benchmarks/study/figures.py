@@ -56,9 +56,8 @@ def _h200(axes: Any, results: Results) -> None:
         axes.plot(list(taken), list(taken.values()), color=colour, linestyle=line, marker="o", markersize=3)
     foretold = results.get("time/h200", {}).get("widths", {}).get("192")
     if foretold:
-        counts = [count for count in foretold["work"] if int(count) <= 32]
-        total = [foretold["launch"][count] + foretold["work"][count] for count in counts]
-        axes.plot([int(n) for n in counts], total, color="#cc79a7", linestyle="--", label="folded, foretold")
+        total = {int(count): value for count, value in foretold["total"].items() if int(count) <= 32}
+        axes.plot(list(total), list(total.values()), color="#cc79a7", linestyle="--", label="folded, foretold")
     axes.set_yscale("log")
     _finish(axes, "H200, width 192, 196 tokens", "layers", None)
     axes.set_ylabel("us")

@@ -1,19 +1,23 @@
-"""Where time begins to grow with the number of layers: launching kernels against what they compute and move.
+"""Where time begins to grow with the number of layers: what does not grow, against what the branches compute and move.
 
 On a GPU, by the project's cost model, a network of N fused branches takes
 
-    t(N) = launch + work(N)      launch = t_graph + sum of t_fix,  work = sum of max( bytes / bandwidth, tiles )
+    t(N) = launch + outside + branches(N)      launch     t_graph + sum of t_fix
+                                               outside    work of the kernels that are alike for one and two branches
+                                               branches   work of the others: sum of max( bytes / bandwidth, tiles )
 
-Its kernels do not change in number with N, so launch is a constant, and work is what N branches read and multiply. Time
-does not grow as long as work is small beside launch. The end is where work(N) = launch, between two numbers of branches
-by a straight line. On a CPU the same argument has two numbers, both measured apart from what they foretell:
+Its kernels are as many for every N, so the first two are constants. Time does not grow as long as the third is small
+beside them, and the end is where it overtakes them, between two numbers of branches by a straight line. On a CPU the
+same argument has two numbers, both measured apart from what they foretell:
 
-    t(N) = operators c + N flops / r      c: time of one operator that computes next to nothing,  r: of products alone
+    t(N) = operators c + N flops / r           c: time of one operator that computes next to nothing
+                                               r: of products alone
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -25,7 +29,7 @@ from benchmarks.paraformer_speed import in_turn, operators
 from benchmarks.study.timing import Shape
 from parallelize.models.capture import capture
 from parallelize.models.clean import clean
-from parallelize.predicting.kernel import KINDS, Kernels
+from parallelize.predicting.kernel import Kernels
 from parallelize.predicting.kernels import kernels
 from parallelize.predicting.latency import Predictor
 from parallelize.predicting.target import Target, load_target
@@ -37,25 +41,25 @@ def predicted(shape: Shape, counts: tuple[int, ...], target: str = "h200") -> di
     """Microseconds of folded Para-Formers and serial networks by branches or blocks, as the cost model has them.
 
     Returns:
-        `tokens`; `launch` and `work` of the Para-Former and `serial`, each by count; `end`, the N at which work
-        overtakes launch, None where it does not within the counts; `doubled`, the N at which time is twice that of one
-        branch.
+        `tokens`, `kernels`, `launch` and `outside` of a Para-Former, `branches` and `total` by the number of them;
+        `serial` by blocks; `end`, the N at which branches overtake the rest, None where they do not within the counts.
     """
     gpu = load_target(target)
-    launch, work, serial = {}, {}, {}
-    for count in counts:
-        launch[count], work[count] = _parts(launched_by(shape, count, serial=False), gpu)
-    one = sum(_parts(launched_by(shape, 1, serial=True), gpu))
-    two = sum(_parts(launched_by(shape, 2, serial=True), gpu))
-    serial = {count: one + (count - 1) * (two - one) for count in counts}
-    total = {count: launch[count] + work[count] for count in counts}
+    networks = {count: launched_by(shape, count, serial=False) for count in counts}
+    alike = _alike(networks[1], networks[2])
+    launch, outside = _fixed(networks[1], gpu), _whole(alike, gpu) - _fixed(alike, gpu)
+    total = {count: _whole(network, gpu) for count, network in networks.items()}
+    branches = {count: value - launch - outside for count, value in total.items()}
+    one, two = (_whole(launched_by(shape, count, serial=True), gpu) for count in (1, 2))
     return {
         "tokens": shape.tokens,
-        "launch": {str(count): round(value, 3) for count, value in launch.items()},
-        "work": {str(count): round(value, 3) for count, value in work.items()},
-        "serial": {str(count): round(value, 3) for count, value in serial.items()},
-        "end": crossing(work, launch),
-        "doubled": crossing(total, dict.fromkeys(counts, 2 * total[counts[0]])),
+        "kernels": networks[1].count,
+        "launch": round(launch, 3),
+        "outside": round(outside, 3),
+        "branches": {str(count): round(value, 3) for count, value in branches.items()},
+        "total": {str(count): round(value, 3) for count, value in total.items()},
+        "serial": {str(count): round(one + (count - 1) * (two - one), 3) for count in counts},
+        "end": crossing(branches, dict.fromkeys(counts, launch + outside)),
     }
 
 
@@ -78,12 +82,19 @@ def launched_by(shape: Shape, count: int, *, serial: bool) -> Kernels:
     return kernels(program, {"batch": 1}, _PRECISION)
 
 
-def _parts(launched: Kernels, gpu: Target) -> tuple[float, float]:
-    """Microseconds that are fixed, and those that depend on sizes."""
-    whole = float(Predictor([launched], gpu.sms).microseconds(gpu)[0])
-    fixed = gpu.graph_us + sum(launch.times * gpu.fixed_us[launch.kernel.kind] for launch in launched.launches)
-    assert all(launch.kernel.kind in KINDS for launch in launched.launches)
-    return fixed, whole - fixed
+def _alike(one: Kernels, two: Kernels) -> Kernels:
+    """The kernels that both launch."""
+    counted = [Counter({launch.kernel: launch.times for launch in network.launches}) for network in (one, two)]
+    return Kernels.of((counted[0] & counted[1]).elements(), one.precision)
+
+
+def _whole(launched: Kernels, gpu: Target) -> float:
+    return float(Predictor([launched], gpu.sms).microseconds(gpu)[0])
+
+
+def _fixed(launched: Kernels, gpu: Target) -> float:
+    """What the kernels take however small they are."""
+    return gpu.graph_us + sum(launch.times * gpu.fixed_us[launch.kernel.kind] for launch in launched.launches)
 
 
 @torch.inference_mode()
