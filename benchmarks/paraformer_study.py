@@ -19,7 +19,7 @@
 
 A training is a row of benchmarks/results/paraformer_study.json as soon as it has ended, and one that was stopped goes
 on where its last epoch ended; rows whose sizes are not those of the study any more are made again. One thread computes,
-so that two calls with other parts or --seeds can run side by side. Weights are kept in benchmarks/.cache.
+so that two calls with other parts, --seeds or --epochs can run side by side. Weights are kept in benchmarks/.cache.
 Fashion-MNIST is the Debian package dataset-fashion-mnist, `python benchmarks/fetch.py cifar10` fetches CIFAR-10.
 """
 
@@ -29,6 +29,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -200,11 +201,12 @@ def names(scale: Scale) -> tuple[str, ...]:
     """Of all rows that there may be."""
     seeds = range(max(scale.seeds) + 1)
     depths = range(1, scale.blocks + 1)
-    trainings = (f"{p}/{way}/{n}/{seed}" for p in PROBLEMS for way in WAYS for n in depths for seed in seeds)
-    kept = ("time/own", "time/wide", "time/h200", *(f"roads/{seed}" for seed in seeds), "engines", "gpu")
-    ways = ("serial", "progressive")
-    long = (f"longer/fashion/{way}/{scale.blocks}/{seed}/{n}" for n in scale.longer for way in ways for seed in seeds)
-    return (*(run.name for run in choices(scale)), *trainings, *long, *kept)
+    every = product(PROBLEMS, WAYS, depths, seeds, scale.lengths)
+    long = product(("longer/fashion",), ("serial", "progressive"), (scale.blocks,), seeds, scale.longer)
+    trainings = ("/".join(map(str, parts)) for parts in (*every, *long))
+    roads_of = (f"roads/{seed}/{epochs}" for epochs in scale.lengths for seed in seeds)
+    times_of = ("time/own", "time/wide", "time/h200", "engines", "gpu")
+    return (*(run.name for run in choices(scale)), *trainings, *roads_of, *times_of)
 
 
 def main() -> None:
@@ -212,6 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--seeds", nargs="+", type=int, help="some of the seeds")
+    parser.add_argument("--epochs", nargs="+", type=int, help="some of the lengths of training")
     parser.add_argument("--quick", action="store_true", help="every part at sizes of seconds")
     parser.add_argument("--results", type=Path, help="keep them there, and write no page")
     parser.add_argument("--page", action="store_true", help="write the page alone")
@@ -221,7 +224,8 @@ def main() -> None:
     rows = Rows(arguments.results or RESULTS, names(scale))
     chosen_seeds = tuple(arguments.seeds or scale.seeds)
     folder = CACHE / ("paraformer_study_quick" if arguments.quick else "paraformer_study")
-    study = Study(replace(scale, seeds=chosen_seeds), rows, folder, arguments.quick)
+    wanted = replace(scale, seeds=chosen_seeds, lengths=tuple(arguments.epochs or scale.lengths))
+    study = Study(wanted, rows, folder, arguments.quick)
     for part in () if arguments.page else arguments.only:
         PARTS[part](study)
     if arguments.results is None and not arguments.quick:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean
 
-from benchmarks.study.numbers import differences, on_h200, prefixes, scores, spread, told
-from benchmarks.study.runs import PROBLEMS, Results, Scale
+from benchmarks.study.numbers import Length, fullest, lengths, on_h200, percents, spread, told
+from benchmarks.study.runs import PROBLEMS, Results, Scale, Way
 
 HOLDS, FAILS, PARTLY = "holds", "does not hold", "holds in part"
 UNCHECKED, MISSING = "cannot be checked here", "not measured yet"
 _CLOSE, _USABLE = 0.5, 1.0  # points
+_BOTH: tuple[Way, ...] = ("progressive", "joint")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
         _speed(results),
         Claim(
             "The scale and variety of the data decide how good it is.", "2407.21670", UNCHECKED,
-            "each problem was trained on one amount of data.",
+            "all rivals saw the same images; those trained for longer on more of them are one seed.",
         ),
         Claim(
             "Fine-tuning pretrained ViTs helps where data is scarce.", "2407.21670", UNCHECKED,
@@ -82,23 +83,26 @@ def _time(results: Results) -> Claim:
 def _deeper(results: Results, scale: Scale) -> Claim:
     text, source = "More parallel layers are better.", "2407.21670"
     counts = (*scale.counts, scale.blocks)
-    found = [scores(results, scale, "fashion", "joint", count) for count in counts]
-    if not all(found):
+    length = fullest(results, scale, *(("fashion", "joint", count) for count in counts))
+    if length is None:
         return Claim(text, source, MISSING, "")
+    found = [length.scores("fashion", "joint", count) for count in counts]
     gain, noise = mean(found[-1]) - mean(found[0]), max(map(spread, found))
     rising = all(mean(a) <= mean(b) + noise for a, b in pairwise(found))
     verdict = HOLDS if gain > noise and rising else PARTLY if gain > noise else FAILS
     row = ", ".join(f"{count}: {told(values)}" for count, values in zip(counts, found, strict=True))
-    return Claim(text, source, verdict, f"Fashion-MNIST, top-1 by branches, trained jointly: {row}.")
+    return Claim(
+        text, source, verdict, f"Fashion-MNIST, {length.steps} steps, top-1 by branches, trained jointly: {row}."
+    )
 
 
 def _sum(results: Results, scale: Scale) -> Claim:
     text = "A residual network is a sum of terms, so what the terms read of each other can be dropped."
-    rows = [row for seed in scale.seeds if (row := results.get(f"roads/{seed}")) is not None]
-    twin = scores(results, scale, "fashion", "serial", scale.blocks)
-    if not rows or not twin:
+    known = [length for length in lengths(results, scale) if length.roads()]
+    if not known:
         return Claim(text, "2407.21670", MISSING, "")
-    as_is = [100 * row["as_is"]["top1"] for row in rows]
+    as_is = percents([row["as_is"] for row in known[0].roads()])
+    twin = known[0].scores("fashion", "serial")
     verdict = HOLDS if mean(twin) - mean(as_is) < _CLOSE else FAILS
     evidence = (
         f"the sum is an identity, dropping is not: a trained twin of {told(twin)} % keeps {told(as_is)} % when its"
@@ -127,8 +131,11 @@ def _speed(results: Results) -> Claim:
 
 def _accuracy(results: Results, scale: Scale) -> Claim:
     text, source = "More accurate than the serial ViT, by up to 2.39 points.", "2510.15425"
-    found = {facts.title: differences(results, scale, problem, "progressive") for problem, facts in PROBLEMS.items()}
-    known = {title: values for title, values in found.items() if values}
+    known = {}
+    for problem, facts in PROBLEMS.items():
+        for length in reversed(lengths(results, scale)):
+            values = length.differences(problem, "progressive")
+            known |= {f"{facts.title}, {length.steps} steps": values} if values else {}
     if not known:
         return Claim(text, source, MISSING, "")
     above = [mean(values) > spread(values) for values in known.values()]
@@ -139,23 +146,35 @@ def _accuracy(results: Results, scale: Scale) -> Claim:
 
 def _prefixes(results: Results, scale: Scale) -> Claim:
     text, source = "Progressive training makes every prefix of the branches a usable model.", "2510.15425"
-    ours, joint = (prefixes(results, scale, "fashion", way) for way in ("progressive", "joint"))
-    if not ours:
+    length = _trained_progressively(results, scale)
+    if length is None:
         return Claim(text, source, MISSING, "")
+    ours, joint = (length.prefixes("fashion", way) for way in _BOTH)
     least, whole = mean(ours[0]), mean(ours[-1])
     other = f"; trained jointly its first branch alone has {told(joint[0])}" if joint else ""
     verdict = HOLDS if whole - least < 10 * _USABLE else FAILS
-    return Claim(text, source, verdict, f"Fashion-MNIST: one branch {told(ours[0])}, all {told(ours[-1])}{other}.")
+    return Claim(
+        text,
+        source,
+        verdict,
+        f"Fashion-MNIST, {length.steps} steps: one branch {told(ours[0])}, all {told(ours[-1])}{other}.",
+    )
 
 
 def _compression(results: Results, scale: Scale) -> Claim:
     text, source = "Up to 15.07 times smaller by leaving out branches.", "2510.15425"
-    found = prefixes(results, scale, "fashion", "progressive")
-    if not found:
+    length = _trained_progressively(results, scale)
+    if length is None:
         return Claim(text, source, MISSING, "")
+    found = length.prefixes("fashion", "progressive")
     enough = next(count for count, values in enumerate(found, 1) if mean(found[-1]) - mean(values) <= _USABLE)
+    near, whole = told(found[enough - 1]), told(found[-1])
     evidence = (
-        f"Fashion-MNIST: {enough} of {scale.blocks} branches are within one point of all ({told(found[enough - 1])} of"
-        f" {told(found[-1])}), {scale.blocks / enough:.1f} times fewer; a factor of 15 asks for more branches."
+        f"Fashion-MNIST, {length.steps} steps: {enough} of {scale.blocks} branches are within one point of all ({near}"
+        f" of {whole}), {scale.blocks / enough:.1f} times fewer; a factor of 15 asks for more branches."
     )
     return Claim(text, source, PARTLY if enough < scale.blocks else FAILS, evidence)
+
+
+def _trained_progressively(results: Results, scale: Scale) -> Length | None:
+    return fullest(results, scale, *(("fashion", way, scale.blocks) for way in _BOTH))

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.study.numbers import on_h200, prefixes, scores, spread
+from benchmarks.study.numbers import Length, fullest, on_h200, spread
 from benchmarks.study.runs import PROBLEMS, WAYS, Results, Scale
 from parallelize.inspecting.svg_figure import svg_figure
 
@@ -19,18 +19,19 @@ def write_accuracy(results: Results, scale: Scale, path: Path) -> None:
     with svg_figure(path, 9.0, 3.4) as figure:
         left, *others = figure.subplots(1, 3)
         counts = (*scale.counts, scale.blocks)
-        for way in WAYS:
-            points = [(count, found) for count in counts if (found := scores(results, scale, "fashion", way, count))]
+        length = fullest(results, scale, *(("fashion", way, count) for way in WAYS for count in counts))
+        for way in WAYS if length else ():
+            points = [(count, found) for count in counts if length and (found := length.scores("fashion", way, count))]
             _bars(left, points, way)
-        _finish(left, "Fashion-MNIST", "branches, or serial blocks", list(counts))
+        _finish(left, f"Fashion-MNIST{_steps(length)}", "branches, or serial blocks", list(counts))
         for axes, (problem, facts) in zip(others, PROBLEMS.items(), strict=True):
-            for way in ("joint", "progressive"):
-                shares = prefixes(results, scale, problem, way)
-                _bars(axes, list(enumerate(shares, 1)), way)
-            twin = scores(results, scale, problem, "serial", scale.blocks)
-            if twin:
-                axes.axhline(mean(twin), color=COLOURS["serial"], linestyle="--", linewidth=0.8, label="serial")
-            _finish(axes, f"{facts.title}: prefixes", f"first of {scale.blocks} branches", None)
+            length = fullest(results, scale, *((problem, way, scale.blocks) for way in WAYS))
+            for way in ("joint", "progressive") if length else ():
+                _bars(axes, list(enumerate(length.prefixes(problem, way), 1)) if length else [], way)
+            if length:
+                twin = mean(length.scores(problem, "serial"))
+                axes.axhline(twin, color=COLOURS["serial"], linestyle="--", linewidth=0.8, label="serial twin")
+            _finish(axes, f"{facts.title}, prefixes{_steps(length)}", f"first of {scale.blocks} branches", None)
         _legend(figure)
 
 
@@ -61,6 +62,10 @@ def _h200(axes: Any, results: Results) -> None:
     axes.set_yscale("log")
     _finish(axes, "H200, width 192, 196 tokens", "layers", None)
     axes.set_ylabel("us")
+
+
+def _steps(length: Length | None) -> str:
+    return f", {length.steps} steps" if length else ""
 
 
 def _bars(axes: Any, points: list[tuple[int, list[float]]], way: str) -> None:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from benchmarks.rows import table_row
 from benchmarks.rows import told as told_machine
 from benchmarks.study.claims import claims
 from benchmarks.study.figures import write_accuracy, write_time
 from benchmarks.study.markdown import heading, item, prose, table
-from benchmarks.study.numbers import current, differences, prefixes, scores, told, trainings
+from benchmarks.study.numbers import Length, current, lengths, percents, told
 from benchmarks.study.page_of_times import ends, layers
 from benchmarks.study.runs import PROBLEMS, WAYS, Results, Scale, Way, chosen
+from parallelize.terminal.words import listed
 
 _AIM = 0.5  # points of progressive training below its twin
 NAMES = {
     "serial": "serial twin",
     "joint": "Para-Former, joint",
     "progressive": "Para-Former, progressive",
+}
+ROADS = {
+    "as_is": "converted, as is",
+    "refitted": "converted, refitted",
+    "healed": "converted, refitted, healed",
+    "tuned": "converted, as is, then tuned with labels",
 }
 
 
@@ -63,7 +70,7 @@ def _head(results: Results, scale: Scale) -> Iterator[str]:
 
 
 def _passes(scale: Scale) -> str:
-    passes = "one pass" if scale.epochs == 1 else f"{scale.epochs} passes"
+    passes = listed([f"{epochs}" for epochs in sorted(scale.lengths)], "or") + " passes"
     images = "the training images" if scale.images is None else f"the first {scale.images:,} training images"
     return f"{passes} over {images}"
 
@@ -74,24 +81,25 @@ def _twins(results: Results, scale: Scale) -> Iterator[str]:
         "A branch is a block of the serial twin, so both have the same parameters, and but for a sum the same FLOPs.",
     )
     yield from table("problem", "network", "parameters", "steps", "top-1, %", "by seed", "CPU seconds")
-    for problem, facts in PROBLEMS.items():
+    every = [(problem, length) for problem in PROBLEMS for length in reversed(lengths(results, scale))]
+    for problem, length in every:
         for way in WAYS:
-            rows = trainings(results, scale, problem, way, scale.blocks)
+            rows = length.trainings(problem, way)
             if rows:
-                found = scores(results, scale, problem, way, scale.blocks)
+                found = length.scores(problem, way)
                 seconds = mean(row["cpu_seconds"] for row in rows)
                 each = ", ".join(f"{value:.2f}" for value in found)
-                cells = (f"{rows[0]['parameters']:,}", f"{rows[0]['steps']:,}", told(found), each, f"{seconds:.0f}")
-                yield table_row((facts.title, NAMES[way], *cells))
+                cells = (f"{rows[0]['parameters']:,}", length.steps, told(found), each, f"{seconds:.0f}")
+                yield table_row((PROBLEMS[problem].title, NAMES[way], *cells))
     yield ""
-    for problem, facts in PROBLEMS.items():
-        apart = differences(results, scale, problem, "progressive")
-        joint = differences(results, scale, problem, "joint")
+    for problem, length in every:
+        apart, joint = (length.differences(problem, way) for way in ("progressive", "joint"))
         if apart:
             within = "no more than" if mean(apart) >= -_AIM else "more than"
             yield from item(
-                f"{facts.title}: progressive training ends {told(apart, signed=True)} points from the twin, seed by",
-                f"seed, {within} {_AIM} below it; joint training {told(joint, signed=True)}.",
+                f"{PROBLEMS[problem].title}, {length.steps} steps: progressive training ends",
+                f"{told(apart, signed=True)} points from the twin, seed by seed, {within} {_AIM} below it; joint",
+                f"training {told(joint, signed=True)}.",
             )
     flops = results.get("time/own", {}).get("flops")
     if flops:
@@ -137,13 +145,18 @@ def _latency(results: Results, scale: Scale) -> Iterator[str]:
     yield from table(*heads, *(f"{facts.title}: Para-Former, serial" for facts in PROBLEMS.values()))
     for runner, depth in own["equal"].items():
         serial, wide = own["ms"][runner]["serial"], own["ms"][runner]["folded"][str(scale.blocks)]
-        pairs = [
-            f"{told(scores(results, scale, problem, 'progressive', scale.blocks))}, "
-            f"{told(scores(results, scale, problem, 'serial', depth))}"
-            for problem in PROBLEMS
-        ]
+        pairs = [_pair(lengths(results, scale), problem, depth) for problem in PROBLEMS]
         yield table_row((runner, wide, serial[str(scale.blocks)], depth, serial[str(depth)], *pairs))
     yield ""
+
+
+def _pair(known: list[Length], problem: str, depth: int) -> str:
+    """Scores of the Para-Former and of a serial network, of the longest training of both."""
+    for length in known:
+        ours, serial = length.scores(problem, "progressive"), length.scores(problem, "serial", depth)
+        if ours and serial:
+            return f"{told(ours)}, {told(serial)} ({length.steps} steps)"
+    return "not measured"
 
 
 def _prefix_tables(results: Results, scale: Scale) -> Iterator[str]:
@@ -151,12 +164,13 @@ def _prefix_tables(results: Results, scale: Scale) -> Iterator[str]:
     yield from prose(
         "Top-1 of the first so many branches of one trained network, in percent.",
     )
-    yield from table("problem", "training", *map(str, range(1, scale.blocks + 1)))
-    for problem, facts in PROBLEMS.items():
-        for way in ("progressive", "joint"):
-            found = prefixes(results, scale, problem, way)
-            if found:
-                yield table_row((facts.title, way, *map(told, found)))
+    yield from table("problem", "steps", "training", *map(str, range(1, scale.blocks + 1)))
+    every = [(problem, length) for problem in PROBLEMS for length in reversed(lengths(results, scale))]
+    ways: tuple[Way, ...] = ("progressive", "joint")
+    for (problem, length), way in product(every, ways):
+        found = length.prefixes(problem, way)
+        if found:
+            yield table_row((PROBLEMS[problem].title, length.steps, way, *map(told, found)))
     yield ""
 
 
@@ -166,44 +180,41 @@ def _branches(results: Results, scale: Scale) -> Iterator[str]:
         "Fashion-MNIST; each network trained by itself, in as many steps.",
     )
     counts = (*scale.counts, scale.blocks)
-    yield from table("training", *(f"{count}" for count in counts))
-    for way in WAYS:
-        yield table_row((NAMES[way], *(told(scores(results, scale, "fashion", way, count)) for count in counts)))
+    yield from table("steps", "training", *counts)
+    for length, way in product(reversed(lengths(results, scale)), WAYS):
+        found = [length.scores("fashion", way, count) for count in counts]
+        if any(found):
+            yield table_row((length.steps, NAMES[way], *map(told, found)))
     yield ""
 
 
 def _roads(results: Results, scale: Scale) -> Iterator[str]:
-    rows = [results[f"roads/{seed}"] for seed in scale.seeds if f"roads/{seed}" in results]
-    if not rows:
+    known = [length for length in reversed(lengths(results, scale)) if length.roads()]
+    if not known:
         return
-    twin = trainings(results, scale, "fashion", "serial", scale.blocks)
-    scratch = trainings(results, scale, "fashion", "joint", scale.blocks)
-    before = mean(row["cpu_seconds"] for row in twin) / 60
     yield from heading("The two roads: trained from scratch, or converted")
     yield from prose(
         "Fashion-MNIST. A trained serial twin is converted to one level; minutes of CPU are those of its training and",
         f"of what comes behind it. Refit: {scale.refit:,} training images without labels. Healing follows the twin's",
-        "answers on all training images, without labels, for as many CPU seconds as the training from scratch took.",
-        "Tuning takes labels, in as many steps as from scratch.",
+        "answers on all training images of the study, without labels, for as many CPU seconds as the training from",
+        "scratch took. Tuning takes labels, in as many steps as from scratch.",
     )
-    yield from table("road", "top-1, %", "CPU minutes behind the serial training", "in all")
-    yield table_row(("serial twin", told(_percent(twin)), "", f"{before:.1f}"))
-    taken = mean(row["cpu_seconds"] for row in scratch) / 60
-    yield table_row(("Para-Former from scratch, joint", told(_percent(scratch)), "", f"{taken:.1f}"))
-    for key, name in {
-        "as_is": "converted, as is",
-        "refitted": "converted, refitted",
-        "healed": "converted, refitted, healed",
-        "tuned": "converted, as is, then tuned with labels",
-    }.items():
-        found = [row[key] for row in rows]
-        minutes = mean(row.get("cpu_seconds", 0.0) for row in found) / 60
-        yield table_row((name, told(_percent(found)), f"{minutes:.1f}", f"{before + minutes:.1f}"))
+    yield from table("steps", "road", "top-1, %", "CPU minutes behind the serial training", "in all")
+    for length in known:
+        yield from _roads_of(length)
     yield ""
 
 
-def _percent(rows: list[Any]) -> list[float]:
-    return [100 * row["top1"] for row in rows]
+def _roads_of(length: Length) -> Iterator[str]:
+    rows, twin, scratch = length.roads(), length.trainings("fashion", "serial"), length.trainings("fashion", "joint")
+    before, taken = (mean(row["cpu_seconds"] for row in each) / 60 for each in (twin, scratch))
+    yield table_row((length.steps, "serial twin", told(percents(twin)), "", f"{before:.1f}"))
+    yield table_row((length.steps, "Para-Former from scratch, joint", told(percents(scratch)), "", f"{taken:.1f}"))
+    for key, name in ROADS.items():
+        found = [row[key] for row in rows]
+        minutes = mean(row.get("cpu_seconds", 0.0) for row in found) / 60
+        cells = (told(percents(found)), f"{minutes:.1f}", f"{before + minutes:.1f}")
+        yield table_row((length.steps, name, *cells))
 
 
 def _claims(results: Results, scale: Scale) -> Iterator[str]:

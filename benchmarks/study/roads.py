@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Road:
     @property
     def name(self) -> str:
         """Where its row is kept."""
-        return f"roads/{self.serial.seed}"
+        return f"roads/{self.serial.seed}/{self.serial.epochs}"
 
     def described(self, scale: Scale) -> dict[str, Any]:
         """What it is, as a row keeps it."""
@@ -66,9 +67,12 @@ class Road:
 
 
 def roads(results: Results, scale: Scale) -> list[Road]:
-    """One for each seed."""
-    of = partial(run_of, results, scale, PROBLEM)
-    return [Road(of("serial", scale.blocks, seed), of("joint", scale.blocks, seed)) for seed in scale.seeds]
+    """One for each length and seed."""
+    pairs = product(scale.lengths, scale.seeds)
+    return [
+        Road(*(run_of(results, scale, PROBLEM, way, scale.blocks, seed, epochs) for way in ("serial", "joint")))
+        for epochs, seed in pairs
+    ]
 
 
 def one_level(blocks: int) -> Plan:

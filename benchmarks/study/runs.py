@@ -7,14 +7,15 @@ equally many on training images that were held out. A way of training is
     joint          branches of one block, of which the sum alone is trained
     progressive    the same, all prefixes trained in one step
 
-The name of a training is problem/way/blocks/seed; one that chooses a rate is choice/way/rate/weight of prefixes; one on
-all images is longer/problem/way/blocks/seed/epochs.
+The name of a training is problem/way/blocks/seed/epochs, behind longer/ where it is on all images; that of one that
+chooses a rate is choice/way/rate/weight of prefixes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -61,7 +62,7 @@ class Scale:
         hidden: features between the two linears of an MLP.
         blocks: of the networks that are compared.
         counts: branches, or blocks of a serial network, of the other ones.
-        epochs: of every training.
+        lengths: epochs of the trainings that are compared.
         choice_images: training images of those that choose a rate, in one epoch.
         longer: epochs of trainings on all images.
         batch_size: samples of a step.
@@ -78,7 +79,7 @@ class Scale:
     hidden: int = 64
     blocks: int = 8
     counts: tuple[int, ...] = (1, 2, 4)
-    epochs: int = 1
+    lengths: tuple[int, ...] = (1, 8)
     choice_images: int = 12_800
     longer: tuple[int, ...] = (1, 4)
     batch_size: int = 64
@@ -96,7 +97,7 @@ QUICK = Scale(
     hidden=16,
     blocks=2,
     counts=(1,),
-    epochs=1,
+    lengths=(1,),
     seeds=(0,),
     rates=(2e-3,),
     weights=(0.5,),
@@ -140,8 +141,8 @@ class Run:
         if self.purpose == "choice":
             weight = f"/{self.prefix_weight:g}" if self.way == "progressive" else ""
             return f"choice/{self.way}/{self.learning_rate:g}{weight}"
-        rivals = f"{self.problem}/{self.way}/{self.blocks}/{self.seed}"
-        return rivals if self.purpose == "rivals" else f"longer/{rivals}/{self.epochs}"
+        rivals = f"{self.problem}/{self.way}/{self.blocks}/{self.seed}/{self.epochs}"
+        return rivals if self.purpose == "rivals" else f"longer/{rivals}"
 
     def config(self, scale: Scale, pixels: Mapping[str, Any]) -> VisionConfig:
         """The sizes of its network, for images of some shape, mean and deviation."""
@@ -205,7 +206,7 @@ def _best(results: Results, runs: list[Run]) -> Run | None:
     return max(runs, key=lambda run: results[run.name]["top1"])
 
 
-def run_of(results: Results, scale: Scale, problem: str, way: Way, blocks: int, seed: int) -> Run:
+def run_of(results: Results, scale: Scale, problem: str, way: Way, blocks: int, seed: int, epochs: int) -> Run:
     """A training with the chosen rate.
 
     Raises:
@@ -214,22 +215,22 @@ def run_of(results: Results, scale: Scale, problem: str, way: Way, blocks: int, 
     found = chosen(results, scale, way)
     if found is None:
         raise RuntimeError(f"The rate of {way} training is not chosen yet: run the part `choice` first.")
-    return Run(problem, way, blocks, seed, *found, scale.epochs, scale.images)
+    return Run(problem, way, blocks, seed, *found, epochs, scale.images)
 
 
 def longer(results: Results, scale: Scale) -> list[Run]:
     """Trainings of the first seed on all images, for some numbers of epochs, with the rates of the shorter ones."""
     ways: tuple[Way, ...] = ("serial", "progressive")
-    runs = [run_of(results, scale, "fashion", way, scale.blocks, scale.seeds[0]) for way in ways]
-    return [replace(run, epochs=epochs, images=None, purpose="longer") for epochs in scale.longer for run in runs]
+    runs = [
+        run_of(results, scale, "fashion", way, scale.blocks, scale.seeds[0], n) for n in scale.longer for way in ways
+    ]
+    return [replace(run, images=None, purpose="longer") for run in runs]
 
 
 def by_seed(
     results: Results, scale: Scale, problem: str, ways: tuple[Way, ...], counts: tuple[int, ...]
 ) -> Iterator[Run]:
-    """Trainings of some ways and sizes, seed by seed, so that what is there first is comparable."""
-    for seed in scale.seeds:
-        for blocks in counts:
-            for way in ways:
-                if blocks > 1 or way == "serial":  # one branch is the serial network of one block
-                    yield run_of(results, scale, problem, way, blocks, seed)
+    """Trainings of some ways and sizes, the short ones first, seed by seed, so that what is there is comparable."""
+    for epochs, seed, blocks, way in product(scale.lengths, scale.seeds, counts, ways):
+        if blocks > 1 or way == "serial":  # one branch is the serial network of one block
+            yield run_of(results, scale, problem, way, blocks, seed, epochs)

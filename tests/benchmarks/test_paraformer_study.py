@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.study import roads, training
 from benchmarks.study.claims import FAILS, HOLDS, MISSING, UNCHECKED, claims
-from benchmarks.study.numbers import differences, scores, told
+from benchmarks.study.numbers import Length, fullest, told
 from benchmarks.study.page import write_page
 from benchmarks.study.roofline import crossing
 from benchmarks.study.runs import QUICK, Run, Scale, by_seed, choices, chosen
@@ -38,13 +38,13 @@ def _results() -> dict[str, dict[str, Any]]:
     rows = _choices("choice/progressive/0.001/0.8")
     for problem in ("fashion", "cifar"):
         for seed in SCALE.seeds:
-            rows[f"{problem}/serial/1/{seed}"] = _row(0.70 + seed / 100)
-            rows[f"{problem}/serial/2/{seed}"] = _row(0.80 + seed / 100)
-            rows[f"{problem}/joint/2/{seed}"] = _row(0.81 + seed / 100, 0.3, 0.81)
-            rows[f"{problem}/progressive/2/{seed}"] = _row(0.82 + seed / 100, 0.815, 0.82)
+            rows[f"{problem}/serial/1/{seed}/1"] = _row(0.70 + seed / 100)
+            rows[f"{problem}/serial/2/{seed}/1"] = _row(0.80 + seed / 100)
+            rows[f"{problem}/joint/2/{seed}/1"] = _row(0.81 + seed / 100, 0.3, 0.81)
+            rows[f"{problem}/progressive/2/{seed}/1"] = _row(0.82 + seed / 100, 0.815, 0.82)
     for seed in SCALE.seeds:
         road = {"as_is": {"top1": 0.3}, "tuned": {"top1": 0.83, "cpu_seconds": 60.0}}
-        rows[f"roads/{seed}"] = {
+        rows[f"roads/{seed}/1"] = {
             **road, "refitted": {"top1": 0.6, "cpu_seconds": 6.0}, "healed": {"top1": 0.7, "cpu_seconds": 60.0},
             "measured_on": MACHINE,
         }  # fmt: skip
@@ -71,9 +71,9 @@ def test_rivals_make_as_many_steps_with_the_rates_that_were_best_on_held_out_ima
     assert chosen(results, SCALE, "joint") == (2e-3, 0.5)
     runs = list(by_seed(results, SCALE, "fashion", ("serial", "joint", "progressive"), (1, 2)))
     assert [run.name for run in runs[:4]] == [
-        "fashion/serial/1/0", "fashion/serial/2/0", "fashion/joint/2/0", "fashion/progressive/2/0",
+        "fashion/serial/1/0/1", "fashion/serial/2/0/1", "fashion/joint/2/0/1", "fashion/progressive/2/0/1",
     ]  # fmt: skip
-    assert {run.epochs for run in runs} == {SCALE.epochs}
+    assert {run.epochs for run in runs} == set(SCALE.lengths)
     assert {run.learning_rate for run in runs if run.way != "serial"} == {2e-3}
 
 
@@ -111,7 +111,7 @@ def test_both_roads_start_from_the_weights_of_the_twin(tmp_path: Path, monkeypat
     monkeypatch.setattr(roads, "_PROBED", 2)
     twin, scratch = (Run("fashion", way, 2, 0, 2e-3, 0.5, 1, None) for way in ("serial", "joint"))
     row = roads.travelled(roads.Road(twin, scratch), replace(QUICK, refit=100), _row(0.5, seconds=0.01), tmp_path)
-    assert (tmp_path / "fashion-serial-2-0.pt").exists()
+    assert (tmp_path / "fashion-serial-2-0-1.pt").exists()
     assert set(row) >= {"as_is", "refitted", "healed", "tuned"}
     assert row["healed"]["steps"] == 2
     assert row["tuned"]["steps"] == 4
@@ -138,19 +138,36 @@ def test_all_forms_of_a_shape_compute_alike_on_as_many_layers() -> None:
 
 
 def test_scores_are_percents_of_the_seeds_that_are_there() -> None:
-    results = _results()
-    assert scores(results, SCALE, "fashion", "joint", 1) == pytest.approx([70, 71])
-    assert differences(results, SCALE, "fashion", "progressive") == pytest.approx([2, 2])
+    length = Length(SCALE, 1, _results())
+    assert length.scores("fashion", "joint", 1) == pytest.approx([70, 71])
+    assert length.differences("fashion", "progressive") == pytest.approx([2, 2])
+    assert Length(SCALE, 8, _results()).scores("fashion", "joint") == []
     assert [told([]), told([84.0]), told([84.0, 86.0])] == ["not measured", "84.00 (one seed)", "85.00 ± 1.41"]
+
+
+def test_what_is_shown_is_the_longest_training_of_which_most_seeds_are_measured() -> None:
+    results = _results()
+    both, needed = replace(SCALE, lengths=(1, 4)), (("fashion", "serial", 2), ("fashion", "joint", 2))
+    for seed in SCALE.seeds:
+        results[f"fashion/serial/2/{seed}/4"] = _row(0.9)
+    found = fullest(results, both, *needed)
+    assert found is not None
+    assert found.epochs == 1
+    for seed in SCALE.seeds:
+        results[f"fashion/joint/2/{seed}/4"] = _row(0.9)
+    found = fullest(results, both, *needed)
+    assert found is not None
+    assert found.epochs == 4
+    assert fullest({}, both, *needed) is None
 
 
 def test_the_page_says_how_far_each_way_is_from_its_twin_and_has_figures_beside_it(tmp_path: Path) -> None:
     write_page(_results(), SCALE, tmp_path / "para-former.md")
     text = (tmp_path / "para-former.md").read_text()
     assert "| Fashion-MNIST | Para-Former, progressive | 1,234 | 10 | 82.50 ± 0.71 | 82.00, 83.00 | 60 |" in text
-    assert "- Fashion-MNIST: progressive training ends +2.00 ± 0.00 points from the twin" in text
-    assert "| Fashion-MNIST | progressive | 81.50 ± 0.00 | 82.00 ± 0.00 |" in text
-    assert "| converted, refitted, healed | 70.00 ± 0.00 | 1.0 | 2.0 |" in text
+    assert "- Fashion-MNIST, 10 steps: progressive training ends +2.00 ± 0.00 points from the twin" in text
+    assert "| Fashion-MNIST | 10 | progressive | 81.50 ± 0.00 | 82.00 ± 0.00 |" in text
+    assert "| 10 | converted, refitted, healed | 70.00 ± 0.00 | 1.0 | 2.0 |" in text
     assert all((tmp_path / f"para-former-{name}.svg").stat().st_size for name in ("accuracy", "time"))
 
 
