@@ -64,6 +64,11 @@ to what it took for {len(next(iter(found["reduced"].values()))) - 1} sizes; the 
 **{cores} cores: of 4 processes two share a core, so computing counts {4 / cores:g} times for them.** They show that
 the sum is right and the arithmetic holds, not that 4 processes are quicker.
 """
+    if found["load"] > 2 * cores:
+        yield f"""**The machine was not idle** (load average {found["load"]:.0f}, a few of it these processes): more
+processes get more of the cores then, so several look quicker than they are, and the ratios of the last column are as
+uneven as that load. Measure again on an idle machine before anything is concluded from them.
+"""
     yield "| processes | a, ms | n b for a state, ms | measured for a state, ms |"
     yield "|---|---|---|---|"
     fits = {count: fitted(times) for count, times in found["reduced"].items()}
