@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from parallelize.conversion.loading.load import load
     from parallelize.conversion.loading.loaded import Loaded
     from parallelize.conversion.options import ConvertOptions, EngineOptions
+    from parallelize.conversion.rewrite import Rewritten, rewrite
     from parallelize.exploring.explore import explore
     from parallelize.exploring.options import PlanOptions
     from parallelize.healing.heal import Healed, heal
@@ -60,6 +61,7 @@ __all__ = [
     "PlanOptions",
     "PlannerOptions",
     "Program",
+    "Rewritten",
     "RunFileOptions",
     "RunResult",
     "Source",
@@ -77,6 +79,7 @@ __all__ = [
     "load_para_former",
     "load_target",
     "profile_gpu",
+    "rewrite",
     "run",
 ]
 
@@ -101,6 +104,7 @@ _HOMES = {
     "Program": "parallelize.models.program",
     "RunFileOptions": "parallelize.measuring.run_options",
     "RunResult": "parallelize.measuring.run",
+    "Rewritten": "parallelize.conversion.rewrite",
     "Source": "parallelize.models.source",
     "Target": "parallelize.predicting.target",
     "bench": "parallelize.measuring.bench",
@@ -116,6 +120,7 @@ _HOMES = {
     "load_target": "parallelize.predicting.target",
     "profile_gpu": "parallelize.predicting.profile",
     "run": "parallelize.measuring.run",
+    "rewrite": "parallelize.conversion.rewrite",
 }
 
 

@@ -21,6 +21,7 @@ SHOWN_BY = {
     "parallelize/conversion/engine_result.py": "tests/parallelize/conversion/test_result.py",
     "parallelize/conversion/loading/loaded.py": "tests/parallelize/conversion/loading/test_program.py",
     "parallelize/conversion/loading/origin.py": "tests/parallelize/conversion/loading/test_load.py",
+    "parallelize/conversion/making.py": "tests/parallelize/conversion/test_rewrite.py",
     "parallelize/conversion/options.py": "tests/parallelize/conversion/test_engine_options.py",
     "parallelize/machine/rank_group.py": "tests/parallelize/cli/test_run_ranks.py",
     "parallelize/healing/leaf_state.py": "tests/parallelize/healing/test_gradients.py",

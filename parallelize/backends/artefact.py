@@ -3,6 +3,9 @@
     model.pt2   out/   timm:vit_tiny_patch16_224   model.onnx   model.engine       in the default of its kind
     model.pt2@torch-compile   model.onnx@onnxruntime-cuda   out@onnxruntime        in a backend by its name
 
+From Python also captured programs, modules, which are captured on the inputs that they are compared or timed on, and
+what `parallelize.load` gave.
+
 A directory that `convert` wrote stands for its model.pt2, model.onnx or model.engine: what the backend takes first.
 Beside these there may be prefixes of the model, such as prefix_2.onnx, and prefixes.onnx, which answers after each.
 Where a file says which backend it is of, as an engine does, the name of the kind's default stands for that one: an
@@ -16,6 +19,9 @@ import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import nn
 
 from parallelize.backends.backend import PROGRAM, Backend, FileKind
 from parallelize.backends.registry import backends, file_kinds, named, takers
@@ -23,6 +29,9 @@ from parallelize.backends.runner import Runner
 from parallelize.backends.runner_options import RunnerOptions
 from parallelize.models.program import Program
 from passes.errors import ParallelizeError
+
+if TYPE_CHECKING:
+    from parallelize.models.source import Model
 
 _PREFIX = re.compile(r"prefix_(\d+)")
 EVERY_PREFIX = "prefixes"
@@ -35,13 +44,13 @@ class Artefact:
 
     Attributes:
         label: what the user called it.
-        source: a program, or a path or reference.
+        source: a program, a module, or a path or reference.
         kind: what backends take it.
         backend: the one that runs it.
     """
 
     label: str
-    source: Program | str
+    source: Program | str | nn.Module
     kind: FileKind
     backend: Backend
 
@@ -87,15 +96,27 @@ class Artefact:
         return self.backend.opened(self.source, self.kind, options)
 
 
-def parse_artefact(given: str | os.PathLike[str] | Program) -> Artefact:
+class Loadable(Protocol):
+    """What knows how it is named here: a loaded network."""
+
+    @property
+    def artefact(self) -> Program | str:
+        """A program, or a file with the backend behind an @."""
+        ...
+
+
+def parse_artefact(given: Model | Loadable) -> Artefact:
     """Tell what a user named.
 
     Raises:
         ParallelizeError: an unknown backend, one that does not take this kind, or a file that does not exist.
     """
-    if isinstance(given, Program):
-        return Artefact(given.origin, given, PROGRAM, takers(PROGRAM)[0])
-    text = os.fspath(given)
+    named: Any = getattr(given, "artefact", given)
+    if isinstance(named, Program):
+        return Artefact(named.origin, named, PROGRAM, takers(PROGRAM)[0])
+    if isinstance(named, nn.Module):
+        return Artefact(type(named).__name__, named, PROGRAM, takers(PROGRAM)[0])
+    text = os.fspath(named)
     reference, backend = _split(text)
     path = Path(reference)
     if (path / "report.json").is_file() or (path / PROGRAM.product).is_file():

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from parallelize.machine.findings import Finding, looked_at
 
 if TYPE_CHECKING:  # they import torch, which --help does without
+    from torch import nn
+
     from parallelize.backends.runner import Runner
     from parallelize.backends.runner_options import RunnerOptions
     from parallelize.models.program import Program
@@ -70,7 +72,9 @@ class Backend(ABC):
         """The version that is installed, and what it can do on this machine; raises whatever a broken package does."""
 
     @abstractmethod
-    def opened(self, source: Program | str, kind: FileKind, options: RunnerOptions) -> AbstractContextManager[Runner]:
+    def opened(
+        self, source: Program | str | nn.Module, kind: FileKind, options: RunnerOptions
+    ) -> AbstractContextManager[Runner]:
         """What runs a file of a kind that it takes; what that holds is freed when the block ends.
 
         Raises:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parallelize.models.source import LoadOptions, Source
@@ -15,6 +14,9 @@ from parallelize.terminal.option_field import option
 from passes.errors import ParallelizeError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from parallelize.data import Stored
     from parallelize.models.program import Program
 
 _LATER_GPU = re.compile(r"cuda:0*[1-9]\d*", re.ASCII)
@@ -30,7 +32,7 @@ class RunnerOptions(LoadOptions):
             ONNX Runtime take too, and whose clock is read.
         threads: of runners on the CPU.
         tf32: whether float32 products on a GPU may be rounded to TF32.
-        inputs: .npz that tells the shapes of a factory's inputs.
+        inputs: data that tells the shapes of the inputs of a factory or module.
 
     Raises:
         ParallelizeError: a device that is another GPU than the first.
@@ -42,7 +44,7 @@ class RunnerOptions(LoadOptions):
     device: str | None = option(None, "Of torch: cpu or cuda, the first GPU (default: cuda where there is one).")
     threads: int = option(1, "Of runners on the CPU.", least=1)
     tf32: bool = False
-    inputs: Path | None = None
+    inputs: Stored | None = None
 
     def __post_init__(self) -> None:
         if self.device is not None and _LATER_GPU.fullmatch(self.device):
@@ -51,7 +53,7 @@ class RunnerOptions(LoadOptions):
                 "Use --device cuda, and choose the GPU by CUDA_VISIBLE_DEVICES in the environment.",
             )
 
-    def loading(self, source: Program | str) -> Source:
+    def loading(self, source: Program | str | nn.Module) -> Source:
         """The program to capture; options that only a reference to code can use are for those."""
         plain = not isinstance(source, str) or source.endswith(".pt2")
         weights, specs = (None, ()) if plain else (self.weights, self.input_specs)

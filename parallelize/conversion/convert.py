@@ -1,13 +1,8 @@
 """The main job: a model, data and a budget become a directory with the rewritten model and the evidence.
 
-    begin      capture -> clean -> find stacks                                    (job)
-    schedule   plan, by search or as it was asked for                             (scheduling)
-    networks   rewrite -> refit -> (heal) -> width fusion, and what to compare with, one after another
-    measure    scores, ONNX of each, latency of all                               (measured)
-    build      cast -> ONNX -> (engine)                                           (engines)
-    write      report, diagrams, plan, model                                      (evidence, writing)
-
-Where there is nothing to schedule, as in a network that is parallel already, the steps from plan to heal are left out.
+    make       capture -> plan -> rewrite -> refit -> (heal) -> width fusion -> measure      (making)
+    build      cast -> ONNX -> (engine)                                                      (engines)
+    write      report, diagrams, plan, model                                                 (evidence, writing)
 
 Everything that is reported is measured here: scores on samples that neither fitted nor chose the plan, latencies in
 turn in one run, and the ONNX files against the graphs that they were written from.
@@ -17,43 +12,33 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paraformer.training.resuming import forget_state
-from parallelize.baselines.networks import Heal, Networks, Variants, each_network, fused_networks
-from parallelize.baselines.prefixes import Prefixes
-from parallelize.conversion.engine_options import require_timing, settle
 from parallelize.conversion.engines import Built, Work, write_product
 from parallelize.conversion.evidence import Evidence
-from parallelize.conversion.goal import Replay, goal_of
-from parallelize.conversion.job import Job, begin
-from parallelize.conversion.measured import Measured, measure, write_serial
+from parallelize.conversion.making import Asked, Made, States, healer_of, heals_together, make
+from parallelize.conversion.measured import write_serial
 from parallelize.conversion.options import ConvertOptions
-from parallelize.conversion.prefix_files import find_prefixes, other_products, stems
-from parallelize.conversion.prefix_options import asked_prefixes
+from parallelize.conversion.prefix_files import other_products
 from parallelize.conversion.result import Result
-from parallelize.conversion.scheduling import Schedule, chosen_schedule
 from parallelize.conversion.scheduling import assist as assist_search
+from parallelize.conversion.scheduling import chosen_schedule
 from parallelize.conversion.writing import write
 from parallelize.data.split import Split
 from parallelize.files.whole_directory import beside, output_directory, refuse_foreign
-from parallelize.healing.heal import Healed, heal
 from parallelize.machine.device import CPU
 from parallelize.machine.mapped import let_go
 from parallelize.machine.ranks import ALONE, Ranks
 from parallelize.machine.torch_settings import whole_float32
-from parallelize.metrics import find_metric
-from parallelize.metrics.choice import choose_metric
-from parallelize.models.network import NetworkFacts
 from parallelize.models.placement import placed
 from parallelize.models.program import Program
 from parallelize.models.saving import BRANCHES, save_program
 from parallelize.models.source import Source
 from parallelize.planning.memory import SEARCH_FILE, remove_memory
-from parallelize.refitting.records import Refitted
 from parallelize.refitting.refit import refit
 from parallelize.terminal.progress import Report
 from passes.plan import Plan
@@ -113,38 +98,25 @@ def convert(
     Raises:
         ParallelizeError: with one sentence and a hint; `output` is then as it was before.
     """
-    source, options = Source.of(model, **data), _with_metric(options or ConvertOptions())
-    goal, choice = goal_of(options), settle(options.engine)
-    require_timing(goal, choice, options.target)
-    asked_prefixes(options)  # what is spelled wrong is refused before the long work
+    source, asked = Source.of(model, **data), Asked.of(options)
     target = Path(output)
-    state_file, search_file = beside(target, "resume"), beside(target, SEARCH_FILE)
+    states = States(beside(target, "resume"), beside(target, SEARCH_FILE))
     refuse_foreign(target, "report.json", "a conversion")
     with output_directory(target, force=force) as directory:
-        job = begin(source, goal, options, choice, report, ranks)
-        shared = write_serial(job.prepared.program, directory, report)
-        schedule = chosen_schedule(job, report, search_file)
-        if not _heals_together(job):
-            ranks.dismiss()
-        prefixes = find_prefixes(job, schedule)
-        healer = _healer(job, schedule.plan, state_file, report, branch_ranks)
-        networks = _networks(job, schedule, prefixes, healer, report)
-        variants, measured = measure(job, networks, shared, directory, report, stems(prefixes))
-        let_go()
-        built = _build(job, variants, prefixes, measured, directory, report)
+        job = asked.begin(source, report, ranks)
+        made = make(job, report, partial(write_serial, directory=directory, report=report), states, branch_ranks)
+        built = _build(made, directory, report)
         report("writing the model", None)
         let_go()
-        product = placed(variants.product.program, CPU)
+        product = placed(made.variants.product.program, CPU)
         save_program(product, directory / "model.pt2")
-        if options.branches:
-            save_program(placed(variants.apart, CPU), directory / BRANCHES)
+        if asked.options.branches:
+            save_program(placed(made.variants.apart, CPU), directory / BRANCHES)
         report("writing the report", None)
-        result = Evidence(job, schedule, variants, measured, built, prefixes).result()
+        result = Evidence(job, made.schedule, made.variants, made.measured, built, made.prefixes).result()
         write(result, job.graph, directory)
-    if options.heal is not None:
-        forget_state(state_file)
-    remove_memory(search_file)
-    return Conversion(target, product, schedule.plan, result)
+    _remove(states, asked.options)
+    return Conversion(target, product, made.schedule.plan, result)
 
 
 @whole_float32()
@@ -167,13 +139,10 @@ def assist(
     Raises:
         ParallelizeError: what `convert` would raise before its search, or another model or other data than there.
     """
-    options = _with_metric(options)
-    goal, choice = goal_of(options), settle(options.engine)
-    require_timing(goal, choice, options.target)
-    job = begin(source, goal, options, choice, _silent, ranks)
-    if output is not None and _heals_together(job):
+    job = Asked.of(options).begin(source, _silent, ranks)
+    if output is not None and heals_together(job):
         plan, data = chosen_schedule(job, _silent).plan, job.prepared.data
-        healer = _healer(job, plan, beside(Path(output), "resume"), _silent, branch_ranks)
+        healer = healer_of(job, plan, beside(Path(output), "resume"), _silent, branch_ranks)
         assert healer is not None
         healer(refit(job.prepared.program.module, plan, data.fit, data.held_out))
     assist_search(job)
@@ -183,83 +152,20 @@ def _silent(_what: str, _share: float | None) -> None:
     """Report nothing."""
 
 
-def _heals_together(job: Job) -> bool:
-    """Whether all ranks heal; behind a search the first does so alone."""
-    return job.ranks.size > 1 and job.options.heal is not None and isinstance(job.goal, Replay)
+def _remove(states: States, options: ConvertOptions) -> None:
+    """What was kept for a run that does not come."""
+    if options.heal is not None and states.healing is not None:
+        forget_state(states.healing)
+    if states.search is not None:
+        remove_memory(states.search)
 
 
-def _with_metric(options: ConvertOptions) -> ConvertOptions:
-    """Load a metric of the user's own before anything takes time."""
-    return options if options.metric is None else replace(options, metric=find_metric(options.metric))
-
-
-def _networks(job: Job, schedule: Schedule, prefixes: Prefixes | None, healer: Heal | None, report: Report) -> Networks:
-    """The rewrite in its stages and what it is compared with, or the fused network where nothing is scheduled."""
-    program, data, search = job.prepared.program, job.prepared.data, schedule.search
-    if schedule.unscheduled is not None:
-        return fused_networks(program, schedule.plan, data.held_out, prefixes)
-    return each_network(
-        program,
-        schedule.plan,
-        data.fit,
-        data.held_out,
-        None if job.prepared.random else job.metric,
-        search.chosen.refitted if search is not None and job.options.refit != "none" else None,
-        lambda what: report(what, None),
-        healer,
-        prefixes,
-    )
-
-
-def _healer(job: Job, plan: Plan, state_file: Path, report: Report, branch_ranks: int) -> Heal | None:
-    """Heals a rewrite as the options say, on the samples that fit; those held out choose its weights.
-
-    By KL where the metric reads logits; a metric of the user's own does not say, so there the outputs decide.
-    """
-    if job.options.heal is None:
-        return None
-    program, data = job.prepared.program, job.prepared.data
-    like = job.metric if job.metric.function is None else choose_metric(None, program, data.judge)
-    healing = partial(
-        heal,
-        teacher=program.module,
-        plan=plan,
-        fit=data.fit,
-        held_out=data.held_out,
-        options=job.options.heal,
-        device=job.device,
-        logits=like.reads_logits,
-        state_file=state_file,
-        report=report,
-    )
-    if not _heals_together(job):
-        return healing
-
-    def together(refitted: Refitted) -> Healed:
-        from paraformer.training.joined_shares import JoinedShares
-
-        with job.ranks.together():
-            healed = healing(refitted, shares=JoinedShares(job.device, branch_ranks), local=job.ranks.local)
-        if job.ranks.rank == 0:
-            job.ranks.dismiss()
-        return healed
-
-    return together
-
-
-def _build(
-    job: Job,
-    variants: Variants[NetworkFacts],
-    prefixes: Prefixes | None,
-    measured: Measured,
-    directory: Path,
-    report: Report,
-) -> Built:
+def _build(made: Made, directory: Path, report: Report) -> Built:
     """Write the product anew in the precision that was asked for, and build the engine where one was.
 
     That is work of the host: half precision is judged by its arithmetic, whatever device has searched.
     """
-    data = job.prepared.data
+    job, variants, data = made.job, made.variants, made.job.prepared.data
     work = Work(
         product=placed(variants.product.program, CPU),
         serial=placed(job.prepared.program, CPU),
@@ -267,8 +173,8 @@ def _build(
         options=job.options.engine,
         choice=job.choice,
         data=Split(data.fit.on(CPU), data.held_out.on(CPU), data.judge.on(CPU)),
-        onnx_error=measured.comparisons[variants.product.name].error,
+        onnx_error=made.measured.comparisons[variants.product.name].error,
         plan=json.loads(variants.plan.to_json()),
-        others=other_products(prefixes, variants.apart),
+        others=other_products(made.prefixes, variants.apart),
     )
     return write_product(work, report)

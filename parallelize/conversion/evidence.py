@@ -151,8 +151,8 @@ class Evidence(Generic[Kept]):
             error_intervals={m.name: scores.interval(m) for m in every},
             values=values,
             value_intervals=ends,
-            onnxruntime_ms=measured.latencies[network.name],
-            onnx_against_graph=measured.comparisons[network.name],
+            onnxruntime_ms=measured.latencies.get(network.name),
+            onnx_against_graph=measured.comparisons.get(network.name),
         )
 
     def _healing(self) -> Healing | None:

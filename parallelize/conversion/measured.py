@@ -3,9 +3,9 @@
     made -> scored -> written as ONNX -> compared with its graph -> let go                one network after another
     all files timed in turn
 
-What the networks have in common is written once, with the serial one, and in the end the product as a file of its own,
-as are the prefixes that are asked for.
-Scores are of samples that neither fitted nor chose the plan. Latencies are measured in turn in one run.
+Where no files are wanted, networks are scored and nothing else. Otherwise, what they have in common is written once,
+with the serial one, and in the end the product as a file of its own, as are the prefixes that are asked for. Scores are
+of samples that neither fitted nor chose the plan. Latencies are measured in turn in one run.
 """
 
 from __future__ import annotations
@@ -45,24 +45,39 @@ class Measured:
 
     Attributes:
         scores: on the samples that judge.
-        latencies: of a call at batch 1.
-        comparisons: of its ONNX file with its graph.
+        latencies: of a call at batch 1; empty where no files were wanted.
+        comparisons: of its ONNX file with its graph; empty where no files were wanted.
         predicted: milliseconds on a target; empty where none is named.
         reloaded: whether each network was loaded anew for each of its turns of timing.
     """
 
     scores: Mapping[str, Scores]
-    latencies: Mapping[str, Latency]
-    comparisons: Mapping[str, Comparison]
+    latencies: Mapping[str, Latency] = field(default_factory=dict)
+    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     predicted: Mapping[str, float] = field(default_factory=dict)
     reloaded: bool = False
 
 
-def write_serial(program: Program, directory: Path, report: Report) -> SharedWeights:
-    """Write the network as it is before anything takes time: what has no ONNX form has none after a search either.
+@dataclass(frozen=True, eq=False)
+class OnnxFiles:
+    """The ONNX files of a conversion.
 
-    Returns:
-        Its weights, for other files beside it.
+    Attributes:
+        directory: where model.onnx of the product stays; the other files are removed in the end.
+        shared: weights of the serial network, which is written there already, for other files beside it.
+    """
+
+    directory: Path
+    shared: SharedWeights
+
+    @property
+    def scratch(self) -> Path:
+        """Where files lie meanwhile."""
+        return self.directory / SCRATCH
+
+
+def write_serial(program: Program, directory: Path, report: Report) -> OnnxFiles:
+    """Write the network as it is before anything takes time: what has no ONNX form has none after a search either.
 
     Raises:
         ParallelizeError: an operator has no ONNX form, or ONNX Runtime refuses the file.
@@ -73,14 +88,13 @@ def write_serial(program: Program, directory: Path, report: Report) -> SharedWei
     write_onnx(program, path, shared=shared)
     let_go()
     OnnxRuntime(path, 1)
-    return shared
+    return OnnxFiles(directory, shared)
 
 
 def measure(
     job: Job,
     networks: Networks,
-    shared: SharedWeights,
-    directory: Path,
+    files: OnnxFiles | None,
     report: Report,
     written: Mapping[str, str] | None = None,
 ) -> tuple[Variants[NetworkFacts], Measured]:
@@ -89,8 +103,7 @@ def measure(
     Args:
         job: what is converted.
         networks: what to measure; of each the facts stay.
-        shared: weights of the serial network as `write_serial` has written it.
-        directory: where model.onnx of the product stays; the other files are removed.
+        files: as `write_serial` has begun them; None only scores.
         report: told what is being done.
         written: what files of further networks are called that stay, without their suffixes, by the networks' names.
 
@@ -99,17 +112,20 @@ def measure(
     """
     report("judging", None)
     written = written or {}
-    measuring = _Measuring(job, shared, directory / SCRATCH, report, {n: directory / s for n, s in written.items()})
+    if files is None:
+        scoring = _Scoring(job, report)
+        return taken(networks, scoring.take), scoring.measured()
+    measuring = _Writing(job, files, report, {name: files.directory / stem for name, stem in written.items()})
     variants = taken(networks, measuring.take)
-    measured = measuring.timed()
-    kept = {measuring.files[variants.product.name]: directory / ONNX.product}
-    kept |= {measuring.files[name]: directory / f"{stem}{ONNX.suffix}" for name, stem in written.items()}
+    measured = measuring.measured()
+    kept = {measuring.files[variants.product.name]: files.directory / ONNX.product}
+    kept |= {measuring.files[name]: files.directory / f"{stem}{ONNX.suffix}" for name, stem in written.items()}
     needed = {beside(Path(SERIAL_ONNX)), *(name for path in kept for name in (path.name, beside(path)))}
-    _remove(path for path in (directory / SCRATCH).iterdir() if path.name not in needed)
+    _remove(path for path in files.scratch.iterdir() if path.name not in needed)
     for scratch, path in kept.items():
         gathered(scratch, path)
-    _remove((directory / SCRATCH).iterdir())
-    (directory / SCRATCH).rmdir()
+    _remove(files.scratch.iterdir())
+    files.scratch.rmdir()
     return variants, measured
 
 
@@ -118,50 +134,64 @@ def _remove(files: Iterable[Path]) -> None:
         path.unlink()
 
 
-class _Measuring:
-    """Takes one network after another and keeps numbers and files."""
+class _Scoring:
+    """Takes one network after another and keeps scores."""
 
-    def __init__(
-        self, job: Job, shared: SharedWeights, folder: Path, report: Report, written: Mapping[str, Path]
-    ) -> None:
-        self.job, self.folder, self.report, self.written = job, folder, report, written
+    def __init__(self, job: Job, report: Report) -> None:
+        self.job, self.report = job, report
+        self.samples = job.prepared.data.judge
+        self.scores: dict[str, Scores] = {}
+        self.predicted: dict[str, float] = {}
+        self._judge = Judge(job.prepared.program.module, self.samples, job.metric)
+
+    def take(self, network: Network) -> NetworkFacts:
+        """Score a network, and predict its latency on a target."""
+        name, target = network.name, self.job.asked_for
+        self.report(f"judging '{name}'", None)
+        answers = network.module if name != EVERY else last_answers(network.program, self.job.prepared.program)
+        self.scores[name] = self._judge.serial if name == SERIAL else self._judge.score(answers)
+        if target is not None:
+            self.predicted[name] = target.milliseconds(network.program, self.samples)
+        return NetworkFacts.of(network)
+
+    def measured(self) -> Measured:
+        """What was measured of all of them."""
+        return Measured(self.scores, predicted=self.predicted)
+
+
+class _Writing(_Scoring):
+    """Writes each of them as well, compares files with graphs, and times them."""
+
+    def __init__(self, job: Job, files: OnnxFiles, report: Report, written: Mapping[str, Path]) -> None:
+        super().__init__(job, report)
+        self.written = written
         self.files: dict[str, Path] = {}
-        self._shared = shared
-        self._samples = job.prepared.data.judge
-        self._judge = Judge(job.prepared.program.module, self._samples, job.metric)
-        self._scores: dict[str, Scores] = {}
+        self._place = files
         self._comparisons: dict[str, Comparison] = {}
-        self._predicted: dict[str, float] = {}
 
     def take(self, network: Network) -> NetworkFacts:
         """Measure all of a network but its latency."""
-        name, target = network.name, self.job.asked_for
-        self.report(f"judging '{name}'", None)
-        serial = self.job.prepared.program
-        answers = network.module if name != EVERY else last_answers(network.program, serial)
-        self._scores[name] = self._judge.serial if name == SERIAL else self._judge.score(answers)
-        if target is not None:
-            self._predicted[name] = target.milliseconds(network.program, self._samples)
+        facts, name = super().take(network), network.name
         self.report(f"writing and checking the ONNX of '{name}'", None)
         self.files[name] = self._written(network)
         self._comparisons[name] = compared(
             f"The ONNX of '{name}'",
             partial(self._run, name),
             network.program,
-            self._samples,
-            like=serial.module if name != EVERY else None,
+            self.samples,
+            like=self.job.prepared.program.module if name != EVERY else None,
         )
         if name in self.written:
             path = self.written[name]
             save_program(placed(network.program, CPU), path.with_name(f"{path.name}{PROGRAM.suffix}"))
-        return NetworkFacts.of(network)
+        return facts
 
     def _written(self, network: Network) -> Path:
         """The ONNX file of a network; that of the serial one has been written."""
         if network.program.module is self.job.prepared.program.module:
-            return self.folder / SERIAL_ONNX
-        path = self.folder / f"{len(self.files)}{ONNX.suffix}"
-        write_onnx(network.program, path, shared=self._shared)
+            return self._place.scratch / SERIAL_ONNX
+        path = self._place.scratch / f"{len(self.files)}{ONNX.suffix}"
+        write_onnx(network.program, path, shared=self._place.shared)
         return path
 
     def _opened(self, name: str) -> OnnxRuntime:
@@ -172,9 +202,9 @@ class _Measuring:
         let_go()
         return self._opened(name)(inputs)
 
-    def timed(self) -> Measured:
+    def measured(self) -> Measured:
         """Time all files in turn."""
         self.report("timing", None)
         options = self.job.options
-        times, reloaded = onnx_latencies(self.files, self._samples, options.rounds, options.threads)
-        return Measured(self._scores, times, self._comparisons, self._predicted, reloaded)
+        times, reloaded = onnx_latencies(self.files, self.samples, options.rounds, options.threads)
+        return Measured(self.scores, times, self._comparisons, self.predicted, reloaded)

@@ -26,7 +26,7 @@ _PAGE = Template("""<!doctype html>
 $facts
 $warnings
 <table>$rows</table>
-<p>$meaning Latency: ONNX Runtime on the CPU, batch $batch, $threads thread(s), $rounds rounds in turn.</p>
+<p>$meaning $timing</p>
 $prefixes
 <h2>Before and after</h2><div class="pair">$before $after</div>
 <h2>Refit, level by level</h2><table>$levels</table>
@@ -51,9 +51,7 @@ def page(result: Result, before: str, after: str, curve: str = "") -> str:
         facts="".join(f"<p>{html.escape(text)}</p>" for text in facts(result)),
         rows=_networks(result),
         meaning=html.escape(f"{legend(result)}{_judged(result)}"),
-        threads=result.measured_on.onnxruntime_threads,
-        batch=result.data.batch,
-        rounds=result.networks[0].onnxruntime_ms.rounds,
+        timing=_timing(result),
         prefixes=prefix_section(result, curve),
         before=before,
         after=after,
@@ -61,6 +59,15 @@ def page(result: Result, before: str, after: str, curve: str = "") -> str:
         machine=_machine(result),
         plan=html.escape(result.plan.to_json()),
     )
+
+
+def _timing(result: Result) -> str:
+    """How latency was measured; empty where it was not."""
+    latency, threads = result.serial.onnxruntime_ms, result.measured_on.onnxruntime_threads
+    if latency is None:
+        return ""
+    where = f"batch {result.data.batch}, {threads} thread(s), {latency.rounds} rounds in turn"
+    return f"Latency: ONNX Runtime on the CPU, {where}."
 
 
 def _networks(result: Result) -> str:

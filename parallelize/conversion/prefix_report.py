@@ -107,5 +107,6 @@ def _latencies(result: Result) -> tuple[Mapping[str, float], str]:
     engine, found = result.backend.engine, result.prefixes
     times = {} if engine is None else {name: latency.median for name, latency in engine.latency_ms.items()}
     if engine is None or found is None or any(network.name not in times for network in found.networks):
-        return {network.name: network.onnxruntime_ms.median for network in result.networks}, "ONNX Runtime"
+        measured = {network.name: network.onnxruntime_ms for network in result.networks}
+        return {name: latency.median for name, latency in measured.items() if latency is not None}, "ONNX Runtime"
     return {**times, result.product.name: times["rewrite"]}, engine.library

@@ -99,8 +99,8 @@ class MeasuredNetwork:
         error_intervals: low and high.
         values: its own, by the name of each metric that has one.
         value_intervals: low and high.
-        onnxruntime_ms: of one call at batch 1 on the CPU.
-        onnx_against_graph: how far its ONNX file is from it.
+        onnxruntime_ms: of one call at batch 1 on the CPU; None where no files were written.
+        onnx_against_graph: how far its ONNX file is from it; None where there is none.
     """
 
     name: str
@@ -113,8 +113,8 @@ class MeasuredNetwork:
     error_intervals: Mapping[str, tuple[float, float]]
     values: Mapping[str, float]
     value_intervals: Mapping[str, tuple[float, float]]
-    onnxruntime_ms: Latency
-    onnx_against_graph: Comparison
+    onnxruntime_ms: Latency | None
+    onnx_against_graph: Comparison | None
 
 
 @dataclass(frozen=True)
@@ -240,6 +240,11 @@ class Result:
     def product(self) -> MeasuredNetwork:
         """The network that was written."""
         return self[product_name(self.names)]
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether latencies were measured, as they are of files."""
+        return self.serial.onnxruntime_ms is not None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as in report.json."""

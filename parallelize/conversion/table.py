@@ -12,6 +12,7 @@ from rich.text import Text
 
 from parallelize.baselines.networks import UNFUSED
 from parallelize.conversion.result import MeasuredNetwork, Result
+from parallelize.machine.latency import Latency
 from parallelize.metrics import known_metrics
 from parallelize.metrics.metric import Column
 from parallelize.metrics.own import OWN_COLUMN
@@ -20,7 +21,6 @@ from parallelize.terminal.words import counted
 
 def table(result: Result) -> Table:
     """One row for each network."""
-    threads = result.measured_on.onnxruntime_threads
     measures = _measures(result)
     shown = Table(
         title=Text(f"{result.model}: {_title(result)}", "table.title"),
@@ -31,18 +31,21 @@ def table(result: Result) -> Table:
     shown.add_column("network", no_wrap=True)
     headings = ["blocks\ndeep", "para-\nmeters", "GEMMs\ndeep"]
     headings += [heading for measure in measures for heading in measure.headings]
-    headings += ["median\nms", "p90\nms", "speed\nup"]
+    headings += ["median\nms", "p90\nms", "speed\nup"] if result.is_timed else []
     for heading in headings:
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.caption_justify = "left"
-    shown.caption = (
-        f"GEMMs deep: matrix products that wait for each other. {legend(result)}"
-        f"ms: ONNX Runtime on the CPU, batch {result.data.batch}, {threads} thread{'s' if threads > 1 else ''},"
-        " timed in turn."
-    )
+    shown.caption = f"GEMMs deep: matrix products that wait for each other. {legend(result)}{_timing(result)}".rstrip()
     for network in result.networks:
-        shown.add_row(*_row(network, result.serial.onnxruntime_ms.median, measures))
+        shown.add_row(*_row(network, result.serial.onnxruntime_ms, measures))
     return shown
+
+
+def _timing(result: Result) -> str:
+    """How latency was measured; empty where it was not."""
+    threads = result.measured_on.onnxruntime_threads
+    where = f"batch {result.data.batch}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"ms: ONNX Runtime on the CPU, {where}, timed in turn." if result.is_timed else ""
 
 
 def legend(result: Result) -> str:
@@ -144,17 +147,21 @@ def _kind(name: str, serial: MeasuredNetwork) -> Literal["value", "error"]:
     return "value" if name in serial.values else "error"
 
 
-def _row(network: MeasuredNetwork, serial_ms: float, measures: Sequence[Measure]) -> list[str]:
-    latency = network.onnxruntime_ms
+def _row(network: MeasuredNetwork, serial: Latency | None, measures: Sequence[Measure]) -> list[str]:
     return [
         network.name,
         str(network.depth_blocks),
         _count(network.parameters),
         str(network.critical_gemms),
         *(cell for measure in measures for cell in measure.cells(network)),
-        *(_milliseconds(time) for time in (latency.median, latency.p90)),
-        f"{serial_ms / latency.median:.2f}x",
+        *_times(network.onnxruntime_ms, serial),
     ]
+
+
+def _times(latency: Latency | None, serial: Latency | None) -> list[str]:
+    if latency is None or serial is None:
+        return []
+    return [_milliseconds(latency.median), _milliseconds(latency.p90), f"{serial.median / latency.median:.2f}x"]
 
 
 def _number(value: float, form: str) -> str:

@@ -1,4 +1,4 @@
-"""What a model is fed: shapes as they are spelled on the command line, samples from .npz files, random samples.
+"""What a model is fed: shapes as they are spelled on the command line, samples from files or memory, random samples.
 
 --input  [name:]SIZExSIZE...[@dtype]      1x3x224x224    ids:batchx128@int64
 --inputs data.npz                         one array for each input, by its name, first axis samples
@@ -8,7 +8,8 @@ Integer arrays for a floating-point input are cast, never scaled: pixel values f
 
 from __future__ import annotations
 
-from parallelize.data.arrays import UNNAMED, Array, read_arrays, read_headers, readable
+from parallelize.data.arrays import Stored, read_arrays, read_headers, readable, stored
+from parallelize.data.held import UNNAMED, Array, HeldArrays
 from parallelize.data.loading import load_samples
 from parallelize.data.random_numbers import alternatives, random_samples
 from parallelize.data.samples import Feed, Samples
@@ -19,8 +20,10 @@ __all__ = [
     "UNNAMED",
     "Array",
     "Feed",
+    "HeldArrays",
     "InputSpec",
     "Samples",
+    "Stored",
     "alternatives",
     "load_samples",
     "parse_input",
@@ -29,4 +32,5 @@ __all__ = [
     "read_arrays",
     "read_headers",
     "readable",
+    "stored",
 ]

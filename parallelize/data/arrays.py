@@ -1,10 +1,11 @@
-"""Arrays of .npz and .npy files: read whole, or only what their headers say.
+"""Arrays of .npz and .npy files: read whole, or only what their headers say. Those in memory are there as they are.
 
 Data may be as large as memory allows once, so whoever needs shapes and dtypes alone reads headers.
 """
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -14,12 +15,11 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
-from numpy.typing import NDArray
 
+from parallelize.data.held import UNNAMED, Array, HeldArrays, held
 from passes.errors import ParallelizeError
 
-Array = NDArray[Any]
-UNNAMED = ""  # the name of the array of an .npy file
+Stored = Path | HeldArrays  # where data is: in a file, or in memory
 SAVE_HINT = "Save the data with numpy.savez(FILE, NAME=array), one array for each input, first axis samples."
 
 
@@ -40,16 +40,27 @@ def readable(path: Path) -> Path:
     return path
 
 
-def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, Array]:
+def stored(data: Any) -> Stored:
+    """Where the data is that a user names by its path, or holds; as `parallelize.data.held` reads it.
+
+    Raises:
+        ParallelizeError: it is no data.
+    """
+    return Path(data) if isinstance(data, str | os.PathLike) else held(data)
+
+
+def read_arrays(path: Stored, names: Iterable[str] | None = None) -> dict[str, Array]:
     """Read arrays of an .npz by their names, or the array of an .npy under the name UNNAMED.
 
     Args:
-        path: the file.
+        path: the file, or what is in memory already.
         names: the arrays to read, where the file has them; None reads all.
 
     Raises:
         ParallelizeError: the file is absent, damaged, of another kind, or holds Python objects.
     """
+    if isinstance(path, HeldArrays):
+        return dict(path.arrays)
     wanted = None if names is None else set(names)
     with _refusing(path):
         loaded = np.load(path, allow_pickle=False)
@@ -59,12 +70,14 @@ def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, Arr
             return {name: loaded[name] for name in loaded.files if wanted is None or name in wanted}
 
 
-def read_headers(path: Path) -> dict[str, Array]:
+def read_headers(path: Stored) -> dict[str, Array]:
     """Stand-ins for the arrays of a file, of their shapes and dtypes, that take no memory; every value is 0.
 
     Raises:
         ParallelizeError: as `read_arrays`.
     """
+    if isinstance(path, HeldArrays):
+        return dict(path.arrays)
     with _refusing(path):
         if path.suffix == ".npy":
             with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Samples from .npz files, held to what the model reads: shapes, lengths, and values that its dtypes can hold.
+"""Samples from files or memory, held to what the model reads: shapes, lengths, values that its dtypes can hold.
 
 Values stay as they are stored; batches are cast. What the cast would change in meaning is refused: integers that do not
 fit, fractions for integers, floats that overflow.
@@ -7,13 +7,13 @@ fit, fractions for integers, floats that overflow.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from parallelize.data.arrays import SAVE_HINT, UNNAMED, Array, listed, read_arrays, read_headers
+from parallelize.data.arrays import SAVE_HINT, Stored, listed, read_arrays, read_headers
+from parallelize.data.held import UNNAMED, Array, HeldArrays
 from parallelize.data.roles import Roles, of_arrays
 from parallelize.data.samples import Samples
 from parallelize.data.tensor_spec import TensorSpec
@@ -25,12 +25,13 @@ _OTHERS = {np.dtype(name): np.dtype(wide) for name, wide in (("u2", "i4"), ("u4"
 
 
 def load_samples(
-    path: Path, program_inputs: Sequence[TensorSpec], labels: str | None = None, mask: str | None = None
+    path: Stored, program_inputs: Sequence[TensorSpec], labels: str | None = None, mask: str | None = None
 ) -> Samples:
     """Read samples for a model.
 
     Args:
-        path: .npz with one array for each input by its name; an .npy will do for a model of one input.
+        path: .npz with one array for each input by its name, or such arrays in memory; an .npy will do for a model of
+            one input.
         program_inputs: what the model reads.
         labels: name of the array of class labels.
         mask: name of the input that is 0 at padding; without it `attention_mask` where it is one of zeros and ones.
@@ -39,6 +40,8 @@ def load_samples(
         ParallelizeError: a missing array, a wrong shape, dtype or length, a value that the input's dtype cannot hold,
             NaN or infinity, no sample at all, or a mask that masks everything.
     """
+    if isinstance(path, HeldArrays):
+        path = path.named([spec.name for spec in program_inputs])
     headers = _named(read_headers(path), program_inputs)
     missing = [spec.name for spec in program_inputs if spec.name not in headers]
     if missing:
@@ -68,7 +71,7 @@ def _named(arrays: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str
     return dict(arrays)
 
 
-def _require_kind(array: Array, spec: TensorSpec, path: Path) -> None:
+def _require_kind(array: Array, spec: TensorSpec, path: Stored) -> None:
     if array.dtype.kind not in "fiub":
         wanted = str(spec.dtype).removeprefix("torch.")
         raise ParallelizeError(
@@ -76,7 +79,7 @@ def _require_kind(array: Array, spec: TensorSpec, path: Path) -> None:
         )
 
 
-def _fitted(array: Array, spec: TensorSpec, path: Path) -> Tensor:
+def _fitted(array: Array, spec: TensorSpec, path: Stored) -> Tensor:
     """An array as it is stored, every value of which the model's dtype can hold."""
     if array.size == 0:
         return _tensor(array)
@@ -89,7 +92,7 @@ def _fitted(array: Array, spec: TensorSpec, path: Path) -> Tensor:
     return tensor
 
 
-def _require_finite(tensor: Tensor, spec: TensorSpec, path: Path) -> None:
+def _require_finite(tensor: Tensor, spec: TensorSpec, path: Stored) -> None:
     start = 0
     for piece in _pieces(tensor):
         bad = ~piece.to(spec.dtype).isfinite()
@@ -108,7 +111,7 @@ def _pieces(tensor: Tensor) -> Iterator[Tensor]:
     return iter(torch.split(whole, max(1, _PIECE // max(1, whole[0].numel()))))
 
 
-def _require_range(array: Array, spec: TensorSpec, path: Path) -> None:
+def _require_range(array: Array, spec: TensorSpec, path: Stored) -> None:
     """Integers that the input's dtype cannot hold would wrap around, and fractions would be cut off."""
     wanted = str(spec.dtype).removeprefix("torch.")
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.trunc(array)).all()):
@@ -134,7 +137,7 @@ def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(np.asarray(array).astype(_OTHERS.get(native, native), copy=False))
 
 
-def _require_equal_sizes(arrays: Mapping[str, Array], specs: Sequence[TensorSpec], roles: Roles, path: Path) -> None:
+def _require_equal_sizes(arrays: Mapping[str, Array], specs: Sequence[TensorSpec], roles: Roles, path: Stored) -> None:
     """A free dimension is as long in all inputs."""
     seen: dict[str, tuple[str, int]] = {}
     for spec in specs:
@@ -150,7 +153,7 @@ def _require_equal_sizes(arrays: Mapping[str, Array], specs: Sequence[TensorSpec
                 )
 
 
-def _mask(samples: Samples, wanted: str | None, path: Path) -> str | None:
+def _mask(samples: Samples, wanted: str | None, path: Stored) -> str | None:
     """The name of the mask of padding: the wanted one, or `attention_mask` where nothing speaks against it."""
     tensors = samples.stored
     if wanted is None:
@@ -174,7 +177,7 @@ def _mask(samples: Samples, wanted: str | None, path: Path) -> str | None:
     return wanted
 
 
-def _labels(arrays: Mapping[str, Array], name: str, count: int, path: Path) -> Tensor:
+def _labels(arrays: Mapping[str, Array], name: str, count: int, path: Stored) -> Tensor:
     if name not in arrays:
         raise ParallelizeError(
             f"{path} has no array of labels {name!r}: it holds {listed(arrays)}.", "Name the array with --labels."

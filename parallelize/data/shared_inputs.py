@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import Tensor
 
-from parallelize.data import Samples, load_samples, random_samples
+from parallelize.data import Samples, Stored, load_samples, random_samples
 from parallelize.data.tensor_spec import TensorSpec
 from passes.errors import CheckError, ParallelizeError
 
@@ -47,8 +46,8 @@ class SharedInputs:
             )
         return samples.fixed
 
-    def samples(self, path: Path | None, count: int, seed: int) -> Samples:
-        """Real samples from a file, or else `count` random ones."""
+    def samples(self, path: Stored | None, count: int, seed: int) -> Samples:
+        """Real samples from a file or from memory, or else `count` random ones."""
         if path is None:
             return random_samples(self.specs, count, seed)
         return load_samples(path, self.specs)

@@ -6,16 +6,17 @@ from the host's, with a CUDA graph and without transfers. What a machine cannot 
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from parallelize.backends.artefact import Artefact, parse_artefact
+from parallelize.backends.artefact import Artefact, Loadable, parse_artefact
 from parallelize.backends.runner import Runner
 from parallelize.backends.runner_options import RunnerOptions
+from parallelize.data import stored
 from parallelize.data.shared_inputs import share
 from parallelize.machine.latency import Length, Moment, in_turn, percentiles
 from parallelize.machine.torch_settings import torch_settings
@@ -23,9 +24,11 @@ from parallelize.measuring.compare import distinct
 from parallelize.measuring.options import BenchOptions
 from parallelize.measuring.rivals import rivals
 from parallelize.measuring.timing import Ready, ready, timing_stream
-from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
 from passes.errors import EnvironmentLackError, ParallelizeError
+
+if TYPE_CHECKING:
+    from parallelize.models.source import Inputs, Model
 
 ENQUEUE_BOUND = 0.8  # of the GPU's time, spent on the host before the call returns
 
@@ -92,16 +95,17 @@ class BenchResult:
 
 
 def bench(
-    *artefacts: str | os.PathLike[str] | Program,
-    inputs: str | os.PathLike[str] | None = None,
+    *artefacts: Model | Loadable,
+    inputs: Inputs | None = None,
     options: BenchOptions | None = None,
     report: Report = lambda _what, _share: None,
 ) -> BenchResult:
     """Time networks in turn on the same inputs.
 
     Args:
-        artefacts: spelled as on the command line, or captured programs; speed-ups are against the first.
-        inputs: .npz of samples, of which the first are run; without it random ones.
+        artefacts: spelled as on the command line, programs, modules, also loaded ones; speed-ups are against the
+            first.
+        inputs: .npz of samples, or samples in memory, of which the first are run; without it random ones.
         options: duration, batch and the rest.
         report: told what is being done.
 
@@ -111,7 +115,7 @@ def bench(
         ParallelizeError: something cannot be loaded.
     """
     options = options or BenchOptions()
-    path = None if inputs is None else Path(inputs)
+    path = None if inputs is None else stored(inputs)
     loading = replace(options.runner, inputs=path)
     named = [parse_artefact(artefact) for artefact in artefacts]
     if not named:

@@ -6,26 +6,27 @@ Inputs go through all networks batch by batch, and only statistics are kept. Wha
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from parallelize.backends.artefact import parse_artefact
+from parallelize.backends.artefact import Loadable, parse_artefact
 from parallelize.backends.runner import Runner
-from parallelize.data import Samples
+from parallelize.data import Samples, stored
 from parallelize.data.shared_inputs import SharedInputs, share
 from parallelize.machine.torch_settings import torch_settings
 from parallelize.measuring.by_level import LevelErrors, Staged, level_errors, stage
 from parallelize.measuring.options import CompareOptions
 from parallelize.measuring.output_errors import OutputComparison, OutputErrors
 from parallelize.models.prepare import RANDOM_SAMPLES
-from parallelize.models.program import Program
 from parallelize.terminal.progress import Report
 from passes.errors import CheckError, ParallelizeError
+
+if TYPE_CHECKING:
+    from parallelize.models.source import Inputs, Model
 
 BATCH = 32
 
@@ -94,16 +95,17 @@ def _failure(label: str, output: OutputErrors, options: CompareOptions) -> str |
 
 
 def compare(
-    *artefacts: str | os.PathLike[str] | Program,
-    inputs: str | os.PathLike[str] | None = None,
+    *artefacts: Model | Loadable,
+    inputs: Inputs | None = None,
     options: CompareOptions | None = None,
     report: Report = lambda _what, _share: None,
 ) -> CompareResult:
     """Compare the outputs of networks on the same inputs.
 
     Args:
-        artefacts: the reference, then the others, spelled as on the command line, or captured programs.
-        inputs: .npz of samples; without it 64 random ones, which say nothing about accuracy.
+        artefacts: the reference, then the others, spelled as on the command line, programs, modules, also loaded
+            ones.
+        inputs: .npz of samples, or samples in memory; without it 64 random ones, which say nothing about accuracy.
         options: tolerance, batch and the rest.
         report: told what is being done.
 
@@ -113,7 +115,7 @@ def compare(
         ParallelizeError: something cannot be loaded, or its states cannot be compared.
     """
     options = options or CompareOptions()
-    path = None if inputs is None else Path(inputs)
+    path = None if inputs is None else stored(inputs)
     loading = replace(options.runner, inputs=path)
     named = [parse_artefact(artefact) for artefact in artefacts]
     labels = distinct([artefact.label for artefact in named])

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from parallelize.backends.artefact import Artefact, parse_artefact
 from parallelize.backends.backend import PROGRAM
 from parallelize.backends.runner import Runner
@@ -181,7 +183,7 @@ def _of_rank(artefact: Artefact, inputs: Path, options: RunFileOptions, ranks: R
     return _Run(runner, samples, _size(samples, options), ranks, part.record)
 
 
-def _apart(artefact: Artefact) -> Program | str:
+def _apart(artefact: Artefact) -> Program | str | nn.Module:
     """The network whose branches are not fused.
 
     Raises:

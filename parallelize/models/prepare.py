@@ -8,16 +8,17 @@ written in other ways.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from parallelize.data import Samples, load_samples, read_headers
+from parallelize.data import HeldArrays, Samples, load_samples, read_headers, stored
 from parallelize.data.buffer import BOUND, Buffer
 from parallelize.data.room import Room
 from parallelize.data.split import Split, split
@@ -32,6 +33,7 @@ from parallelize.models.placement import placed
 from parallelize.models.program import Program
 from parallelize.models.source import Source
 from parallelize.models.sources import load_program
+from parallelize.models.sources.shapes import capture_known, forward_parameters
 from parallelize.models.widening import widened
 from parallelize.terminal.progress import Report, Told
 from passes.errors import ParallelizeError
@@ -114,7 +116,7 @@ def looked_at(source: Source) -> tuple[Program, tuple[str, ...]]:
     """
     program = captured(source)
     if source.inputs is not None:
-        samples = load_samples(Path(source.inputs), program.inputs)
+        samples = load_samples(stored(source.inputs), program.inputs)
         notes = accept(program, samples, strict=False).notes
     else:
         notes = accepted_at_random(program)
@@ -131,11 +133,27 @@ def captured(source: Source) -> Program:
     if isinstance(model, Program):
         return model
     if isinstance(model, nn.Module):
-        if source.example is None:
-            raise ParallelizeError("A module needs example inputs to be captured.", "Pass example=(tensor, ...).")
-        return capture(model, source.example, origin=type(model).__name__)
-    samples = None if source.inputs is None else read_headers(Path(source.inputs))
+        return _captured_module(model, source)
+    samples = None if source.inputs is None else read_headers(stored(source.inputs))
     return load_program(os.fspath(model), source, samples)
+
+
+def _captured_module(module: nn.Module, source: Source) -> Program:
+    """A module, captured on its example or on what its data looks like, where it is; the program is on the CPU."""
+    origin = type(module).__name__
+    if source.example is None and source.inputs is None and not source.input_specs:
+        raise ParallelizeError(
+            "A module needs example inputs to be captured.", "Pass example=(tensor, ...), or data as inputs."
+        )
+    if source.example is not None:
+        return placed(capture(module, source.example, origin=origin), CPU)
+    data = None if source.inputs is None else stored(source.inputs)
+    if isinstance(data, HeldArrays):
+        data = data.named(list(forward_parameters(module)))
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    there = next((tensor.device for tensor in tensors), CPU)
+    with contextlib.nullcontext() if there == CPU else there:
+        return placed(capture_known(module, None, origin, source, {} if data is None else read_headers(data)), CPU)
 
 
 def _require_branches(stacks: Stacks, program: Program) -> None:
@@ -168,6 +186,6 @@ def _load_data(program: Program, source: Source, seed: int) -> tuple[Samples, Sa
             )
         return random_data(program, RANDOM_SAMPLES, seed), None
     if source.test_inputs is None:
-        return load_samples(Path(source.inputs), program.inputs, source.labels, source.mask), None
-    judge = load_samples(Path(source.test_inputs), program.inputs, source.labels, source.mask)
-    return load_samples(Path(source.inputs), program.inputs, None, source.mask), judge
+        return load_samples(stored(source.inputs), program.inputs, source.labels, source.mask), None
+    judge = load_samples(stored(source.test_inputs), program.inputs, source.labels, source.mask)
+    return load_samples(stored(source.inputs), program.inputs, None, source.mask), judge

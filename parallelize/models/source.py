@@ -6,7 +6,7 @@ Imports no torch, because the command line makes its options of the fields.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from torch import nn
     from typing_extensions import Unpack
 
-    from parallelize.data import InputSpec
+    from parallelize.data import HeldArrays, InputSpec
     from parallelize.models.program import Program
 
     Model = str | os.PathLike[str] | nn.Module | Program
+    Inputs = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any] | HeldArrays
 
 FILE = Spelling(Path | None)
 
@@ -65,11 +66,10 @@ class LoadOptions:
     allow_pickle: bool = option(False, "Load a pickled module; that runs code in the file.")
 
 
-class Data(TypedDict, total=False):
-    """What a `Source` holds beside the model, as keywords."""
+class DataBeside(TypedDict, total=False):
+    """What a `Source` holds beside the model and the inputs, as keywords."""
 
-    inputs: str | os.PathLike[str] | None
-    test_inputs: str | os.PathLike[str] | None
+    test_inputs: Inputs | None
     labels: str | None
     mask: str | None
     example: tuple[Any, ...] | None
@@ -79,14 +79,22 @@ class Data(TypedDict, total=False):
     weights_key: str | None
 
 
+class Data(DataBeside, total=False):
+    """What a `Source` holds beside the model, as keywords."""
+
+    inputs: Inputs | None
+
+
 @dataclass(frozen=True)
 class Source(LoadOptions):
     """A model and its data.
 
     Attributes:
-        model: a reference as on the command line, a captured program, or a module in eval mode with `example`.
-        inputs: .npz of calibration samples, one array for each input of the model, first axis samples.
-        test_inputs: .npz to judge on; without it a fifth of `inputs` is kept apart for that.
+        model: a reference as on the command line, a captured program, or a module in eval mode with `example` or
+            `inputs`.
+        inputs: calibration samples: .npz with one array for each input of the model, first axis samples, or such arrays
+            in memory, batches of them, a DataLoader or a dataset (see `parallelize.data.held`).
+        test_inputs: samples to judge on, given as `inputs`; without it a fifth of `inputs` is kept apart for that.
         labels: name of the array of class labels in the .npz that judges.
         mask: name of the input that is 0 at padding; `attention_mask` is found by itself.
         example: example inputs of a module.
@@ -98,13 +106,13 @@ class Source(LoadOptions):
         metavar="MODEL",
         spelling=Spelling(str),
     )
-    inputs: str | os.PathLike[str] | None = option(
+    inputs: Inputs | None = option(
         None,
         "Calibration data: .npz, one array for each input, first axis samples.",
         metavar="FILE",
         spelling=FILE,
     )
-    test_inputs: str | os.PathLike[str] | None = option(
+    test_inputs: Inputs | None = option(
         None, ".npz to judge on; without it a fifth of --inputs is kept for that.", metavar="FILE", spelling=FILE
     )
     labels: str | None = option(None, "Array of class labels in the .npz that judges, for top-1.", metavar="NAME")
@@ -114,6 +122,14 @@ class Source(LoadOptions):
         metavar="NAME",
     )
     example: tuple[Any, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "test_inputs"):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, str | os.PathLike):
+                from parallelize.data import stored
+
+                object.__setattr__(self, name, stored(given))  # once: batches may come in another order each time
 
     @staticmethod
     def of(model: Model | Source, **data: Unpack[Data]) -> Source:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from parallelize.backends.backend import ONNX, PROGRAM, Backend, FileKind
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from parallelize.backends.runner import Runner
     from parallelize.backends.runner_options import RunnerOptions
     from parallelize.models.program import Program
@@ -47,7 +49,7 @@ class OnnxRuntimeBackend(Backend):
         return None
 
     @contextmanager
-    def opened(self, source: Program | str, kind: FileKind, options: RunnerOptions) -> Iterator[Runner]:
+    def opened(self, source: Program | str | nn.Module, kind: FileKind, options: RunnerOptions) -> Iterator[Runner]:
         """A session on the file, or on one that a program is written to for as long as it runs."""
         from parallelize.backends.onnxruntime.session import OnnxRuntime
         from parallelize.models.prepare import captured

@@ -14,6 +14,8 @@ from parallelize.backends.backend import Backend, FileKind
 from parallelize.backends.tensorrt.library import Library, find_library
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from parallelize.backends.runner import Runner
     from parallelize.backends.runner_options import RunnerOptions
     from parallelize.backends.tensorrt.engine import Engine
@@ -69,7 +71,7 @@ class EngineBackend(Backend):
             return False
 
     @contextmanager
-    def opened(self, source: Program | str, kind: FileKind, options: RunnerOptions) -> Iterator[Runner]:
+    def opened(self, source: Program | str | nn.Module, kind: FileKind, options: RunnerOptions) -> Iterator[Runner]:
         """The engine, loaded on the GPU."""
         from parallelize.backends.tensorrt.runner import EngineRunner
 

@@ -11,6 +11,8 @@ from parallelize.backends.backend import PROGRAM, Backend, FileKind
 from parallelize.machine.findings import package_version
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from parallelize.backends.runner import Runner
     from parallelize.backends.runner_options import RunnerOptions
     from parallelize.models.program import Program
@@ -31,7 +33,7 @@ class Torch(Backend):
         return package_version("torch")
 
     @contextmanager
-    def opened(self, source: Program | str, kind: FileKind, options: RunnerOptions) -> Iterator[Runner]:
+    def opened(self, source: Program | str | nn.Module, kind: FileKind, options: RunnerOptions) -> Iterator[Runner]:
         """Capture, and run on the device of the options."""
         from parallelize.backends.torch.compiled import Compiled
         from parallelize.backends.torch.eager import Eager

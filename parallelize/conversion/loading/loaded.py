@@ -21,6 +21,7 @@ from parallelize.conversion.loading.interface import Interface
 from parallelize.conversion.loading.origin import Origin
 from parallelize.conversion.result import Result
 from parallelize.data.tensor_spec import TensorSpec
+from parallelize.models.program import Program
 from passes.errors import ParallelizeError
 from passes.plan import Plan
 
@@ -62,6 +63,11 @@ class Loaded(nn.Module, ABC):
     def report(self) -> Result | None:
         """What the conversion found; None where that is not known."""
         return self.origin.report
+
+    @property
+    @abstractmethod
+    def artefact(self) -> Program | str:
+        """What `compare` and `bench` run: the program, or the file with the backend behind an @."""
 
     @property
     @abstractmethod

@@ -55,6 +55,11 @@ class LoadedProgram(Loaded):
         return self._program
 
     @property
+    def artefact(self) -> Program:
+        """What `compare` and `bench` run."""
+        return self.program
+
+    @property
     def backend(self) -> str:
         """PyTorch."""
         return "torch"

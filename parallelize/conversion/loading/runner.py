@@ -60,6 +60,11 @@ class LoadedRunner(Loaded):
         self._runner: Runner | None = runner
 
     @property
+    def artefact(self) -> str:
+        """What `compare` and `bench` run."""
+        return f"{self.origin.file}@{self.backend}"
+
+    @property
     def backend(self) -> str:
         """The name of the backend."""
         return self._opening.backend.name

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from parallelize.backends.artefact import parse_artefact
+from parallelize.models.capture import capture
+from parallelize.models.program import Program
 from passes.errors import ParallelizeError
 
 
@@ -69,3 +73,28 @@ def test_prefixes_beside_a_model_of_convert_are_found_in_the_order_of_their_bran
     assert [each.source for each in found] == ["out/prefix_2.onnx", "out/prefix_10.onnx", "out/prefixes.onnx"]
     assert [each.source for each in parse_artefact("out").prefixes] == ["out/prefix_2.pt2"]
     assert parse_artefact("a.onnx").prefixes == parse_artefact("out/prefix_2.onnx").prefixes == ()
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+class Loaded(nn.Module):
+    """As what `parallelize.load` gives of a file."""
+
+    def __init__(self, artefact: Program | str) -> None:
+        super().__init__()
+        self.artefact = artefact
+
+
+def test_modules_programs_and_what_was_loaded_are_told(home: Path) -> None:
+    module, program = Twice(), capture(Twice().eval(), (torch.zeros(2, 3),), origin="doubled")
+    for given, source, label in (
+        (module, module, "Twice"),
+        (program, program, "doubled"),
+        (Loaded(program), program, "doubled"),
+        (Loaded("out/model.onnx@onnxruntime"), "out/model.onnx", "out/model.onnx@onnxruntime"),
+    ):
+        found = parse_artefact(given)
+        assert (found.source, found.label) == (source, label)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import parallelize
-import parallelize.conversion.convert
+import parallelize.conversion.making
 import parallelize.conversion.scheduling
 from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.conversion.convert import Conversion, convert
@@ -105,7 +105,7 @@ def test_outputs_are_healed_by_kl_where_the_metric_reads_logits(
     def build(*arguments: Any) -> None:
         raise SeenError(arguments[-1].keywords["logits"])
 
-    monkeypatch.setattr(parallelize.conversion.convert, "each_network", build)
+    monkeypatch.setattr(parallelize.conversion.making, "each_network", build)
     options = replace(OPTIONS, plan=pairs("none", 2), depth=None, heal=HEALING, metric=metric)
     with pytest.raises(SeenError, match=str(logits)):
         convert(two_blocks(), tmp_path / "out", inputs=data / "fit.npz", options=options)

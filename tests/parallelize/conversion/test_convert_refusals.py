@@ -59,7 +59,7 @@ def test_what_has_no_onnx_form_is_told_before_the_search(
     def search(*_: Any, **__: Any) -> None:
         raise SeenError
 
-    monkeypatch.setattr("parallelize.conversion.convert.chosen_schedule", search)
+    monkeypatch.setattr("parallelize.conversion.making.chosen_schedule", search)
     monkeypatch.setattr("parallelize.exploring.explore._measure", search)
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((20, 4)).astype("f4"))
     model, example = Bessel().eval(), (torch.zeros(2, 4),)

@@ -76,7 +76,7 @@ def test_a_shape_that_does_not_fit_is_refused_before_the_search(
     case: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes, sentence = SHAPES[case]
-    monkeypatch.setattr("parallelize.conversion.convert.each_network", _no_work)
+    monkeypatch.setattr("parallelize.conversion.making.each_network", _no_work)
     building = BuildOptions(shapes=ShapeOptions(largest=shapes))
     with pytest.raises(ParallelizeError, match=sentence):
         convert(rows(), tmp_path / "out", inputs=data / "rows.npz", options=options(build=building))

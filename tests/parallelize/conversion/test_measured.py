@@ -34,9 +34,9 @@ def measured_in(
     def report(what: str, _share: float | None) -> None:
         (told if told is not None else []).append(what)
 
-    shared = write_serial(random_job().prepared.program, folder, report)
+    files = write_serial(random_job().prepared.program, folder, report)
     assert {path.name for path in (folder / "scratch").iterdir()} == {"serial.onnx", "serial.onnx.data"}
-    return measure(random_job(), networks, shared, folder, report)
+    return measure(random_job(), networks, files, report)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +119,8 @@ def test_networks_too_large_to_be_open_at_once_are_loaded_for_each_turn_and_told
     monkeypatch.setattr(onnx_latency, "OnnxRuntime", Session)
     monkeypatch.setattr(onnx_latency, "AT_ONCE", 0)
     job = replace(random_job(), options=replace(random_job().options, rounds=3))
-    shared = write_serial(job.prepared.program, tmp_path, lambda _what, _share: None)
-    _, found = measure(job, fused(), shared, tmp_path, lambda _what, _share: None)
+    files = write_serial(job.prepared.program, tmp_path, lambda _what, _share: None)
+    _, found = measure(job, fused(), files, lambda _what, _share: None)
     assert opened == ["serial.onnx", *["serial.onnx", "1.onnx"] * (1 + TURNS)]
     assert found.reloaded
     assert {latency.rounds for latency in found.latencies.values()} == {3}

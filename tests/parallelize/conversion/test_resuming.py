@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import parallelize.conversion.convert
+import parallelize.conversion.making
 from parallelize.conversion.convert import convert
 from parallelize.conversion.options import ConvertOptions
 from parallelize.exploring.explore import explore
@@ -68,7 +68,7 @@ def test_a_file_of_another_search_is_told_and_begun_anew(
     def stop(*_: object) -> None:
         raise SeenError
 
-    monkeypatch.setattr(parallelize.conversion.convert, "each_network", stop)
+    monkeypatch.setattr(parallelize.conversion.making, "each_network", stop)
     path, told = tmp_path / "out.search.resume", list[str]()
     path.write_text(json.dumps({"format": FORMAT, "identity": "other", "groups": {"0 0-1 sublayer": 1.0}}))
     with pytest.raises(SeenError):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from parallelize.files.plan import read_plan
+from parallelize.files.plan import plan_of, read_plan
 from passes.errors import ParallelizeError
 from passes.plan import Plan, serial
 
@@ -15,6 +16,14 @@ def test_a_plan_that_was_written_is_read_back(tmp_path: Path) -> None:
     plan = Plan((serial(4),), seed=3)
     (tmp_path / "plan.json").write_text(plan.to_json())
     assert read_plan(tmp_path / "plan.json") == plan
+
+
+def test_a_plan_is_taken_in_every_form(tmp_path: Path) -> None:
+    plan = Plan((serial(4),), seed=3)
+    path = tmp_path / "plan.json"
+    path.write_text(plan.to_json())
+    for given in (plan, path, str(path), tmp_path, json.loads(plan.to_json())):
+        assert plan_of(given) == plan
 
 
 def test_what_cannot_be_read_is_refused_by_its_path(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import parallelize
+from parallelize.export.onnx import write_onnx
 from parallelize.measuring.compare import compare, distinct
 from parallelize.measuring.options import CompareOptions
 from parallelize.models.capture import capture
@@ -68,6 +69,15 @@ def test_a_known_difference_is_measured_on_real_data(tmp_path: Path) -> None:
     assert not result
     with pytest.raises(CheckError, match=r"output .* of affine #2 is outside of atol 0, rtol 0.05 in 210 of 210"):
         result.check()
+
+
+def test_modules_are_captured_on_the_data_in_memory_and_loaded_files_run_where_they_did(tmp_path: Path) -> None:
+    write_onnx(affine(2.2), tmp_path / "a.onnx")
+    with parallelize.load(tmp_path / "a.onnx") as loaded:
+        result = compare(Affine(2.0).eval(), loaded, inputs=[torch.ones(2, 3), torch.ones(1, 3)])
+    assert [(network.runner, result.samples) for network in result.networks] == [("onnxruntime", 3)]
+    assert result.networks[0].outputs[0].relative is not None
+    assert result.networks[0].outputs[0].relative.max == pytest.approx(0.1, rel=1e-5)
 
 
 def test_without_a_tolerance_a_difference_passes_and_nan_does_not() -> None:
