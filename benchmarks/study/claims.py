@@ -105,8 +105,8 @@ def _sum(results: Results, scale: Scale) -> Claim:
     twin = known[0].scores("fashion", "serial")
     verdict = HOLDS if mean(twin) - mean(as_is) < _CLOSE else FAILS
     evidence = (
-        f"the sum is an identity, dropping is not: a trained twin of {told(twin)} % keeps {told(as_is)} % when its"
-        " blocks all read the embedding, before anything is fitted or trained."
+        f"the sum is an identity, dropping is not: of {told(twin)} % a trained twin keeps {told(as_is)} when its blocks"
+        " all read the embedding, before anything is fitted or trained."
     )
     return Claim(text, "2407.21670", verdict, evidence)
 

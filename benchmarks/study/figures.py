@@ -19,7 +19,8 @@ def write_accuracy(results: Results, scale: Scale, path: Path) -> None:
     with svg_figure(path, 9.0, 3.4) as figure:
         left, *others = figure.subplots(1, 3)
         counts = (*scale.counts, scale.blocks)
-        length = fullest(results, scale, *(("fashion", way, count) for way in WAYS for count in counts))
+        every = [("fashion", way, count) for way in WAYS for count in counts]
+        length = fullest(results, scale, *every) or fullest(results, scale, *every[len(counts) - 1 :: len(counts)])
         for way in WAYS if length else ():
             points = [(count, found) for count in counts if length and (found := length.scores("fashion", way, count))]
             _bars(left, points, way)

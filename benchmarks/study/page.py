@@ -36,7 +36,7 @@ def write_page(results: Results, scale: Scale, path: Path) -> None:
     results = current(results, scale)
     write_accuracy(results, scale, path.with_name("para-former-accuracy.svg"))
     write_time(results, path.with_name("para-former-time.svg"))
-    sections = (_head, _twins, _longer, _latency, _prefix_tables, _branches, _roads, layers, ends, _claims, _machines)
+    sections = (_head, _claims, _twins, _longer, _latency, _prefix_tables, _branches, _roads, layers, ends, _machines)
     lines = [line for section in sections for line in section(results, scale)]
     path.write_text("\n".join(lines).rstrip("\n") + "\n")
 
