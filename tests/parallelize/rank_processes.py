@@ -26,7 +26,7 @@ PRELOADED = [
     "rich",
     "typer",
 ]  # not ours
-LIMIT = 300.0  # seconds after which a test has failed
+LIMIT = 240.0  # seconds after which a test has failed
 
 
 @dataclass(frozen=True)
