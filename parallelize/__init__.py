@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from parallelize.conversion.loading.loaded import Loaded
     from parallelize.conversion.options import ConvertOptions, EngineOptions
     from parallelize.conversion.rewrite import Rewritten, rewrite
-    from parallelize.exploring.explore import explore
+    from parallelize.exploring.explore import explore, plan
     from parallelize.exploring.options import PlanOptions
     from parallelize.healing.heal import Healed, heal
     from parallelize.healing.options import HealOptions
+    from parallelize.inspecting.looking import draw, inspect
     from parallelize.measuring.bench import BenchResult, bench
     from parallelize.measuring.compare import CompareResult, compare
     from parallelize.measuring.options import BenchOptions, CompareOptions
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from parallelize.planning.options import PlannerOptions
     from parallelize.predicting.profile import profile_gpu
     from parallelize.predicting.target import Target, load_target
+    from parallelize.refitting.records import Refitted
+    from parallelize.refitting.refit import refit
     from passes.errors import ParallelizeError
     from passes.plan import Plan
     from passes.stacks.find import find_stacks
@@ -61,6 +64,7 @@ __all__ = [
     "PlanOptions",
     "PlannerOptions",
     "Program",
+    "Refitted",
     "Rewritten",
     "RunFileOptions",
     "RunResult",
@@ -72,13 +76,17 @@ __all__ = [
     "capture",
     "compare",
     "convert",
+    "draw",
     "explore",
     "find_stacks",
     "heal",
+    "inspect",
     "load",
     "load_para_former",
     "load_target",
+    "plan",
     "profile_gpu",
+    "refit",
     "rewrite",
     "run",
 ]
@@ -111,8 +119,13 @@ _HOMES = {
     "build": "parallelize.backends.tensorrt.build",
     "capture": "parallelize.models.capture",
     "compare": "parallelize.measuring.compare",
+    "draw": "parallelize.inspecting.looking",
+    "inspect": "parallelize.inspecting.looking",
+    "Refitted": "parallelize.refitting.records",
+    "refit": "parallelize.refitting.refit",
     "convert": "parallelize.conversion.convert",
     "explore": "parallelize.exploring.explore",
+    "plan": "parallelize.exploring.explore",
     "find_stacks": "passes.stacks.find",
     "heal": "parallelize.healing.heal",
     "load": "parallelize.conversion.loading.load",

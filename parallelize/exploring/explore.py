@@ -12,11 +12,12 @@ samples that did neither.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -55,14 +56,17 @@ from passes.plan import Plan
 from passes.registry import FUSION
 from passes.runner import run_passes
 
+if TYPE_CHECKING:
+    from parallelize.models.source import Model
+
 FORMAT = "parallelize-frontier/1"
 MOST_DEPTHS = 10  # that are measured where none are named
 
 
 @whole_float32()
 def explore(
-    source: Source,
-    output: Path,
+    source: Model | Source,
+    output: str | os.PathLike[str],
     options: PlanOptions | None = None,
     *,
     force: bool = False,
@@ -72,7 +76,7 @@ def explore(
     """Measure a model's frontier and write it to a directory.
 
     Args:
-        source: the model and its data.
+        source: the model and its data, as a `parallelize.Source`; a model alone has no data to choose a plan on.
         output: directory to make.
         options: what to look for. Where no file is named in which to keep what is measured, it is kept beside `output`
             in one named after it with `.search.resume` behind until the search has succeeded, and gone on from.
@@ -86,7 +90,7 @@ def explore(
     Raises:
         ParallelizeError: with one sentence and a hint; `output` is then as it was before.
     """
-    options = options or PlanOptions()
+    options, source, output = options or PlanOptions(), Source.of(source), Path(output)
     asked_for = AskedFor.of(options.target, options.target_precision)
     memory = beside(output, SEARCH_FILE)
     options = replace(options, planner=replace(options.planner, resume=memory))
@@ -110,6 +114,9 @@ def explore(
             (directory / "plans" / f"{number:02}.json").write_text(point.plan.to_json())
     remove_memory(memory)
     return content
+
+
+plan = explore  # the command's word
 
 
 @whole_float32()
