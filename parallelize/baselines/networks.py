@@ -4,8 +4,8 @@ Where nothing is scheduled there are two: the network as it was captured, and wi
 product that are asked for come last.
 
 Each network has wide weights of its own, so they are made one after another, and a caller who lets go of one before it
-asks for the next never holds more than the serial network, the product, fused and not, and one other. Large ones of the
-product lie on the disk, as those of the serial network do.
+asks for the next never holds more than the serial network, the product and one other, and the product before fusion
+where that is asked for. Large ones of the product lie on the disk, as those of the serial network do.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Made:
 
     Attributes:
         product: the network that a conversion is for.
-        apart: the same network before its branches became wide operations.
+        apart: the same network before its branches became wide operations, where that was asked for.
         deletion: the plan of the deletion; None where nothing was scheduled, so that there is none.
         records: what the passes did for the rewrite.
         levels: what the refits chose.
@@ -64,7 +64,7 @@ class Made:
     """
 
     product: Network
-    apart: Program
+    apart: Program | None
     plan: Plan
     deletion: Plan | None
     records: tuple[PassRecord, ...]
@@ -107,7 +107,9 @@ def product_name(names: Iterable[str]) -> str:
     return next(name for name in PRODUCTS if name in there)
 
 
-def fused_networks(program: Program, plan: Plan, held_out: Samples, prefixes: Prefixes | None = None) -> Networks:
+def fused_networks(
+    program: Program, plan: Plan, held_out: Samples, prefixes: Prefixes | None = None, *, keeps_apart: bool = False
+) -> Networks:
     """The network as it was captured, and with its branches fused: what there is where nothing is scheduled.
 
     Args:
@@ -115,6 +117,7 @@ def fused_networks(program: Program, plan: Plan, held_out: Samples, prefixes: Pr
         plan: its serial plan.
         held_out: samples on which the fusion must change nothing.
         prefixes: that are made too.
+        keeps_apart: whether the product before fusion stays.
     """
     graph = _graph(program)
     yield Network.of(SERIAL, program, graph.serial_plan, graph)
@@ -123,7 +126,7 @@ def fused_networks(program: Program, plan: Plan, held_out: Samples, prefixes: Pr
     yield product
     if prefixes is not None:
         yield from prefixes.made(program, plan, graph)
-    return Made(product, program, plan, None, records)
+    return Made(product, program if keeps_apart else None, plan, None, records)
 
 
 def each_network(
@@ -136,6 +139,8 @@ def each_network(
     report: Report = lambda _: None,
     heal: Heal | None = None,
     prefixes: Prefixes | None = None,
+    *,
+    keeps_apart: bool = False,
 ) -> Networks:
     """Make every network of the comparison, one after another.
 
@@ -150,6 +155,7 @@ def each_network(
         report: told what is being done.
         heal: heals the rewrite; the healed row is there where that helped.
         prefixes: of the product that are made too.
+        keeps_apart: whether the product before fusion stays; where prefixes are made it does until then.
     """
     teacher, graph, probe = program.module, _graph(program), held_out.batch(4)
     wants_refit = any(part.refit != "none" for part in plan.stacks)
@@ -165,7 +171,8 @@ def each_network(
 
     yield Network.of(SERIAL, program, graph.serial_plan, graph)
     scheduled, records = run_passes(teacher, [ApplyPlan(plan)], probe)
-    apart = replace(program, module=scheduled)
+    needs_apart = keeps_apart or prefixes is not None
+    apart = replace(program, module=scheduled) if needs_apart else None
     fused, fusion = run_passes(scheduled, FUSION, probe)
     records = (*records, *fusion)
     product = made(AS_IS, fused, plan) if wants_refit else lasting(AS_IS, fused)
@@ -178,7 +185,7 @@ def each_network(
         report("refitting the rewrite")
         refitted = refitted or refit(teacher, plan, fit, held_out)
         yield made(UNFUSED, refitted.module, plan)
-        apart = kept(refitted.module)
+        apart = kept(refitted.module) if needs_apart else None
         fused, fusion = run_passes(refitted.module, FUSION, probe)
         records, levels = (*records[: -len(FUSION)], *fusion), refitted.levels
         product = lasting(REWRITE, fused)
@@ -190,7 +197,7 @@ def each_network(
         healed = heal(refitted or refit(teacher, plan, fit, held_out))
         if healed.helped:
             del product
-            apart = kept(healed.module)
+            apart = kept(healed.module) if needs_apart else None
             fused, _ = run_passes(healed.module, FUSION, probe)
             product = lasting(HEALED, fused)
             del fused
@@ -205,7 +212,7 @@ def each_network(
         report("refitting the deletion")
         deleted = refit(teacher, deletion, fit, held_out).module
         yield made(DELETED_REFITTED, run_passes(deleted, FUSION, probe)[0], deletion)
-    if prefixes is not None:
+    if prefixes is not None and apart is not None:
         yield from prefixes.made(apart, plan, graph)
     return Made(product, apart, plan, deletion, records, levels, healed)
 

@@ -110,7 +110,7 @@ def convert(
         let_go()
         product = placed(made.variants.product.program, CPU)
         save_program(product, directory / "model.pt2")
-        if asked.options.branches:
+        if made.variants.apart is not None and asked.options.branches:
             save_program(placed(made.variants.apart, CPU), directory / BRANCHES)
         report("writing the report", None)
         result = Evidence(job, made.schedule, made.variants, made.measured, built, made.prefixes).result()

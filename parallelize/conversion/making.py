@@ -132,8 +132,9 @@ def heals_together(job: Job) -> bool:
 def _networks(job: Job, schedule: Schedule, prefixes: Prefixes | None, healer: Heal | None, report: Report) -> Networks:
     """The rewrite in its stages and what it is compared with, or the fused network where nothing is scheduled."""
     program, data, search = job.prepared.program, job.prepared.data, schedule.search
+    keeps_apart = job.options.branches or prefixes is not None
     if schedule.unscheduled is not None:
-        return fused_networks(program, schedule.plan, data.held_out, prefixes)
+        return fused_networks(program, schedule.plan, data.held_out, prefixes, keeps_apart=keeps_apart)
     return each_network(
         program,
         schedule.plan,
@@ -144,6 +145,7 @@ def _networks(job: Job, schedule: Schedule, prefixes: Prefixes | None, healer: H
         lambda what: report(what, None),
         healer,
         prefixes,
+        keeps_apart=keeps_apart,
     )
 
 

@@ -102,6 +102,6 @@ class ConvertOptions(TargetOptions, SearchOptions, MeasureOptions, DeviceOptions
         spelling=Spelling(bool, default=False, read=lambda wanted: HealOptions() if wanted else None),
     )
     branches: bool = option(
-        True, "Write branches.pt2 too, whose branches several processes of `parallelize run` can share."
+        False, "Write branches.pt2 too, whose branches several processes of `parallelize run` can share."
     )
     engine: EngineOptions = options_of(EngineOptions)

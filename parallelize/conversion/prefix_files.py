@@ -50,14 +50,14 @@ def stems(prefixes: Prefixes | None) -> dict[str, str]:
     return {**named, **({EVERY: EVERY_PREFIX} if prefixes.outputs else {})}
 
 
-def other_products(prefixes: Prefixes | None, apart: Program) -> tuple[Other, ...]:
+def other_products(prefixes: Prefixes | None, apart: Program | None) -> tuple[Other, ...]:
     """The networks that become files beside the product.
 
     Args:
         prefixes: that there are.
-        apart: the product before its branches became wide operations.
+        apart: the product before its branches became wide operations; there are no prefixes without it.
     """
-    if prefixes is None:
+    if prefixes is None or apart is None:
         return ()
     source = placed(apart, CPU)
     return tuple(Other(name, stem, partial(prefixes.program, source, name)) for name, stem in stems(prefixes).items())

@@ -200,7 +200,7 @@ def _apart(artefact: Artefact) -> Program | str | nn.Module:
     if not beside.is_file():
         raise ParallelizeError(
             f"{artefact.path.parent} has no {BRANCHES}, and the branches of its model are fused.",
-            "Convert again without --no-branches, or run it in one process.",
+            "Convert again with --branches, or run it in one process.",
         )
     return str(beside)
 

@@ -26,7 +26,6 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16")
 TRIED = [p if p == "fp16" else pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS]
 FILES = {
     "model.pt2",
-    "branches.pt2",
     "model.onnx",
     "model.engine",
     "model.engine.json",

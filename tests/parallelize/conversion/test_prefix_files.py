@@ -11,11 +11,13 @@ import torch
 
 from parallelize.backends.onnxruntime.session import OnnxRuntime
 from parallelize.conversion.convert import Conversion, convert
+from parallelize.conversion.loading.load import load
 from parallelize.conversion.notes import facts, notes
 from parallelize.conversion.options import ConvertOptions, EngineOptions
 from parallelize.conversion.result import Result
 from parallelize.measuring.bench import bench
 from parallelize.measuring.options import BenchOptions
+from parallelize.models.saving import BRANCHES
 from passes.errors import ParallelizeError
 from tests.parallelize.branched import parallel
 from tests.parallelize.conversion.conversions import three_mlps
@@ -107,13 +109,17 @@ def test_bench_times_the_prefixes_of_a_directory_unless_told_not_to(conversion: 
 
 
 def test_prefixes_of_a_refitted_schedule_are_measured_and_said_to_be_no_more(data: Path, tmp_path: Path) -> None:
-    options = ConvertOptions(plan=SCHEDULED, prefix_outputs=True, rounds=1)
+    options = ConvertOptions(plan=SCHEDULED, prefix_outputs=True, branches=True, rounds=1)
     report = convert(three_mlps(), tmp_path / "out", inputs=data, options=options).report
     assert report.names[-3:] == ("prefix 1 of 2", "prefix 2 of 2", "every prefix")
     assert not (tmp_path / "out" / "prefix_1.onnx").exists()
     errors = [report[name].errors["kl"] for name in (report.product.name, *report.names[-2:])]
     assert errors[1:] == pytest.approx([errors[0]] * 2, abs=1e-5)
     assert any("no training has meant them" in note for note in notes(report))
+    fused, apart = (load(tmp_path / "out" / name) for name in ("model.pt2", BRANCHES))
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(apart(x), fused(x), rtol=1e-5, atol=1e-6)
+    assert len(apart.state_dict()) > len(fused.state_dict())
 
 
 def test_a_cast_reaches_every_prefix(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_several_ranks_need_branches_that_are_apart(folder: Path, tmp_path: Path
     (out / BRANCHES).unlink()
     with pytest.raises(ParallelizeError, match=r"has no branches\.pt2, and the branches of its model are") as error:
         run(out, folder / "samples.npz", ranks=_Two())
-    assert "--no-branches" in error.value.hint
+    assert "--branches" in error.value.hint
     (tmp_path / "model.onnx").touch()
     with pytest.raises(ParallelizeError, match="whose branches cannot be taken apart"):
         run(tmp_path / "model.onnx", folder / "samples.npz", ranks=_Two())
