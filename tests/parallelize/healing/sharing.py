@@ -110,5 +110,5 @@ def apart(first: Any, second: Any) -> float:
     assert [row["step"] for row in first["history"]] == [row["step"] for row in second["history"]]
     rows = zip(first["history"], second["history"], strict=True)
     numbers = [abs(row[name] - other[name]) for row, other in rows for name in ("loss", "error")]
-    assert first["best"][2] == second["best"][2] > 0
+    assert first["best"][2] == second["best"][2]
     return max([*weights, *numbers, *(abs(a - b) for a, b in zip(first["best"], second["best"], strict=True))])
