@@ -28,9 +28,12 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
     """What the work behind a command is asked for, which then ends."""
     calls: Asked = []
 
-    def work(source: Source, output: Path, *, options: Any, force: bool, report: Any, ranks: Any) -> None:
+    def work(
+        source: Source, output: Path, *, options: Any, force: bool, report: Any, ranks: Any, branch_ranks: int = 1
+    ) -> None:
         assert callable(report)
         assert ranks is ALONE
+        assert branch_ranks == 1
         calls.append((source, output, options, force))
         raise ParallelizeError("Seen.", "That is enough.")
 
