@@ -105,8 +105,10 @@ class Trainer:
         self.learner = shares.learner(self.model, leaves_out=options.objective == "progressive-steps")
         groups = _groups(self.model, options.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.99))
+        steps = self.steps_per_epoch * options.epochs
+        rise = 0.2 if steps != 5 else 0.4  # a rise of exactly one step divides by zero
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, options.learning_rate, total_steps=self.steps_per_epoch * options.epochs, pct_start=0.2
+            self.optimizer, options.learning_rate, total_steps=steps, pct_start=rise
         )
         self.scaler = shares.scaler(device, enabled=options.precision == "fp16")
         self.average = average_of(self.model, options.ema) if options.ema else None

@@ -177,6 +177,15 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_nothing(tmp_pat
     assert rates[-1] < 1e-3 * OPTIONS.learning_rate
 
 
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_a_run_may_be_as_short_as_one_step(steps: int) -> None:
+    trainer = _trainer(replace(OPTIONS, epochs=steps, batch_size=len(TRAIN)))
+    assert trainer.scheduler.total_steps == steps
+    for _ in range(steps):
+        trainer.optimizer.step()
+        trainer.scheduler.step()
+
+
 def test_the_checkpoint_records_how_it_was_trained(tmp_path: Path) -> None:
     trainer = _trainer()
     returned = trainer.run(tmp_path / "model.pt")
