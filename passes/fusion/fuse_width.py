@@ -22,7 +22,7 @@ stays as it is; the rest of the sum is fused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -46,6 +46,7 @@ from passes.graph.differences import difference
 from passes.graph.editing import erase_unread, restore_order
 from passes.graph.parameters import add_parameter
 from passes.graph.shapes import complete_shapes
+from passes.graph.weighted_sum import weighted_sum
 from passes.runner import Pass, PassResult, Skip, Stage
 
 aten = ops.aten
@@ -203,7 +204,7 @@ def _fuse_sum(
         lifter.emitter.commit()
     rest = [(value, factor) for value, factor in terms.items() if value.name not in changed]
     with module.graph.inserting_before(root):
-        value = _added(module, [*rest, *((node, 1.0) for node in _combined(module, root, parts))])
+        value = weighted_sum(module, [*rest, *((node, 1.0) for node in _combined(module, root, parts))])
     _replace(root, value)
     for node, again in [tap for _, lifter, _ in lifted for tap in lifter.taps.items()]:
         for reader in found.tapped.get(node, ()):
@@ -265,18 +266,6 @@ def _alone(root: fx.Node, groups: Sequence[Sequence[Branch]], abandoned: Sequenc
             reason = f"{name} is not computed as {other.outputs[0].name} is: {what}"
         skipped.extend(Skip(output.name, reason) for output in branch.outputs)
     return skipped
-
-
-def _added(module: fx.GraphModule, terms: Iterable[tuple[fx.Node, float]]) -> fx.Node:
-    """The sum of values times factors, of which one at least is 1."""
-    call = module.graph.call_function
-    (total, _), *rest = sorted(terms, key=lambda term: term[1] != 1)
-    for value, factor in rest:
-        if abs(factor) == 1:
-            total = call(ops.ADD if factor == 1 else aten.sub.Tensor, (total, value))
-        else:
-            total = call(ops.ADD, (total, call(aten.mul.Tensor, (value, factor))))
-    return total
 
 
 def _replace(root: fx.Node, total: fx.Node) -> None:

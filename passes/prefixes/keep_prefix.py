@@ -11,7 +11,6 @@ Refused: a graph without such a level, and a number that it has no prefix of. Th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +18,7 @@ from torch import fx
 
 from passes.graph import operators as ops
 from passes.graph.editing import restore_order
-from passes.graph.operators import aten
+from passes.graph.weighted_sum import weighted_sum
 from passes.prefixes.level import last_level
 from passes.prefixes.rest import Rest, foretold
 from passes.runner import Pass, PassResult, Stage
@@ -51,7 +50,7 @@ class KeepPrefix(Pass):
         outputs = [output for branch in level.branches[: self.branches] for output in branch]
         terms = [*kept, *((output, level.factor(output, self.branches)) for output in outputs)]
         with module.graph.inserting_before(level.root):
-            total = added(module, terms)
+            total = weighted_sum(module, terms)
         if self.rest is not None:
             missing = foretold(module, level, self.rest, (self.branches,), level.root)
             with module.graph.inserting_before(level.root):
@@ -60,13 +59,3 @@ class KeepPrefix(Pass):
         level.root.replace_all_uses_with(total)
         restore_order(module)
         return PassResult((f"{level.root.name}: {self.branches} of {level.count} branches",))
-
-
-def added(module: fx.GraphModule, terms: Iterable[tuple[fx.Node, float]]) -> fx.Node:
-    """The sum of values times factors, from left to right; what is times zero is left out."""
-    call = module.graph.call_function
-    values = [node if factor == 1 else call(aten.mul.Tensor, (node, factor)) for node, factor in terms if factor]
-    total, *rest = values
-    for value in rest:
-        total = call(ops.ADD, (total, value))
-    return total

@@ -30,7 +30,7 @@ from passes.graph.editing import restore_order
 from passes.graph.operators import aten
 from passes.graph.outputs import flat_leaves
 from passes.graph.parameters import store_parameter
-from passes.prefixes.keep_prefix import added
+from passes.graph.weighted_sum import weighted_sum
 from passes.prefixes.level import WideLevel, last_level
 from passes.prefixes.rest import Rest, foretold
 from passes.runner import Pass, PassResult, Stage
@@ -122,7 +122,7 @@ def _behind(root: fx.Node) -> list[fx.Node]:
 def _states(module: fx.GraphModule, level: WideLevel, prefixes: Sequence[int]) -> fx.Node:
     """What the prefixes add up, stacked in front."""
     call, most = module.graph.call_function, max(prefixes)
-    own = [added(module, [(end, _own_factor(level, end)) for end in branch]) for branch in level.branches[:most]]
+    own = [weighted_sum(module, [(end, _own_factor(level, end)) for end in branch]) for branch in level.branches[:most]]
     sums = call(aten.cumsum.default, (call(aten.stack.default, (own, 0)), 0))
     if tuple(prefixes) != tuple(range(1, most + 1)):
         place = _stored(module, level, torch.tensor([count - 1 for count in prefixes]))

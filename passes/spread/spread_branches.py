@@ -35,6 +35,7 @@ from passes.graph import operators as ops
 from passes.graph.dataflow import is_float, positions, same_shape, tensor_value
 from passes.graph.editing import restore_order
 from passes.graph.parameters import is_learned, read_parameter
+from passes.graph.weighted_sum import weighted_sum
 from passes.runner import Pass, PassResult, Skip, Stage
 from passes.spread.assignment import Assignment, assigned
 from passes.spread.collectives import ALL_REDUCE, WAIT, add_over_ranks, read_by_branches
@@ -214,14 +215,14 @@ def _spread(module: fx.GraphModule, level: _Level, number: int, step: SpreadBran
     mine = None
     with module.graph.inserting_before(found.root):
         if own:
-            mine = _added(module, [(node, found.terms[node]) for node in own])
+            mine = weighted_sum(module, [(node, found.terms[node]) for node in own])
         if owners is None:
             total = _reduced(module, mine, like, number, step.group)
         else:
             total = _recorded(module, level, mine, like, number, step.group, owners)
         spread = {output for unit in level.units.items for output in unit.outputs}
         rest = [(node, factor) for node, factor in found.terms.items() if node not in spread]
-        value = _added(module, [*rest, (total, 1.0)])
+        value = weighted_sum(module, [*rest, (total, 1.0)])
     value.meta.update(found.root.meta)
     found.root.replace_all_uses_with(value)
 
@@ -260,17 +261,4 @@ def _recorded(
             user.replace_input_with(source, part)
     total = call(add_over_ranks, (mine, like or mine, parts[handed[0]], group))
     total.meta[LEVEL] = number
-    return total
-
-
-def _added(module: fx.GraphModule, terms: Iterable[tuple[fx.Node, float]]) -> fx.Node:
-    """The sum of values times factors."""
-    call = module.graph.call_function
-    (first, factor), *rest = sorted(terms, key=lambda term: term[1] != 1)
-    total = first if factor == 1 else call(aten.mul.Tensor, (first, factor))
-    for value, factor in rest:
-        if abs(factor) == 1:
-            total = call(ops.ADD if factor == 1 else aten.sub.Tensor, (total, value))
-        else:
-            total = call(ops.ADD, (total, call(aten.mul.Tensor, (value, factor))))
     return total

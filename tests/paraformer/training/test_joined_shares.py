@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from paraformer.training.shares import ALONE
 from tests.paraformer.training.sharing import BRANCHED, Case, Stop, apart, result, stop_in_epoch, train_all
 from tests.paraformer.training.striped import CONFIG
 from tests.parallelize.rank_processes import ranks
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLOSE = 1e-10  # in float64
 
@@ -49,15 +50,6 @@ def _same_as_alone(size: int, folder: Path, cases: dict[str, Case]) -> None:
         written = torch.load(folder / f"{name}.pt")["state_dict"]
         assert all(torch.equal(value, written[key]) for key, value in found["weights"].items())
     assert {path.suffix for path in folder.iterdir() if path.is_dir() or "resume" in path.name} == set()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As many threads as each of several processes has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:

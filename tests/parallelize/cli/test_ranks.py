@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _command(*arguments: str) -> None:
     sys.argv = ["parallelize", *arguments]
     main()
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many threads as each of several processes has: sums depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _told(folder: Path, name: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import torch
 from parallelize.healing import heal as healing
 from tests.parallelize.healing.sharing import Case, Stop, apart, heal_all
 from tests.parallelize.rank_processes import ranks
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLOSE = 1e-10  # in float64
 
@@ -23,15 +24,6 @@ SLOW = {
     "all weights": Case({"clip": 0.01}, branch_ranks=2),
     "fewer samples than ranks": Case({"batch_size": 4}, fixed=3),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As many threads as each of several processes has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _same_as_alone(size: int, folder: Path, cases: dict[str, Case]) -> None:
