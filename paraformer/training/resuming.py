@@ -131,20 +131,21 @@ def keep_shared_state(
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
+    folder = _folder(path)
+    earlier = [other for other in folder.glob("*") if other.name != name] if leads else []
     try:
-        save(_tight(tensors), storage_writer=FileSystemWriter(_folder(path) / name), process_group=group)
+        save(_tight(tensors), storage_writer=FileSystemWriter(folder / name), process_group=group)
     except CheckpointException as error:  # raised on every process where one could not write
         rank, (cause, _) = min(error.failures.items())
         raise CheckpointError(
-            f"Process {rank} cannot write the state of the run to {_folder(path) / name}: {cause}.",
+            f"Process {rank} cannot write the state of the run to {folder / name}: {cause}.",
             "Make room, or write to a folder that all processes have in common.",
         ) from error
     if not leads:
         return
     write_atomically(path, {**header, TENSORS: name})
-    for other in _folder(path).iterdir():
-        if other.name != name:
-            shutil.rmtree(other)
+    for other in earlier:  # and nothing that another process begins meanwhile
+        shutil.rmtree(other)
 
 
 def forget_state(path: Path) -> None:

@@ -44,9 +44,9 @@ def write_npz(path: Path, arrays: Mapping[str, Parts]) -> None:
 
 
 def _kept(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in NumPy."""
+    """The dtype in a file: NumPy's own, whatever other ones the process has told it of."""
     try:
-        np.dtype(str(dtype).removeprefix("torch."))
+        torch.empty(0, dtype=dtype).numpy()
     except TypeError:
         return torch.float32
     return dtype

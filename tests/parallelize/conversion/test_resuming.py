@@ -65,7 +65,7 @@ def test_a_conversion_measures_each_group_once_however_often_it_is_stopped(
 def test_a_file_of_another_search_is_told_and_begun_anew(
     data: Path, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise SeenError
 
     monkeypatch.setattr(parallelize.conversion.making, "each_network", stop)

@@ -60,7 +60,7 @@ def test_a_file_that_does_not_say_where_its_states_are_is_refused(
     both: tuple[States, States, Path], tmp_path: Path, properties: dict[str, str]
 ) -> None:
     content = onnx.load(both[2])
-    assert [entry.key for entry in content.metadata_props] == [KEY]
+    assert KEY in [entry.key for entry in content.metadata_props]
     del content.metadata_props[:]
     onnx.helper.set_model_props(content, properties)
     onnx.save(content, tmp_path / "bare.onnx")
