@@ -61,8 +61,9 @@ to what it took for {len(next(iter(found["reduced"].values()))) - 1} sizes; the 
 
     levels * (a + n b) + what the busiest rank computes, measured alone
 
-**{cores} cores: of 4 processes two share a core, so computing counts {4 / cores:g} times for them.** They show that
-the sum is right and the arithmetic holds, not that 4 processes are quicker.
+**{cores} cores: of 4 processes two share a core, so computing counts {4 / cores:g} times for them.** What
+processes that compute at the same time take from each other (caches, memory, the clock) is not in the sum, and the
+last column shows that it counts on one machine: of the sum only the all-reduce was measured under the same conditions.
 """
     if found["load"] > 2 * cores:
         yield f"""**The machine was not idle** (load average {found["load"]:.0f}, a few of it these processes): more
