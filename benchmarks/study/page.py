@@ -196,8 +196,8 @@ def _roads(results: Results, scale: Scale) -> Iterator[str]:
     yield from prose(
         "Fashion-MNIST. A trained serial twin is converted to one level; minutes of CPU are those of its training and",
         f"of what comes behind it. Refit: {scale.refit:,} training images without labels. Healing follows the twin's",
-        "answers on all training images of the study, without labels, for as many CPU seconds as the training from",
-        "scratch took. Tuning takes labels, in as many steps as from scratch.",
+        "answers on all training images of the study, without labels, for about as many CPU seconds as the training",
+        "from scratch took (two short healings foretell them). Tuning takes labels, in as many steps as from scratch.",
     )
     yield from table("steps", "road", "top-1, %", "CPU minutes behind the serial training", "in all")
     for length in known:

@@ -40,7 +40,7 @@ from parallelize.refitting.refit import refit
 from passes.plan import Level, Plan, StackPlan
 
 PROBLEM = "fashion"
-_PROBED = 20  # steps that tell what a step of a healing costs
+_PROBED = 20  # steps, and three times as many, that tell what a step of a healing costs
 _BATCH = 500
 
 
@@ -128,10 +128,14 @@ def _converted(path: Path, scale: Scale, data: Dataset, seconds: float) -> dict[
 
 
 def _steps_in(seconds: float, scale: Scale, healing: Any) -> int:
-    """How many steps of healing so many CPU seconds are."""
-    begin = time.process_time()
-    healing(_options(_PROBED, scale))
-    return max(_PROBED, int(seconds / (time.process_time() - begin) * _PROBED))
+    """How many steps of healing so many CPU seconds are, by two short ones: what both begin and end with is taken off."""
+    taken = []
+    for steps in (_PROBED, 3 * _PROBED):
+        begin = time.process_time()
+        healing(_options(steps, scale))
+        taken.append(time.process_time() - begin)
+    step = max(taken[1] - taken[0], 1e-3) / (2 * _PROBED)
+    return max(_PROBED, int((seconds - taken[0]) / step) + _PROBED)
 
 
 def _options(steps: int, scale: Scale) -> HealOptions:
