@@ -128,7 +128,7 @@ def _converted(path: Path, scale: Scale, data: Dataset, seconds: float) -> dict[
 
 
 def _steps_in(seconds: float, scale: Scale, healing: Any) -> int:
-    """How many steps of healing so many CPU seconds are, by two short ones: what both begin and end with is taken off."""
+    """How many steps of healing so many CPU seconds are, by two short ones, without what both begin and end with."""
     taken = []
     for steps in (_PROBED, 3 * _PROBED):
         begin = time.process_time()
