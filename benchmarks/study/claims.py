@@ -88,7 +88,7 @@ def _deeper(results: Results, scale: Scale) -> Claim:
         return Claim(text, source, MISSING, "")
     found = [length.scores("fashion", "joint", count) for count in counts]
     gain, noise = mean(found[-1]) - mean(found[0]), max(map(spread, found))
-    rising = all(mean(a) <= mean(b) + noise for a, b in pairwise(found))
+    rising = all(mean(a) < mean(b) for a, b in pairwise(found))
     verdict = HOLDS if gain > noise and rising else PARTLY if gain > noise else FAILS
     row = ", ".join(f"{count}: {told(values)}" for count, values in zip(counts, found, strict=True))
     return Claim(
