@@ -30,7 +30,7 @@ from parallelize.conversion.options import ConvertOptions
 from parallelize.conversion.prefix_options import asked_prefixes
 from parallelize.conversion.result import Result
 from parallelize.conversion.table import table
-from parallelize.export.precision import cast
+from parallelize.export.precision import PrecisionRecord
 from parallelize.files.plan import plan_of
 from parallelize.healing.options import HealOptions
 from parallelize.machine.device import CPU
@@ -122,7 +122,7 @@ def rewrite(
     _refuse_files(options)
     made = make(Asked.of(options).begin(source, report), report)
     variants = made.variants
-    built = Built("torch", "the network stays in memory", cast(variants.product.program, "fp32")[1])
+    built = Built("torch", "the network stays in memory", PrecisionRecord("fp32"))
     result = Evidence(made.job, made.schedule, variants, made.measured, built).result()
     module = _own(variants.product.program, _device(source.model), result)
     return Rewritten(module, made.schedule.plan, result)

@@ -78,12 +78,13 @@ class Gradients:
     def _denominators(self, own: Samples) -> tuple[Tensor, Taught | None]:
         weight, values = self.options.hidden_weight, None
         sums = torch.zeros(self.pair.distance.parts_of(weight), dtype=torch.float64)
-        batches = list(self._counts(own))
+        batches = 0
         for inputs, _ in self._batches(own):
+            batches += 1
             values = self.pair.taught(inputs)
             parts = self.pair.distance.parts(inputs, values, values, weight)
             sums += torch.stack([part.denominator for part in parts]).double().cpu()
-        return sums, values if len(batches) == 1 else None
+        return sums, values if batches == 1 else None
 
     def _differentiate(self, own: Samples, even: float, over: Sequence[Tensor] | None, taught: Taught | None) -> float:
         for leaf in self.leaves:
@@ -105,9 +106,6 @@ class Gradients:
             part = self.pair.distance.output_error(read, ours, theirs)
             total = part if total is None else total + part
         return total
-
-    def _counts(self, samples: Samples) -> Iterator[int]:
-        return iter(samples.counts(self.options.batch_size)) if len(samples) else iter(())
 
     def _batches(self, samples: Samples) -> Iterator[tuple[tuple[Tensor, ...], int]]:
         """Batches as the program takes them, on the device, each with how many of its samples count."""

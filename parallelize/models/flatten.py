@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, OutputSpec
 from torch.utils import _pytree as pytree
 
-from parallelize.models.program import unique
+from parallelize.models.program import is_unnamed, unique
 from passes.errors import ParallelizeError
 from passes.graph.operators import aten, writes_in_place
 
@@ -248,6 +248,6 @@ def _structure(spec: pytree.TreeSpec | None, kept: Mapping[str, Any]) -> Any:
     nodes = tuple(kept.values())
     if spec is not None and spec.is_leaf() and len(nodes) == 1:
         return nodes[0]
-    if all(re.fullmatch(r"output(_\d+)?", name) for name in kept):
+    if all(map(is_unnamed, kept)):
         return nodes
     return dict(kept)

@@ -33,7 +33,7 @@ class OfRank:
     record: PassRecord
 
 
-def of_rank(program: Program, rank: int, size: int, group: str, *, trains: bool = False, fuses: bool = True) -> OfRank:
+def of_rank(program: Program, rank: int, size: int, group: str, *, fuses: bool = True) -> OfRank:
     """The part of a program that one rank runs.
 
     Args:
@@ -41,13 +41,12 @@ def of_rank(program: Program, rank: int, size: int, group: str, *, trains: bool 
         rank: which.
         size: how many ranks there are.
         group: name of their process group.
-        trains: whether gradients are to be those of one process.
         fuses: whether the rank's own branches become wide operations, which have weights of their own.
 
     Raises:
         ParallelizeError: no level has a branch for each rank.
     """
-    module, record = spread_module(program.module, SpreadBranches(rank, size, group, trains), fuses=fuses)
+    module, record = spread_module(program.module, SpreadBranches(rank, size, group), fuses=fuses)
     return OfRank(replace(program, module=module, original=None), record)
 
 

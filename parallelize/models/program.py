@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -139,6 +140,11 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(item, field.name)) for field in fields(item)}
 
     return pytree.tree_map(leaf, value)
+
+
+def is_unnamed(output: str) -> bool:
+    """Whether an output has no name of its own, but one by its place."""
+    return re.fullmatch(r"output(_\d+)?", output) is not None
 
 
 def unique(name: str, taken: Sequence[str]) -> str:

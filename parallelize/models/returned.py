@@ -8,18 +8,16 @@ output is a tensor, several are a dictionary.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from torch import Tensor, fx
 
-from parallelize.models.program import Program
+from parallelize.models.program import Program, is_unnamed
 
 KEY = "parallelize.returns"
 Container = Literal["tensor", "tuple", "dict"]
-_UNNAMED = re.compile(r"output(_\d+)?")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Returned:
         """What outputs of these names are where nothing else is known."""
         if len(names) == 1:
             return Returned("tensor", tuple(names))
-        return Returned("tuple" if all(map(_UNNAMED.fullmatch, names)) else "dict", tuple(names))
+        return Returned("tuple" if all(map(is_unnamed, names)) else "dict", tuple(names))
 
     def to_metadata(self) -> str:
         """What stands in a file under KEY."""
